@@ -1,0 +1,31 @@
+# Everything is installed into .venv from pinned versions; `make demo` and `make test` need nothing but Python 3.11 or newer.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUN := .venv/bin/python
+
+.PHONY: help demo test fast lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "this Python lacks ensurepip: install the package python3-venv (Debian, Ubuntu) and try again"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: .venv/ready  ## draw a dataset, explain it, ask the tables a question
+	$(RUN) -m jobs.demo
+
+test: .venv/ready  ## all tests
+	$(RUN) -m pytest
+
+fast: .venv/ready  ## the tests of a minute or two: no Ray, nothing slow
+	$(RUN) -m pytest -m 'not slow and not ray'
+
+lint: .venv/ready  ## style
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+clean:  ## remove what was made here
+	rm -rf .venv out build *.egg-info

@@ -1,0 +1,42 @@
+"""The Ray a job runs on: the cluster it was submitted to, or one of its own on this machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Join the cluster named by RAY_ADDRESS (set inside submitted jobs), or start an embedded Ray that listens on loopback only.
+
+    A Ray started here is stopped here; one that was there before is left running.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    local = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **local)
+    context = ray.data.DataContext.get_current()
+    # Our own progress counts images; Ray's would count blocks. The longest task must fit well below the no-progress limit.
+    context.enable_progress_bars = False
+    context.execution_options.verbose_progress = False
+    context.execution_no_progress_timeout_s = 4 * 3600
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def resources() -> dict[str, int]:
+    """CPUs and GPUs of the connected cluster."""
+    import ray
+
+    found = ray.cluster_resources()
+    return {"cpus": max(1, int(found.get("CPU", 1))), "gpus": int(found.get("GPU", 0))}

@@ -1,0 +1,69 @@
+"""The main job: shards in, a published run of maps, predictions and features out.
+
+python -m jobs.explain --source 's3://b/val/{00000..00049}.tar' --backbone timm/resnet50 --methods family:cam --out s3://b/atlas
+"""
+
+import logging
+import sys
+from contextlib import nullcontext
+
+from pipeline.job import Job, command_line
+from pipeline.methods import METHODS
+from pipeline.refusal import Refusal
+from pipeline.requests import described
+from pipeline.run import Hands, Outcome, execute, prepare
+from pipeline.tables.publish import Overtaken
+from pipeline.targets import TARGETS
+
+EPILOGUE = (
+    f"methods: {described(METHODS)}\n\ntargets: {described(TARGETS)}\n\nexit codes: 0 complete, 2 refused, 3 incomplete or overtaken."
+)
+
+
+def run(job: Job) -> Outcome:
+    """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
+    ready = prepare(job)
+    if job.workers == 0:
+        with nullcontext():
+            return execute(ready, Hands.of(job, *_own_devices()))
+    from cluster.connect import connected, resources
+
+    with connected():
+        found = resources()
+        return execute(ready, Hands.of(job, found["cpus"], found["gpus"]))
+
+
+def _own_devices() -> tuple[int, int]:
+    import torch
+
+    return 1, torch.cuda.device_count()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job a command line describes; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        outcome = run(command_line(Job, arguments, EPILOGUE))
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 2
+    except Overtaken as overtaken:
+        print(f"error: {overtaken}", file=sys.stderr)
+        return 3
+    return tell(outcome)
+
+
+def tell(outcome: Outcome) -> int:
+    """Print the last line of the log; returns the exit code."""
+    counts = outcome.counts
+    if "images" in counts:
+        news = "published" if outcome.new else "nothing new: still"
+        print(
+            f"{news} run {outcome.run_id}: {counts['explained']} of {counts['images']} images explained, "
+            f"{counts['failed']} failed, {counts['shards_failed']} of {counts['shards']} shards with problems, {counts['errors']} errors"
+        )
+    return 0 if outcome.complete else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

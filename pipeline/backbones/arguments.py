@@ -1,0 +1,19 @@
+"""Arguments as a command line gives them, read as what they are."""
+
+WORDS = {"true": True, "false": False, "none": None}
+
+
+def typed(value: object) -> object:
+    """Text as int, float, bool, None or a tuple of these (`0.5,0.5,0.5`); anything else, and what is no text, as it is."""
+    if not isinstance(value, str):
+        return value
+    if "," in value:
+        return tuple(typed(part.strip()) for part in value.split(",") if part.strip())
+    if value.lower() in WORDS:
+        return WORDS[value.lower()]
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value

@@ -1,0 +1,131 @@
+"""Which value of a network its maps are made of, what it is called, and what its classifier reads."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+
+from pipeline.backbones import layout
+from pipeline.backbones.graph import Traced
+from pipeline.backbones.layout import Layout
+from pipeline.refusal import Refusal, choose
+
+PASSES = (nn.Identity, nn.Flatten, _DropoutNd)
+POOLS = (_AvgPoolNd, _MaxPoolNd)
+POOLING = (F.max_pool2d, F.avg_pool2d)
+REARRANGES = {"permute", "contiguous", "transpose"}
+AFFINE = {"add", "sub", "mul", "truediv", "div", "flatten", "squeeze", "dropout", "view", "reshape", "contiguous", "float", "cat", "stack", "mean"}
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The values of a traced network, seen as candidates for the cut.
+
+    Attributes:
+        network: the network itself, for the names of its modules.
+        image: (H, W) in pixels.
+        prefix: the number of prefix tokens the network states, if it does.
+    """
+
+    network: nn.Module
+    traced: Traced
+    image: tuple[int, int]
+    prefix: int | None
+
+    def layout(self, node: fx.Node) -> Layout | None:
+        """How this value holds a grid; None where it holds none."""
+        return layout.find(self.traced.dims(node), self.image, self.prefix)
+
+    def defaults(self) -> Iterator[fx.Node]:
+        """Where to cut, best first.
+
+        A network that ends in a spatial map is cut at the last one before pooling. One that ends in tokens is cut at the norm1 of its
+        last block, or at the last tokens that all of the network passes through.
+        """
+        spine, order = self.traced.spine(), self.traced.order
+        maps = [node for node in spine if self._kind(node) in ("nchw", "nhwc")]
+        start = order[maps[-1]] if maps else -1
+        returned = {node: path for path, nodes in self.traced.returned.items() if path for node in nodes if order[node] > start}
+        tokens = [node for node in returned if self._kind(node) == "tokens"]
+        norms = [node for node in tokens if returned[node].rsplit(".", 1)[-1] == "norm1"]
+        yield from sorted(norms, key=order.__getitem__, reverse=True)
+        yield from sorted(set(tokens) & set(spine), key=order.__getitem__, reverse=True)
+        if maps:
+            yield self._unpooled(maps[-1])
+
+    def named(self, layer: str) -> fx.Node:
+        """The output of the module at this path.
+
+        Raises:
+            Refusal: where there is no such module, it is not called on its own, or it gives no grid.
+        """
+        choose(layer, [path for path, _ in self.network.named_modules(remove_duplicate=False) if path], "layer")
+        first = {module: path for path, module in self.network.named_modules()}  # a shared module is known by its first path
+        nodes = self.traced.returned.get(first[self.network.get_submodule(layer)])
+        if not nodes:
+            raise Refusal(f"layer {layer!r} is never called on its own when the network looks at an image; name the module around it")
+        for node in nodes:
+            if self.layout(node):
+                return node
+        shape = ["B", *self.traced.dims(nodes[0])[1:]] if self.traced.dims(nodes[0])[:1] == (2,) else list(self.traced.dims(nodes[0]))
+        raise Refusal(f"layer {layer!r} gives {'[' + ', '.join(map(str, shape)) + ']'}, in which no grid of cells shows for images of "
+                      f"{self.image}; name a layer before pooling")
+
+    def name(self, node: fx.Node) -> str:
+        """The one name of a value: the outermost module that returns it, down through containers to the block inside."""
+        paths = [path for path, nodes in self.traced.returned.items() if path and node in nodes]
+        if not paths:
+            scope = list(node.meta.get("nn_module_stack", {}).values())
+            return f"{scope[-1][0].partition('.')[2] if scope else ''}:{node.name}"
+        path = min(paths, key=lambda path: path.count("."))
+        while isinstance(self.network.get_submodule(path), nn.Sequential):
+            inner = [other for other in paths if other.rpartition(".")[0] == path]
+            if not inner:
+                break
+            path = inner[0]
+        return path
+
+    def classifier_inputs(self) -> list[fx.Node]:
+        """What the classifier reads: the inputs of the linear layers (1x1 convolutions of a pooled map too) of which the logits are a sum.
+
+        Several for a distilled network, which averages two heads; none where the logits are made otherwise.
+        """
+        found, asked = [], [self.traced.logits]
+        while asked:
+            node = asked.pop()
+            module = self.traced.module.get_submodule(node.target) if node.op == "call_module" else None
+            source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+            if isinstance(module, (nn.Linear, nn.Conv2d)) or node.target is F.linear:
+                if source not in found and self._pooled(source):
+                    found.append(source)
+            elif isinstance(module, PASSES) or (module is None and _plain_name(node) in AFFINE):
+                asked.extend(other for other in node.all_input_nodes if other in self.traced.carriers and self._pooled(other))
+        return sorted(found, key=self.traced.order.__getitem__)
+
+    def _pooled(self, node: fx.Node) -> bool:
+        """Whether a value is one vector per image: [B, D] or [B, D, 1, 1]."""
+        dims = self.traced.dims(node)
+        return len(dims) >= 2 and dims[0] == 2 and max(dims[2:], default=1) == 1
+
+    def _kind(self, node: fx.Node) -> str | None:
+        found = self.layout(node)
+        return found and found.kind
+
+    def _unpooled(self, node: fx.Node) -> fx.Node:
+        """Back from a map over pooling, dropout and mere rearrangement to the module's output behind them."""
+        returned = {other for nodes in self.traced.returned.values() for other in nodes}
+        while node.args and isinstance(node.args[0], fx.Node) and self._kind(node.args[0]) in ("nchw", "nhwc"):
+            module = self.traced.module.get_submodule(node.target) if node.op == "call_module" else None
+            rearranges = node not in returned and _plain_name(node) in REARRANGES
+            if not (isinstance(module, PASSES + POOLS) or node.target in POOLING or rearranges):
+                break
+            node = node.args[0]
+        return node
+
+
+def _plain_name(node: fx.Node) -> str:
+    """`flatten` for torch.flatten, Tensor.flatten and the like."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

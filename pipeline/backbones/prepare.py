@@ -1,0 +1,77 @@
+"""Pixels become what a network was trained on.
+
+B images, H W pixels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.refusal import Refusal, choose
+
+INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
+SETTINGS = ("mean", "std", "interpolation", "crop_pct")
+IMAGENET = {"input_size": (3, 224, 224), "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic", "crop_pct": 0.875}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image reaches the network: the geometry is done where it is decoded (PIL), the arithmetic here, on the device.
+
+    Attributes:
+        size: (H, W) in pixels.
+        mean, std: per channel, for pixels in [0, 1].
+        interpolation: name of the PIL filter.
+        crop: `squash` resizes both sides to `size`; `center` keeps the aspect and cuts the middle `crop_pct` out.
+        crop_pct: share of the shorter side that is kept; 1 where nothing is cropped.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+    crop: str = "squash"
+    crop_pct: float = 1.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] on any device -> float32 [B, 3, H, W], normalised."""
+        return self.normalise(self.pixels(images))
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> float32 in [0, 1]: the space in which masks multiply."""
+        if images.dtype != torch.uint8:
+            raise ValueError(f"images are uint8, not {images.dtype}; pixels that are floats already go to `normalise`")
+        return images.to(torch.float32) / 255
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1] [B, 3, H, W] -> what the network takes."""
+        mean, std = (pixels.new_tensor(value).view(1, -1, 1, 1) for value in (self.mean, self.std))
+        return (pixels - mean) / std
+
+
+def preprocessing(config: Mapping, settings: Mapping, size: tuple[int, int], crop: str) -> Preprocessing:
+    """The network's own `config` (timm's keys), overruled by `settings` (keys of SETTINGS).
+
+    Raises:
+        Refusal: on a mean, std, filter or crop that cannot be.
+    """
+    known = IMAGENET | {key: value for key, value in config.items() if key in IMAGENET and value is not None} | dict(settings)
+    mean, std = _per_channel("mean", known["mean"]), _per_channel("std", known["std"])
+    if min(std) <= 0:
+        raise Refusal(f"std={known['std']!r} divides every pixel by zero or less; give three numbers above 0")
+    crop_pct = known["crop_pct"]
+    if not isinstance(crop_pct, (int, float)) or not 0 < crop_pct <= 1:
+        raise Refusal(f"crop_pct={crop_pct!r} is not a share of the image; give a number above 0 and up to 1")
+    choose(crop, ("squash", "center"), "crop")
+    interpolation = choose(str(known["interpolation"]), INTERPOLATIONS, "interpolation")
+    # a squashed image is not cropped, so its share must not tell two equal preparations apart
+    return Preprocessing(size, mean, std, interpolation, crop, float(crop_pct) if crop == "center" else 1.0)
+
+
+def _per_channel(name: str, value: object) -> tuple[float, float, float]:
+    numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * 3
+    if len(numbers) != 3 or not all(isinstance(number, (int, float)) for number in numbers):
+        raise Refusal(f"{name}={value!r} is not one number per colour; write {name}=0.5,0.5,0.5")
+    return tuple(float(number) for number in numbers)

@@ -1,0 +1,131 @@
+"""Tensors from a file, a URL or a hub, put into a network, and named by what they hold."""
+
+import hashlib
+import io
+import pickle
+import sys
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.refusal import Refusal
+
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+HUB = "hf-hub:"
+WRAPPERS = ("state_dict_ema", "state_dict", "model_ema", "model")
+COUNTERS = "num_batches_tracked"  # BatchNorm counts with it in training; it decides no value
+
+
+def read(source: str) -> dict[str, Tensor]:
+    """The state dict at `source`: a local path, any URL fsspec opens, or hf-hub:org/name.
+
+    Raises:
+        Refusal: where it cannot be read, is no state dict, holds code, or holds NaN or infinity.
+    """
+    state = _from_hub(source) if source.startswith(HUB) else _from_file(source)
+    for wrapper in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+            break
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise Refusal(f"weights {source!r} hold no state dict (names with tensors); save the network's state_dict() as safetensors")
+    bad = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if bad:
+        raise Refusal(f"weights {source!r} hold NaN or infinity in {_few(bad)}; the training that wrote them diverged")
+    return {_unwrapped(name): value for name, value in state.items()}
+
+
+def install(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put every tensor of `state` in its place.
+
+    Where names or shapes differ and the network's family has timm's own filter for old or resized checkpoints, that is tried too.
+
+    Raises:
+        Refusal: naming the first few keys that are missing, unexpected or of another shape.
+    """
+    convert = getattr(sys.modules.get(type(network).__module__), "checkpoint_filter_fn", None)
+    if convert and _differences(network, state):
+        try:
+            converted = convert(dict(state), network)
+            state = state if _differences(network, converted) else converted
+        except Exception:  # a filter meets a file it does not know; the keys as they are make the better message
+            pass
+    differences = _differences(network, state)
+    if differences:
+        raise Refusal(f"weights {source!r} do not fit the network: {_classes(network, state) or '; '.join(differences)}")
+    network.load_state_dict(state, strict=False)
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """sha256 over name, dtype, shape and bytes of every tensor, sorted by name; the same on every machine."""
+    total = hashlib.sha256()
+    for name in sorted(name for name in state if not name.endswith(COUNTERS)):
+        value = state[name].detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _from_file(source: str) -> object:
+    import fsspec
+
+    name = source.split("?")[0].lower()
+    if not name.endswith((".safetensors", *PICKLES)):
+        raise Refusal(f"weights {source!r} are neither .safetensors nor {' '.join(PICKLES)}; save them as safetensors")
+    try:
+        with fsspec.open(source, "rb") as file:
+            data = file.read()
+    except Exception as error:  # each file system has its own
+        raise Refusal(f"weights {source!r} cannot be read ({type(error).__name__}: {error})") from error
+    try:
+        if name.endswith(".safetensors"):
+            from safetensors.torch import load
+
+            return load(data)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise Refusal(f"weights {source!r} are a pickle that holds more than tensors, which could run code; save them as safetensors") from error
+    except Exception as error:
+        raise Refusal(f"weights {source!r} are damaged or not what their name says ({type(error).__name__})") from error
+
+
+def _from_hub(source: str) -> object:
+    from timm.models import load_state_dict_from_hf
+
+    try:
+        return load_state_dict_from_hf(source.removeprefix(HUB), weights_only=True)
+    except Exception as error:  # the hub's client has errors of many kinds
+        raise Refusal(f"weights {source!r} cannot be fetched ({type(error).__name__}); check the id, or pass --weights FILE") from error
+
+
+def _unwrapped(name: str) -> str:
+    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _differences(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """One phrase each for keys that are missing, unexpected or of another shape."""
+    own = network.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith(COUNTERS)]
+    unexpected = [name for name in state if name not in own]
+    shaped = [f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in own if name in state and state[name].shape != own[name].shape]
+    return [f"{len(names)} {what} ({_few(names)})" for what, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shaped)) if names]
+
+
+def _classes(network: nn.Module, state: Mapping[str, Tensor]) -> str:
+    """The advice where nothing but the number of classes differs."""
+    own = network.state_dict()
+    if set(own) != set(state):
+        return ""
+    pairs = {(len(state[name]), len(own[name])) for name in own if state[name].shape != own[name].shape and state[name].shape[1:] == own[name].shape[1:]}
+    shaped = [name for name in own if state[name].shape != own[name].shape]
+    if len(pairs) != 1 or not all(state[name].shape[1:] == own[name].shape[1:] for name in shaped):
+        return ""
+    (given, built), = pairs
+    return f"weights have {given} classes, the network was built with {built}: --backbone-args num_classes={given}"
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,58 @@
+"""One look at a batch: the trunk once, the head once, and one head-backward per explained direction.
+
+B images, K channels, h w cells, C classes, T directions
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.backbones import Backbone
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(device: torch.device, precision: str):
+    """The context a network is run in; fp32 is exactly the network as it is."""
+    dtype = PRECISIONS[precision]
+    return torch.autocast(device.type, dtype) if dtype else nullcontext()
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen: activations [B K h w], logits [B C] float32, feature [B D]; `graph` holds the head's logits for its gradient."""
+
+    backbone: Backbone
+    A: torch.Tensor
+    logits: torch.Tensor
+    feature: torch.Tensor
+    graph: torch.Tensor | None
+
+    def gradients(self, directions: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """d<direction, y>/dA for each direction [B C], each [B K h w].
+
+        Where the head is pooling + linear this is the closed form W^T d / (h w), the same in every cell.
+        """
+        if self.graph is None:
+            cells = self.A.shape[2] * self.A.shape[3]
+            weights = self.backbone.pooled_linear
+            return [((d @ weights) / cells)[:, :, None, None].expand_as(self.A) for d in directions]
+        scalars = [(d * self.graph).sum() for d in directions]
+        return [torch.autograd.grad(scalar, self.A, retain_graph=True)[0].float() for scalar in scalars]
+
+
+def look(backbone: Backbone, x: torch.Tensor, precision: str = "fp32", gradients: bool = True) -> Look:
+    """Pass a prepared batch [B 3 H W] through trunk and head, once each.
+
+    `gradients` says whether gradients of the head will be asked for.
+    """
+    with autocast(x.device, precision):
+        with torch.no_grad():
+            A, rest = backbone.trunk(x)
+        wanted = gradients and backbone.pooled_linear is None
+        A = A.detach().requires_grad_(wanted)
+        with torch.set_grad_enabled(wanted):
+            graph, feature = backbone.readout(A, rest)
+    return Look(backbone, A if wanted else A.float(), graph.detach().float(), feature.detach().float(), graph if wanted else None)

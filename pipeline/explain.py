@@ -1,0 +1,301 @@
+"""A batch of images -> rows: what an actor runs on a cluster and what a notebook calls.
+
+N images of a task, B of a chunk, C classes
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline import backbones
+from pipeline.engine.cams import Scene, cam_map, scene_of
+from pipeline.engine.look import Look, look
+from pipeline.methods import METHODS
+from pipeline.questions import NO_TARGET, Cell, Network, Questions, ask, cells, explained_by, fitted, selected
+from pipeline.refusal import Refusal
+from pipeline.render import reduce
+from pipeline.requests import Request
+from pipeline.storage import one_line
+from pipeline.tables import schema
+from pipeline.tables.errors import told_once
+from pipeline.tables.identity import seed_of
+from pipeline.tables.maps import quantise, summaries
+from pipeline.targets import Answers, Explained
+
+log = logging.getLogger(__name__)
+CHUNK = 32
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Decoded images of a task: pixels uint8 [N 3 H W], rows of `images`, a hash of each image's bytes, earlier errors."""
+
+    pixels: np.ndarray
+    rows: list[dict]
+    digests: list[str]
+    errors: list[dict] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> "Pictures":
+        return Pictures(self.pixels[part], self.rows[part], self.digests[part])
+
+
+@dataclass
+class Answer:
+    """Rows and errors of one cell, growing chunk by chunk."""
+
+    columns: dict[str, list] = field(default_factory=dict)
+    errors: list[dict] = field(default_factory=list)
+
+    def add(self, **columns) -> None:
+        for name, values in columns.items():
+            self.columns.setdefault(name, []).extend(values)
+
+    def fail(self, row: Mapping, stage: str, error: Exception | str, message: str) -> None:
+        kind = error if isinstance(error, str) else type(error).__name__
+        self.errors.append({"image_id": row["image_id"], "shard": row.get("shard"), "stage": stage, "error": kind, "message": message})
+
+
+class Explainer:
+    """A backbone on a device with the questions it answers; holds no state between calls."""
+
+    def __init__(self, backbone: backbones.Backbone, questions: Questions, device: str = "cpu", batch_size: int | None = None):
+        self.device = torch.device(device)
+        self.backbone, self.questions, self.batch_size = backbone.to(device), questions, batch_size or CHUNK
+        self._schemas = {
+            "images": schema.IMAGES,
+            "features": None,
+            "predictions": schema.predictions(backbone.num_classes, "logits" not in questions.no_store),
+            "maps": schema.MAPS,
+        }
+
+    def __call__(self, pictures: Pictures, wanted: Sequence[Cell]) -> list[tuple[Cell, pa.Table, pa.Table]]:
+        """Each wanted cell with its rows and its errors."""
+        answers = {cell: Answer() for cell in wanted}
+        for cell in wanted:
+            if cell.table == "images":
+                answers[cell].errors += pictures.errors
+                for row in pictures.rows:
+                    answers[cell].add(**{name: [row.get(name)] for name in schema.IMAGES.names})
+        if any(cell.table != "images" for cell in wanted):
+            for start in range(0, len(pictures), self.batch_size):
+                self._chunk(pictures[start : start + self.batch_size], answers)
+        return [(cell, self._table(cell, answer), pa.Table.from_pylist(answer.errors, schema.ERRORS)) for cell, answer in answers.items()]
+
+    def _chunk(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
+        """One trunk pass for every cell. A batch that fails is looked at again image by image, so that only the culprit is lost."""
+        try:
+            self._answer(pictures, answers)
+        except Exception as error:
+            if len(pictures) == 1:
+                for cell in (c for c in answers if c.table != "images"):
+                    answers[cell].fail(pictures.rows[0], "predict", error, one_line(error))
+                return
+            log.warning("a batch of %d failed (%s); trying its images one by one", len(pictures), error)
+            for i in range(len(pictures)):
+                self._chunk(pictures[i : i + 1], answers)
+
+    def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
+        maps = [cell for cell in answers if cell.table == "maps"]
+        gradients = any("dA" in METHODS[cell.method.name].asks for cell in maps)
+        x = self.backbone.prepare(torch.tensor(pictures.pixels, device=self.device))
+        seen = look(self.backbone, x, self.questions.precision, gradients)
+        labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
+        said = Answers(seen.logits, labels, self.backbone.class_weights)
+        finite = seen.logits.isfinite().all(1).cpu().numpy()
+        results = self._maps(pictures, seen, said, maps)
+        predictions = self._predictions(said)
+        chosen = finite & self._selected(pictures, predictions)
+        # Nothing is added before everything above is computed: a chunk that fails leaves no half of itself behind.
+        for cell, answer in answers.items():
+            if cell.table in ("features", "predictions"):
+                self._add_rows(cell, answer, pictures, finite, seen.feature if cell.table == "features" else predictions)
+            elif cell.table == "maps":
+                self._add_maps(cell, answer, pictures, chosen, *results[cell])
+
+    def _maps(self, pictures: Pictures, seen: Look, said: Answers, wanted: list[Cell]) -> dict[Cell, tuple]:
+        """Maps and target of each cell; a map that could not be computed is its exception."""
+        targets = list(dict.fromkeys(cell.target for cell in wanted))
+        explained = {target: explained_by(target, said) for target in targets}
+        asks = {target: any("dA" in METHODS[c.method.name].asks for c in wanted if c.target == target) for target in targets}
+        size = self.backbone.image_size
+        scene = {t: scene_of(seen, explained[t], size, lambda name: self._noise(name, pictures, seen), asks[t]) for t in targets}
+        return {c: (self._each(c.method, scene[c.target], explained[c.target], len(pictures)), explained[c.target]) for c in wanted}
+
+    def _each(self, method: Request, scene: Scene, explained: Explained, count: int) -> list[np.ndarray | Exception]:
+        """One method's maps; where it raises on the batch, it is run image by image."""
+        try:
+            return list(self._stored(method, cam_map(method, scene, explained)))
+        except Exception as error:
+            if count == 1:
+                return [error]
+            parts = [Explained(explained.directions[i : i + 1], *(None,) * 2, join=explained.join) for i in range(count)]
+            return [self._each(method, scene[i], parts[i], 1)[0] for i in range(count)]
+
+    def _stored(self, method: Request, maps: torch.Tensor) -> np.ndarray:
+        if METHODS[method.name].grid == "pixels":
+            maps = reduce(maps, self.questions.map_size)
+        return maps.float().cpu().numpy()
+
+    def _noise(self, name: str, pictures: Pictures, seen: Look) -> torch.Tensor:
+        """Uniform noise [B h w] from each image's own seed, whatever batch it is in."""
+        draws = []
+        for row, image in zip(pictures.rows, pictures.digests, strict=True):
+            generator = torch.Generator().manual_seed(seed_of(self.questions.seed, name, row["key"], image))
+            draws.append(torch.rand(seen.A.shape[2:], generator=generator))
+        return torch.stack(draws).to(seen.A.device)
+
+    def _predictions(self, said: Answers) -> dict[str, list]:
+        probs = said.logits.softmax(1) if self.questions.activation == "softmax" else said.logits.sigmoid()
+        top = probs.topk(min(5, probs.shape[1]))
+        known = said.labels >= 0
+        own = said.labels.clamp(min=0)[:, None]
+
+        def at_label(values: torch.Tensor) -> list:
+            return [v if k else None for v, k in zip(values.gather(1, own)[:, 0].tolist(), known.tolist(), strict=True)]
+
+        return {
+            "label": [label if label >= 0 else None for label in said.labels.tolist()],
+            "predicted": said.predicted.tolist(),
+            "label_logit": at_label(said.logits),
+            "label_prob": at_label(probs),
+            "predicted_prob": probs.amax(1).tolist(),
+            "top5": [
+                [{"class_id": c, "prob": p} for c, p in zip(ids, ps, strict=True)]
+                for ids, ps in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+            ],
+            "logits": list(said.logits.cpu().numpy().astype(np.float16)),
+        }
+
+    def _selected(self, pictures: Pictures, predictions: Mapping[str, list]) -> np.ndarray:
+        """Which images the user's SQL condition over their predictions keeps [B]."""
+        if not self.questions.select:
+            return np.ones(len(pictures), dtype=bool)
+        ids = [row["image_id"] for row in pictures.rows]
+        return np.isin(
+            ids, selected(self.questions.select, pa.table({"image_id": ids, **{k: v for k, v in predictions.items() if k != "logits"}}))
+        )
+
+    def _add_rows(self, cell: Cell, answer: Answer, pictures: Pictures, finite: np.ndarray, values) -> None:
+        if cell.table == "features":
+            values = {"feature": list(values.cpu().numpy().astype(np.float16))}
+        for i, row in enumerate(pictures.rows):
+            if finite[i]:
+                mine = {name: [column[i]] for name, column in values.items()}
+                answer.add(image_id=[row["image_id"]], model=[self.backbone.name], **mine)
+            else:
+                answer.fail(row, "predict", "NotFinite", "the network's output holds NaN or infinity")
+
+    def _add_maps(self, cell: Cell, answer: Answer, pictures: Pictures, chosen: np.ndarray, maps: list, explained: Explained) -> None:
+        kept, what = [], f"{cell.method.alias} for {cell.target.alias}"
+        class_id = explained.class_id.tolist()
+        for i, row in enumerate(pictures.rows):
+            if not chosen[i]:
+                continue
+            if class_id[i] < 0 and cell.target != NO_TARGET:
+                answer.fail(row, "target", "MissingLabel", f"no usable label, so target {cell.target.alias!r} has nothing to explain")
+            elif isinstance(maps[i], Exception):
+                answer.fail(row, "map", maps[i], f"{what}: {one_line(maps[i])}")
+            elif not np.isfinite(maps[i]).all():
+                answer.fail(row, "map", "NotFinite", f"{what}: the map holds NaN or infinity")
+            else:
+                kept.append(i)
+        if kept:
+            stack = np.stack([maps[i] for i in kept])
+            codes, low, high = quantise(stack)
+            answer.add(
+                image_id=[pictures.rows[i]["image_id"] for i in kept],
+                class_id=[class_id[i] if class_id[i] >= 0 else None for i in kept],
+                reference_ids=[explained.reference_ids[i].tolist() for i in kept],
+                gamma=[explained.gamma] * len(kept),
+                map=list(codes.reshape(len(kept), -1)),
+                map_min=low.tolist(),
+                map_max=high.tolist(),
+                height=[stack.shape[1]] * len(kept),
+                width=[stack.shape[2]] * len(kept),
+                **{name: [None if np.isnan(v) else v for v in values.tolist()] for name, values in summaries(stack).items()},
+            )
+
+    def _table(self, cell: Cell, answer: Answer) -> pa.Table:
+        rows = len(answer.columns.get("image_id", ()))
+        columns = dict(answer.columns)
+        if cell.table == "maps":
+            grid = METHODS[cell.method.name].grid
+            columns |= {
+                "model": [self.backbone.name] * rows,
+                "method": [cell.method.alias] * rows,
+                "target": [cell.target.alias] * rows,
+                "render": ["area" if grid == "pixels" else "bilinear"] * rows,
+            }
+        form = schema.features(len(columns["feature"][0]) if rows else 0) if cell.table == "features" else self._schemas[cell.table]
+        return pa.table([pa.array(columns.get(name, []), form.field(name).type) for name in form.names], schema=form)
+
+
+def explain(
+    images: np.ndarray,
+    labels: Sequence[int | None] | None,
+    backbone: str | backbones.Backbone | Network,
+    methods: Sequence[str],
+    targets: Sequence[str] = ("label",),
+    *,
+    keys: Sequence[str] | None = None,
+    device: str = "cpu",
+    batch_size: int | None = None,
+    method_args: Sequence[str] = (),
+    target_args: Sequence[str] = (),
+    **questions,
+) -> dict[str, pa.Table]:
+    """Explain images held in memory, in this process: the code a cluster's workers run, without the cluster.
+
+    Args:
+        images: uint8 [N 3 H W] at the network's input size, RGB.
+        labels: class indices, None where there is none.
+        backbone: a name such as `timm/resnet50`, a `Network`, or a loaded backbone.
+        methods, targets, method_args, target_args: as on the command line.
+        keys: names of the images, which seed their noise; their positions by default.
+        questions: activation, precision, map_size, seed, select, no_store.
+
+    Returns:
+        The tables of a run by name: images, features, predictions, maps, errors.
+
+    Raises:
+        Refusal: for anything that cannot be carried out.
+    """
+    if isinstance(backbone, str):
+        backbone = Network(backbone)
+    if isinstance(backbone, Network):
+        backbone = backbone.load()
+    images = np.ascontiguousarray(images)
+    if images.dtype != np.uint8 or images.shape[1:] != (3, *backbone.image_size):
+        raise Refusal(
+            f"images are {images.dtype} {images.shape}; {backbone.name} takes uint8 [N 3 {' '.join(map(str, backbone.image_size))}]"
+        )
+    wrong = [label for label in labels or () if label is not None and label >= backbone.num_classes]
+    if wrong:
+        raise Refusal(f"label {wrong[0]} is outside 0 ... {backbone.num_classes - 1}, the classes of {backbone.name}")
+    asked, _ = fitted(ask(methods, targets, method_args, target_args, **questions), backbone)
+    rows, digests = [], []
+    for i, image in enumerate(images):
+        key = str(keys[i]) if keys is not None else f"{i:08d}"
+        label = None if labels is None or labels[i] is None or labels[i] < 0 else int(labels[i])
+        rows.append({"image_id": key, "key": key, "shard": "", "width": image.shape[2], "height": image.shape[1], "label": label})
+        digests.append(hashlib.sha256(image.tobytes()).hexdigest())
+    answers = Explainer(backbone, asked, device, batch_size)(Pictures(images, rows, digests), cells(asked, backbone, ()))
+    return gathered(answers)
+
+
+def gathered(answers: Sequence[tuple[Cell, pa.Table, pa.Table]]) -> dict[str, pa.Table]:
+    """Cells put together into tables; an error that several cells met is told once."""
+    tables = {"errors": pa.Table.from_pylist([], schema.ERRORS), "maps": pa.Table.from_pylist([], schema.MAPS)}
+    for cell, rows, errors in answers:
+        tables[cell.table] = pa.concat_tables([tables[cell.table], rows]) if cell.table in tables else rows
+        tables["errors"] = pa.concat_tables([tables["errors"], errors])
+    tables["errors"] = told_once(tables["errors"])
+    return tables

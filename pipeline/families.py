@@ -1,0 +1,98 @@
+"""The method families: what a method is made of, and the table of all methods.
+
+A method is a small pure function whose signature says everything the engine must know: its positional parameters are what it
+asks the engine for, its keyword-only parameters with their defaults are what a user may set.
+
+    B images, K channels, C classes, h w cells of the cut layer, H W pixels of the network's input
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+
+from pipeline.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting of a method or target: its type (an annotation) and its default."""
+
+    type: Any
+    default: Any
+
+
+def parameters(function: Callable) -> Mapping[str, Parameter]:
+    """The keyword-only parameters of `function`."""
+    signature = inspect.signature(function).parameters.values()
+    return {p.name: Parameter(p.annotation, p.default) for p in signature if p.kind is p.KEYWORD_ONLY}
+
+
+def asked_for(function: Callable) -> frozenset[str]:
+    """The positional parameters of `function`: what the engine hands it."""
+    signature = inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+def register(table: dict, name: str, entry: Any) -> None:
+    """Put `entry` into a registry under `name`; a second entry of that name is an error."""
+    if name in table:
+        raise Refusal(f"two entries are named {name!r}; rename one")
+    table[name] = entry
+
+
+def rectify(maps: torch.Tensor, norm: str) -> torch.Tensor:
+    """The phi of the CAM family: S = n(up(phi(sum_k W_k A_k))) (Opti-CAM eq. 1); `minmax` keeps negative evidence (CALM eq. 8-12)."""
+    return maps.relu() if norm == "relu" else maps
+
+
+@dataclass(frozen=True)
+class Cam:
+    """Algebra on one look at an image: activations, the gradient of the explained scalar, the classifier's weights.
+
+    `map` may ask for
+        A        [B K h w]  activations of the cut layer
+        dA       [B K h w]  gradient of the explained scalar with respect to A
+        weights  [B K]      classifier weights of the explained direction (only where the head is pooling + linear)
+        noise    [B h w]    uniform noise in [0, 1), from each image's own seed
+        size     (H, W)     the network's input size
+    and returns [B h w], or [B H W] when `grid` is "pixels", before the rectifier.
+    """
+
+    name: str
+    map: Callable[..., torch.Tensor]
+    grid: Literal["cells", "pixels"] = "cells"
+    version: int = 1
+    family: str = "cam"
+    asks: frozenset[str] = field(init=False)
+    parameters: Mapping[str, Parameter] = field(init=False)
+
+    def __post_init__(self):
+        known = {"A", "dA", "weights", "noise", "size"}
+        asks = asked_for(self.map)
+        if asks - known:
+            raise Refusal(f"method {self.name!r} asks for {sorted(asks - known)}; the CAM family offers {sorted(known)}")
+        object.__setattr__(self, "asks", asks)
+        settings = {"norm": Parameter(Literal["relu", "minmax"], "relu"), **parameters(self.map)}
+        object.__setattr__(self, "parameters", MappingProxyType(settings))
+
+    @property
+    def class_free(self) -> bool:
+        """True where no class enters the map, which is then computed once, with target `none`."""
+        return not self.asks & {"dA", "weights"}
+
+
+METHODS: dict[str, Cam] = {}
+
+
+def cam(map: Callable | None = None, *, grid: str = "cells", version: int = 1):
+    """Add a function to the CAM family under its own name; raise `version` when its values change."""
+
+    def add(function: Callable) -> Callable:
+        register(METHODS, function.__name__, Cam(function.__name__, function, grid, version))
+        return function
+
+    return add(map) if map else add

@@ -1,0 +1,18 @@
+"""The same work in this process, one task after the other: for a notebook, a test, or a machine without Ray."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pipeline.stages import Explain, Land, Read
+
+
+def explain_tasks(tasks: Sequence[str], read: Read, explain: Callable[[], Explain], land: Land, workers: int, gpus: int) -> Iterator[str]:
+    """Receipts of tasks (both as JSON), in order."""
+    explainer = explain()
+    for task in tasks:
+        yield land(explainer(read({"task": task})))["receipt"]
+
+
+def each(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """`function` of every item, in order."""
+    return map(function, items)

@@ -1,0 +1,128 @@
+"""An explain job as a value: the fields of the command line and of a `--config` file."""
+
+import os
+import sys
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from pipeline.refusal import Refusal, choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Explain every image of a dataset: shards in, a published run of Parquet tables out."""
+
+    source: tuple[str, ...]
+    """Shards: WebDataset tars, image folders or Parquet files; any fsspec URL, with {00000..00049} ranges and globs."""
+    backbone: str
+    """timm/NAME for a timm network, or my_module:build for your own."""
+    out: str
+    """Where tables go: a folder or bucket, shared by all runs."""
+    methods: tuple[str, ...] = ("grad_cam",)
+    """Methods by name, `all`, or family:NAME; name(setting=value) sets, alias=name(...) renames."""
+    targets: tuple[str, ...] = ("label",)
+    """What to explain; settings and aliases as for methods."""
+    method_args: tuple[str, ...] = ()
+    """Settings of methods: grad_cam_pp.eps=1e-6 ..."""
+    target_args: tuple[str, ...] = ()
+    """Settings of targets: finer.gamma=0.8 ..."""
+    weights: str | None = None
+    """Weights of the backbone: a safetensors file, any URL, or hf-hub:ORG/NAME; the model's own by default."""
+    backbone_args: tuple[str, ...] = ()
+    """KEY=VALUE for the network's constructor (num_classes, pad_type, ...) and its preprocessing (mean, std, interpolation, crop_pct)."""
+    layer: str | None = None
+    """Module whose output is explained; by default the last feature map before pooling, or norm1 of the last transformer block."""
+    image_size: int | None = None
+    """Side of the network's input in pixels; the model's own by default."""
+    crop: Literal["squash", "center"] = "squash"
+    """How an image gets to the input size: squashed (boxes hold as they are) or centre-cropped (boxes are clipped)."""
+    classes: str | None = None
+    """A file with one class name a line, in class order: gives labels their names, and folder names their labels."""
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    """What turns logits into probabilities."""
+    select: str | None = None
+    """A SQL condition over the columns of `predictions`; maps are computed only where it holds: "predicted <> label"."""
+    limit: int | None = None
+    """Only the first N images."""
+    seed: int = 0
+    """Seeds every random draw, together with each image's key and bytes."""
+    map_size: int = 56
+    """Side to which pixel-level maps are averaged down for storage."""
+    no_store: tuple[Literal["features", "logits"], ...] = ()
+    """Wide columns to leave out."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the network; anything but fp32 moves the maps."""
+    batch_size: str = "auto"
+    """Images in one pass through the network, or auto. Values do not depend on it beyond their last digits."""
+    task_images: int = 256
+    """Images in one task: the unit of work and of resuming."""
+    workers: int | None = None
+    """Explaining actors: one per GPU, or one per CPU, by default. 0 runs in this process, without Ray."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run."""
+    name: str = "default"
+    """Name the run is published under in current.json."""
+    single_writer: bool = False
+    """Promise that no other job publishes to this place, where the store has no conditional write."""
+    dry: bool = False
+    """Say what would be computed, and stop."""
+
+    def __post_init__(self):
+        for name in ("limit", "task_images", "image_size", "map_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise Refusal(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        if self.workers is not None and self.workers < 0:
+            raise Refusal(f"--workers is {self.workers}; it must be 0 (this process) or more")
+        if self.batch_size != "auto" and not (self.batch_size.isdigit() and int(self.batch_size)):
+            raise Refusal(f"--batch-size is {self.batch_size!r}; it must be auto or a whole number of images")
+        if not self.source or not self.out:
+            raise Refusal("--source and --out must name a place")
+        if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+            for flag, path in [("--out", self.out), *(("--source", s) for s in self.source)]:
+                _reachable_from_cluster(flag, path)
+
+
+def _reachable_from_cluster(flag: str, path: str) -> None:
+    if "://" not in path and not Path(path).is_absolute():
+        raise Refusal(
+            f"{flag} {path!r} is relative to a working directory that only exists inside this submitted job; "
+            "give an absolute path every node sees, or a URL such as s3://bucket/prefix"
+        )
+
+
+def configured(arguments: list[str], config: type) -> list[str]:
+    """A command line with the fields of its `--config FILE` (TOML) added; what is on the command line wins.
+
+    Raises:
+        Refusal: where the file cannot be read or names an unknown field.
+    """
+    if "--config" not in arguments:
+        return arguments
+    at = arguments.index("--config")
+    if at + 1 == len(arguments):
+        raise Refusal("--config needs a file")
+    path, rest = Path(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
+    try:
+        content = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise Refusal(f"--config {path}: {error}") from error
+    for key, value in content.items():
+        flag = choose(key.replace("-", "_"), [f.name for f in fields(config)], f"field in {path}").replace("_", "-")
+        if any(argument.split("=")[0] == f"--{flag}" for argument in rest):
+            continue
+        if isinstance(value, bool):
+            rest.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            rest += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    return rest
+
+
+def command_line(config: type, arguments: list[str] | None = None, epilogue: str = ""):
+    """Read a job from the command line and its `--config` file."""
+    import tyro
+
+    arguments = configured(sys.argv[1:] if arguments is None else list(arguments), config)
+    return tyro.cli(config, args=arguments, description=f"{config.__doc__}\n\n{epilogue}")

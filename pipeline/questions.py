@@ -1,0 +1,165 @@
+"""What is asked of every image: methods, targets and settings as values, and the cells they come to."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import pyarrow as pa
+import torch
+
+from pipeline import backbones
+from pipeline.engine.look import PRECISIONS
+from pipeline.methods import METHODS
+from pipeline.refusal import Refusal, choose
+from pipeline.requests import Request, parse_all
+from pipeline.tables import schema
+from pipeline.tables.identity import digest
+from pipeline.targets import TARGETS, Answers, Explained
+
+NO_TARGET = Request("none", "none")
+TABLES_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Network:
+    """How to load a backbone; the arguments of `pipeline.backbones.load`."""
+
+    name: str
+    weights: str | None = None
+    args: tuple[tuple[str, str], ...] = ()
+    layer: str | None = None
+    image_size: int | None = None
+    crop: str = "squash"
+    seed: int = 0
+
+    def load(self) -> backbones.Backbone:
+        return backbones.load(**{**asdict(self), "args": dict(self.args)})
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What is asked of every image, and nothing about where or how fast it is answered."""
+
+    methods: tuple[Request, ...]
+    targets: tuple[Request, ...]
+    activation: str = "softmax"
+    precision: str = "fp32"
+    map_size: int = 56
+    seed: int = 0
+    select: str | None = None
+    no_store: tuple[str, ...] = ()
+
+    def pairs(self) -> list[tuple[Request, Request]]:
+        """Every method with every target it is computed for; class-free methods once, with target `none`."""
+        result = []
+        for method in self.methods:
+            free = METHODS[method.name].class_free
+            result += [(method, target) for target in ([NO_TARGET] if free else self.targets) if free or target.name != "none"]
+        return result
+
+
+def ask(
+    methods: Sequence[str], targets: Sequence[str], method_args: Sequence[str] = (), target_args: Sequence[str] = (), **rest
+) -> Questions:
+    """Questions from names as a user writes them.
+
+    Raises:
+        Refusal: for an unknown name, setting or value.
+    """
+    questions = Questions(parse_all(methods, METHODS, "method", method_args), parse_all(targets, TARGETS, "target", target_args), **rest)
+    if not questions.methods:
+        raise Refusal("no method is asked for; name some with --methods, for example --methods grad_cam or family:cam")
+    choose(questions.activation, ("softmax", "sigmoid"), "activation")
+    choose(questions.precision, PRECISIONS, "precision")
+    for table in questions.no_store:
+        choose(table, ("features", "logits"), "column to leave out")
+    if questions.select:
+        selected(questions.select, schema.predictions(1, logits=False).empty_table())
+    return questions
+
+
+def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Questions, list[dict]]:
+    """The questions this backbone can answer, and those skipped with the reason.
+
+    Raises:
+        Refusal: where a method named explicitly does not fit, or a target does not fit the network's classes.
+    """
+    kept, skipped = [], []
+    for method in questions.methods:
+        reason = _misfit(method, backbone)
+        if reason and method.explicit:
+            raise Refusal(f"method {method.alias!r} does not fit {backbone.name}: {reason}")
+        if reason:
+            skipped.append({"method": method.alias, "reason": reason})
+        else:
+            kept.append(method)
+    # One made-up answer shows at once what a target refuses: a class that is not there, more references than classes.
+    trial = Answers(torch.zeros(1, backbone.num_classes), torch.zeros(1, dtype=torch.long), backbone.class_weights)
+    for target in questions.targets:
+        explained_by(target, trial)
+    fit = replace(questions, methods=tuple(kept))
+    if not fit.pairs():
+        raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
+    return fit, skipped
+
+
+def _misfit(method: Request, backbone: backbones.Backbone) -> str | None:
+    if "weights" in METHODS[method.name].asks and backbone.pooled_linear is None:
+        return "it weights channels by a linear classifier behind global pooling, and this cut has none; use grad_cam"
+    return None
+
+
+def explained_by(target: Request, answers: Answers) -> Explained:
+    argument = {"argument": target.argument} if target.argument is not None else {}
+    return TARGETS[target.name].explain(answers, **argument, **target.args)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One answer asked of every task: a table, or one method and target of it. `identity` leaves out only the images."""
+
+    table: str
+    identity: str
+    method: Request | None = None
+    target: Request | None = None
+
+
+def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[str]) -> list[Cell]:
+    """Every cell of one task, in a fixed order."""
+    always = {"tables": TABLES_VERSION}
+    names = list(classes) or backbone.num_classes
+    model = {**always, "model": backbone.name, "backbone": backbone.identity, "precision": questions.precision}
+    answers = {**model, "classes": names, "activation": questions.activation}
+    shown = {"size": backbone.image_size, "crop": backbone.prepare.crop, "crop_pct": backbone.prepare.crop_pct}
+    result = [Cell("images", digest({**always, "kind": "images", "classes": names, **shown}))]
+    if "features" not in questions.no_store:
+        result.append(Cell("features", digest({**model, "kind": "features"})))
+    stored = "logits" not in questions.no_store
+    result.append(Cell("predictions", digest({**answers, "kind": "predictions", "logits": stored})))
+    for method, target in questions.pairs():
+        asked = {
+            "kind": "map",
+            "method": [method.alias, method.identity(METHODS[method.name].version)],
+            "target": [target.alias, target.identity(TARGETS[target.name].version)],
+            "map_size": questions.map_size if METHODS[method.name].grid == "pixels" else None,
+            "seed": questions.seed if "noise" in METHODS[method.name].asks else None,
+            "select": questions.select,
+        }
+        result.append(Cell("maps", digest({**answers, **asked}), method, target))
+    return result
+
+
+def selected(condition: str, predictions: pa.Table) -> list[str]:
+    """Image ids for which the SQL condition over the columns of `predictions` holds.
+
+    Raises:
+        Refusal: where the condition is no SQL condition over those columns.
+    """
+    import duckdb
+
+    with duckdb.connect(config={"enable_external_access": False}) as connection:
+        connection.register("predictions", predictions)
+        try:
+            return [row[0] for row in connection.execute(f"SELECT image_id FROM predictions WHERE ({condition})").fetchall()]
+        except duckdb.Error as error:
+            columns = ", ".join(predictions.column_names)
+            raise Refusal(f"--select {condition!r}: {str(error).splitlines()[0]}; the columns are {columns}") from error

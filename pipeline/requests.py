@@ -1,0 +1,139 @@
+"""What a user names on the command line: `opti_cam`, `class:7`, `f08=finer(gamma=0.8)`, `family:cam`, `opti_cam.steps=50`."""
+
+import ast
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args, get_origin
+
+from pipeline.refusal import Refusal, choose
+
+_WRITTEN = re.compile(r"(?:(?P<alias>[\w.-]+)=)?(?P<name>[A-Za-z_]\w*)(?::(?P<argument>[^()]*))?(?:\((?P<settings>.*)\))?$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One method, target or metric as asked for: the name it has in the tables, what it is, and every setting it runs with."""
+
+    alias: str
+    name: str
+    argument: str | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    explicit: bool = True
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The settings as keyword arguments."""
+        return dict(self.settings)
+
+    def identity(self, version: int) -> dict:
+        """What decides the values: never the alias."""
+        return {"name": self.name, "argument": self.argument, "settings": self.args, "version": version}
+
+
+def value(text: str, type: Any, where: str) -> Any:
+    """Read `text` as `type`: int, float, bool, str, a Literal, or a tuple of one of these written with commas.
+
+    Raises:
+        Refusal: naming `where` the value was given and what it must be.
+    """
+    if get_origin(type) is Literal:
+        if text not in get_args(type):
+            raise Refusal(f"{where} is {text!r}; it must be one of {', '.join(map(str, get_args(type)))}")
+        return text
+    if get_origin(type) is tuple:
+        return tuple(value(part, get_args(type)[0], where) for part in text.strip("()[] ").split(",") if part.strip())
+    if type is str:
+        return text
+    try:
+        read = ast.literal_eval(text.strip().capitalize() if type is bool else text.strip())
+    except (ValueError, SyntaxError):
+        read = None
+    if type is float and isinstance(read, int) and not isinstance(read, bool):
+        read = float(read)
+    if not isinstance(read, type) or isinstance(read, bool) is not (type is bool):
+        raise Refusal(f"{where} is {text!r}; it must be {'an' if type is int else 'a'} {type.__name__}")
+    return read
+
+
+def _split(text: str) -> list[str]:
+    """Split `a=1,b=(1,2)` at the commas outside brackets."""
+    return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
+
+
+def parse(written: str, registry: Mapping[str, Any], what: str) -> Request:
+    """One request as written; `registry` maps names to entries with `parameters` and, for `name:argument`, `takes_argument`."""
+    match = _WRITTEN.match(written.strip())
+    if not match:
+        raise Refusal(f"cannot read {what} {written!r}; write a name, name(setting=value) or alias=name(setting=value)")
+    name = choose(match["name"], registry, what)
+    argument, entry = match["argument"], registry[name]
+    needs = getattr(entry, "takes_argument", False)
+    if needs and not argument:
+        raise Refusal(f"{what} {name!r} needs what it is about: write {name}:{needs}")
+    if argument is not None and not needs:
+        raise Refusal(f"{what} {name!r} takes no argument; write {name} instead of {written!r}")
+    request = Request(match["alias"] or (f"{name}:{argument}" if needs else name), name, argument)
+    return _with_settings(request, entry, _split(match["settings"] or ""), what)
+
+
+def _with_settings(request: Request, entry: Any, written: Iterable[str], what: str) -> Request:
+    settings = request.args or {key: parameter.default for key, parameter in entry.parameters.items()}
+    for item in written:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise Refusal(f"cannot read {item!r} for {what} {request.alias!r}; write setting=value")
+        choose(key.strip(), entry.parameters, f"setting of {what} {request.name!r}")
+        settings[key.strip()] = value(text, entry.parameters[key.strip()].type, f"{request.alias}.{key.strip()}")
+    return replace(request, settings=tuple(sorted(settings.items())))
+
+
+def parse_all(written: Iterable[str], registry: Mapping[str, Any], what: str, settings: Iterable[str] = ()) -> tuple[Request, ...]:
+    """Every request of a list, with `all` and `family:NAME` expanded and `NAME.setting=value` applied.
+
+    Raises:
+        Refusal: for an unknown name or setting, a bad value, or two different requests under one name.
+    """
+    found: dict[str, Request] = {}
+    for text in written:
+        for request in _expand(text, registry, what):
+            earlier = found.get(request.alias)
+            if earlier and (earlier.name, earlier.settings) != (request.name, request.settings) and earlier.explicit and request.explicit:
+                raise Refusal(f"two {what}s are named {request.alias!r}; give one an alias: other={request.name}(...)")
+            if not earlier or request.explicit:
+                found[request.alias] = request
+    for item in settings:
+        key, dot, rest = item.partition(".")
+        if not dot or "=" not in rest:
+            raise Refusal(f"cannot read {item!r}; write {what}.setting=value")
+        chosen = [r for r in found.values() if key in (r.alias, r.name)]
+        if not chosen:
+            raise Refusal(f"{item!r} sets a {what} that is not asked for; asked for: {', '.join(found) or 'none'}")
+        for request in chosen:
+            found[request.alias] = _with_settings(request, registry[request.name], [rest], what)
+    return tuple(found.values())
+
+
+def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
+    families = {getattr(entry, "family", None) for entry in registry.values()} - {None}
+    if text == "all":
+        names = list(registry)
+    elif text.startswith("family:"):
+        family = choose(text.removeprefix("family:"), families, f"{what} family")
+        names = [name for name, entry in registry.items() if entry.family == family]
+    else:
+        return [parse(text, registry, what)]
+    return [replace(parse(name, registry, what), explicit=False) for name in sorted(names)]
+
+
+def described(registry: Mapping[str, Any]) -> str:
+    """One line per entry with its settings and defaults, for `--help`."""
+    lines = []
+    for name, entry in sorted(registry.items()):
+        settings = ", ".join(f"{key}={parameter.default}" for key, parameter in entry.parameters.items())
+        argument = f":{entry.takes_argument}" if getattr(entry, "takes_argument", False) else ""
+        lines.append(f"{name}{argument}" + (f" ({settings})" if settings else ""))
+    return "; ".join(lines)
+
+
+__all__ = ["Request", "described", "parse", "parse_all", "value"]

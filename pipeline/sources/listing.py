@@ -1,0 +1,180 @@
+"""From what the user wrote (paths, brace ranges, globs, folders) to the files it names."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from posixpath import commonpath, dirname
+
+from braceexpand import UnbalancedBracesError, braceexpand
+
+from pipeline import storage
+from pipeline.refusal import Refusal
+from pipeline.sources.sample import unsafe
+from pipeline.sources.shard import Found
+
+MOST_PATHS = 1_000_000  # a brace range of more is a slip of the hand
+
+
+@dataclass(frozen=True)
+class Match:
+    """A file, as its store describes it, and the folder its source starts in."""
+
+    fs: object
+    info: dict
+    root: str
+
+
+def find(sources: Sequence[str], endings: dict[str, str]) -> dict[str, list[Found]]:
+    """The files of each kind that `sources` name; `endings` says which kind claims which file ending.
+
+    Raises:
+        Refusal: naming the source and the fix.
+    """
+    if not sources:
+        raise Refusal("no source is given; name a folder, .tar or .parquet files, or a pattern of them")
+    claim = _Claim(endings)
+    matches: dict[str, Match] = {}
+    bases = []
+    for source in sources:
+        found, base = _readable(str(source), claim)
+        bases.append((storage.protocol(source), base))
+        for match in found:
+            url = storage.url_of(match.fs, match.info["name"])
+            # A file that two sources name belongs to the outer one, whatever their order.
+            if url not in matches or len(match.root) < len(matches[url].root):
+                matches[url] = match
+    if all(match.info["type"] == "missing" for match in matches.values()):
+        raise Refusal(f"nothing exists at {storage.public(' '.join(map(str, sources)))}; check the path, the bucket and the endpoint")
+    return _sorted(matches, claim, bases)
+
+
+class _Claim:
+    """Which kind claims a path."""
+
+    def __init__(self, endings: dict[str, str]):
+        self.endings = endings
+
+    def __call__(self, path: str) -> str | None:
+        name = path.rsplit("/", 1)[-1].lower()
+        return next((kind for ending, kind in self.endings.items() if name.endswith(ending)), None)
+
+    def __str__(self) -> str:
+        return " ".join(sorted(self.endings))
+
+
+def _readable(source: str, claim: _Claim) -> tuple[list[Match], str]:
+    """What one source matches and its base; whatever the store answers becomes a `Refusal` that names the source."""
+    shown = storage.public(source)
+    try:
+        return _matches(source, claim)
+    except Refusal:
+        raise
+    except UnbalancedBracesError as error:
+        raise Refusal(f"source {shown!r} has a brace without its partner") from error
+    except FileNotFoundError as error:
+        raise Refusal(f"source {shown!r} matches nothing: {storage.one_line(error)}") from error
+    except Exception as error:
+        raise Refusal(f"cannot list source {shown!r}: {type(error).__name__}: {storage.one_line(error)}") from error
+
+
+def _matches(source: str, claim: _Claim) -> tuple[list[Match], str]:
+    fs, pattern = storage.filesystem(source)
+    paths = _expanded(pattern) if "{" in pattern else [pattern]
+    if not paths:
+        raise Refusal(f"source {storage.public(source)!r} expands to more than {MOST_PATHS:,} paths; use a glob such as *.tar")
+    globs = {path for path in paths if _is_glob(fs, path)}
+    found = [match for path in sorted(globs) for match in _globbed(fs, path, source, claim)]
+    for info in storage.infos(fs, [path for path in paths if path not in globs]):
+        found += _named(fs, info, source, claim)
+    if globs or paths != [pattern]:
+        return found, _literal_folder(pattern)
+    return found, pattern if found[0].root == pattern else dirname(pattern)
+
+
+def _expanded(pattern: str) -> list[str]:
+    """What the braces stand for; nothing where that is too much."""
+    # braceexpand writes a range out in full before it gives its first member.
+    sizes = [abs(int(end) - int(start)) + 1 for start, end in re.findall(r"\{(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})", pattern)]
+    if math.prod(sizes) > MOST_PATHS:
+        return []
+    paths = list(islice(braceexpand(pattern), MOST_PATHS + 1))
+    return paths if len(paths) <= MOST_PATHS else []
+
+
+def _is_glob(fs, path: str) -> bool:
+    return bool(re.search(r"[*?\[]", path)) and not ("[" in path and "*" not in path and fs.exists(path))
+
+
+def _literal_folder(pattern: str) -> str:
+    """The folder in which a pattern starts to match."""
+    return dirname(re.split(r"[*?\[{]", pattern, maxsplit=1)[0])
+
+
+def _globbed(fs, pattern: str, source: str, claim: _Claim) -> list[Match]:
+    found = []
+    for info in fs.glob(pattern, detail=True).values():
+        if info["type"] == "directory":
+            found += _below(fs, info["name"].rstrip("/"))
+        else:
+            found.append(Match(fs, info, _literal_folder(pattern)))
+    return _one_kind(found, source, claim)
+
+
+def _named(fs, info: dict, source: str, claim: _Claim) -> list[Match]:
+    path = info["name"].rstrip("/")
+    if info["type"] == "directory":
+        return _one_kind(_below(fs, path), source, claim)
+    if claim(path):
+        return [Match(fs, info, dirname(path))]
+    if info["type"] == "missing":
+        raise Refusal(f"source {storage.public(source)!r} matches nothing: there is no {path}")
+    raise Refusal(f"source {storage.public(source)!r} is of no known kind; give a folder of images or files ending in {claim}")
+
+
+def _below(fs, folder: str) -> list[Match]:
+    return [Match(fs, info, folder) for info in fs.find(folder, detail=True).values() if "/." not in info["name"][len(folder) :]]
+
+
+def _one_kind(found: list[Match], source: str, claim: _Claim) -> list[Match]:
+    """Keep the files some kind claims; a folder of several kinds does not say which are the dataset."""
+    claimed = [match for match in found if match.info["type"] != "directory" and claim(match.info["name"])]
+    kinds = sorted({claim(match.info["name"]) for match in claimed})
+    if not claimed:
+        raise Refusal(f"source {storage.public(source)!r} matches nothing that ends in {claim}")
+    if len(kinds) > 1:
+        shown = storage.public(source)
+        raise Refusal(f"source {shown!r} holds files of several kinds ({', '.join(kinds)}); say which with a pattern such as DIR/*.tar")
+    return claimed
+
+
+def _sorted(matches: dict[str, Match], claim: _Claim, bases: list[tuple[str, str]]) -> dict[str, list[Found]]:
+    prefix = _common(bases)
+    files: dict[str, list[Found]] = {}
+    for url, match in sorted(matches.items()):
+        path = match.info["name"]
+        files.setdefault(claim(path), []).append(
+            Found(
+                url=url,
+                name=_name(url, path, prefix),
+                root=storage.url_of(match.fs, match.root),
+                root_name=_name(url, match.root, prefix),
+                size=match.info["size"] or 0,
+                etag=storage.etag(match.info),
+            )
+        )
+    return files
+
+
+def _common(bases: Iterable[tuple[str, str]]) -> str | None:
+    """The folder all sources share, or None where they lie in different stores."""
+    bases = set(bases)
+    if len({protocol for protocol, _ in bases}) > 1:
+        return None
+    return commonpath([path for _, path in bases])
+
+
+def _name(url: str, path: str, prefix: str | None) -> str:
+    name = f"{storage.protocol(url)}/{path.strip('/')}" if prefix is None else path[len(prefix) :].strip("/")
+    return unsafe(name)[1]

@@ -1,0 +1,149 @@
+"""Parquet files with encoded images in a column, one row a sample. A key is the key column's value, else the row's number."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.sources.sample import IMAGES, Problems, described, parse_json, unsafe
+from pipeline.sources.shard import MEMBER_LIMIT, Found, Index, Kind, Sample, Shard, ShardError, open_listed
+from pipeline.storage import one_line
+
+IMAGE_COLUMNS = ("image", *IMAGES)
+KEY_COLUMNS = ("key", "image_id", "id", "__key__")
+LABEL_COLUMNS = ("label", "cls")
+OTHER_COLUMNS = ("label_name", "boxes", "json")
+ROWS_AT_ONCE = 32
+
+
+def shards(found: Sequence[Found]) -> list[Shard]:
+    return [Shard("parquet", file.name, (file.url,), file.size, file.etag) for file in found]
+
+
+class Table:
+    """An open Parquet file and which of its columns mean what."""
+
+    def __init__(self, handle):
+        try:
+            self.file = pq.ParquetFile(handle)
+        except pa.ArrowInvalid as error:
+            raise ShardError("UnreadableShard", f"this is no Parquet file, or it is cut: {one_line(error)}") from error
+        names = set(self.file.schema_arrow.names)
+        self.image, self.key, self.label = (_first(known, names) for known in (IMAGE_COLUMNS, KEY_COLUMNS, LABEL_COLUMNS))
+        self.others = [name for name in OTHER_COLUMNS if name in names]
+        if self.image is None:
+            have = ", ".join(sorted(names)[:10])
+            raise ShardError("UnreadableShard", f"no column of images ({' '.join(IMAGE_COLUMNS)}); the columns are {have}")
+        kind = self.file.schema_arrow.field(self.image).type
+        content = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+        if not (pa.types.is_binary(content) or pa.types.is_large_binary(content) or pa.types.is_binary_view(content)):
+            raise ShardError("UnreadableShard", f"column {self.image!r} holds {kind}, not encoded images (bytes, or a struct with bytes)")
+
+    @property
+    def rows(self) -> int:
+        return self.file.metadata.num_rows
+
+    def read(self, columns: Sequence[str | None], start: int, stop: int) -> Iterator[tuple[int, dict]]:
+        """Yield (row number, row) for start <= row < stop from the row groups that hold them."""
+        wanted = [name for name in columns if name]
+        groups, first, before = [], None, 0
+        for number in range(self.file.num_row_groups):
+            size = self.file.metadata.row_group(number).num_rows
+            if before < stop and before + size > start:
+                groups.append(number)
+                first = before if first is None else first
+            before += size
+        position = first or 0
+        for batch in self.file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=wanted) if groups else ():
+            skip = max(start - position, 0)
+            for offset, row in enumerate(batch.slice(skip, max(stop - position - skip, 0)).to_pylist()):
+                yield position + skip + offset, row
+            position += batch.num_rows
+
+
+def _first(known: Sequence[str], names: set[str]) -> str | None:
+    return next((name for name in known if name in names), None)
+
+
+def _key(table: Table, position: int, row: dict) -> str:
+    value = f"{position:08d}" if table.key is None else row[table.key]
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+def _sample(table: Table, position: int, row: dict, repeated: bool) -> Sample:
+    key = _key(table, position, row)
+    reason, shown = unsafe(key)
+    if reason:
+        return Sample(shown or f"{position:08d}", problems=(("UnsafeKey", reason),))
+    if repeated:
+        return Sample(key, problems=(("DuplicateKey", "an earlier row of this file has the key; this one is left out"),))
+    problems: Problems = []
+    text = row.get("json")
+    raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
+    annotations = parse_json(raw, problems) if isinstance(raw, bytes) else dict(raw) if isinstance(raw, dict) else {}
+    columns = {"label": _plain(row.get(table.label)), "label_name": row.get("label_name"), "boxes": row.get("boxes")}
+    annotations |= {name: value for name, value in columns.items() if value is not None}
+    return described(key, _image(row.get(table.image), problems), annotations, {}, problems)
+
+
+def _plain(label: object) -> object:
+    """A label column with gaps is often stored as floats, text sometimes as bytes."""
+    if isinstance(label, float):
+        return None if math.isnan(label) else int(label) if label.is_integer() else label
+    return label.decode("utf-8", "replace") if isinstance(label, bytes) else label
+
+
+def _image(value: bytes | dict | None, problems: Problems) -> bytes | None:
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if content is None:
+        where = f"; it points at {value['path']!a}, which is not followed" if isinstance(value, dict) and value.get("path") else ""
+        problems.append(("MissingImage", f"the row has no encoded image{where}"))
+    elif len(content) > MEMBER_LIMIT:
+        problems.append(("MemberTooLarge", f"the image has {len(content):,} bytes; at most {MEMBER_LIMIT:,} are taken"))
+        return None
+    return content
+
+
+def index(shard: Shard) -> Index:
+    if shard.size == 0 and shard.etag is not None:
+        return _empty(shard, None)
+    with open_listed(shard) as handle:
+        digest = None if shard.etag else hashlib.file_digest(handle, "sha256").hexdigest()
+        if shard.size == 0:
+            return _empty(shard, digest)
+        handle.seek(0)
+        table = Table(handle)
+        labelled, seen, duplicates = 0, set(), []
+        for position, row in table.read((table.key, table.label, *table.others), 0, table.rows):
+            key = _key(table, position, row)
+            if key in seen:
+                duplicates.append(position)
+            labelled += _sample(table, position, row, key in seen).label is not None
+            seen.add(key)
+    problems = () if table.rows else (shard.problem("EmptyShard", "the file holds no rows"),)
+    return Index(shard.identity(digest), table.rows, labelled, problems, duplicates=tuple(duplicates))
+
+
+def _empty(shard: Shard, digest: str | None) -> Index:
+    return Index(shard.identity(digest), 0, 0, (shard.problem("EmptyShard", "the file has no bytes"),))
+
+
+def read(shard: Shard, start: int, stop: int | None, index: Index | None) -> Iterator[Sample]:
+    with open_listed(shard) as handle:
+        table = Table(handle)
+        stop = table.rows if stop is None else min(stop, table.rows)
+        seen: set[str] = set()
+        if table.key and not index:
+            seen.update(_key(table, position, row) for position, row in table.read((table.key,), 0, start))
+        repeated = set(index.duplicates) if index else None
+        columns = (table.image, table.key, table.label, *table.others)
+        for position, row in table.read(columns, start, stop):
+            key = _key(table, position, row)
+            yield _sample(table, position, row, key in seen if repeated is None else position in repeated)
+            if repeated is None:
+                seen.add(key)
+
+
+KIND = Kind((".parquet",), shards, index, read)

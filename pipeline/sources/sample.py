@@ -1,0 +1,186 @@
+"""From the files that belong to one image to a `Sample`: which key is safe, which label and boxes are meant."""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+
+from pipeline.sources.shard import Box, Sample
+
+IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference where a sample has several
+IMAGE_ENDINGS = tuple(f".{name}" for name in IMAGES)
+# Loading one of these runs, or can run, code of whoever wrote it.
+UNSAFE = {"pkl", "pickle", "pt", "pth", "ckpt", "npy", "npz", "joblib", "dill", "so", "dll", "exe", "py", "pyc", "pyd", "sh"}
+JSON_LIMIT = 16 << 20  # bytes
+NESTING_LIMIT = 64
+BOXES_LIMIT = 10_000
+KEY_LIMIT = 1024  # characters
+LABEL_LIMIT = 256  # characters; longer text is a caption
+PIXELS_NOT_FRACTIONS = 10.0  # a box may stick out of its image, but not by ten images
+
+Problems = list[tuple[str, str]]
+
+
+def unsafe(key: str) -> tuple[str | None, str]:
+    """Why `key` may not become a path or a table's key (None: it may), and a form of it that can be printed."""
+    shown = key.encode("utf-8", "surrogateescape" if _escaped(key) else "backslashreplace").decode("utf-8", "backslashreplace")
+    shown = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", shown)
+    if len(shown) > KEY_LIMIT:
+        return f"the key has {len(key):,} characters; at most {KEY_LIMIT:,} are taken", shown[:KEY_LIMIT] + "..."
+    if shown != key:
+        return "the key holds control characters or is not UTF-8", shown
+    if not key:
+        return "the key is empty", shown
+    if key.startswith("/") or ".." in re.split(r"[/\\]", key):
+        return "the key leaves its folder", shown
+    return None, shown
+
+
+def _escaped(key: str) -> bool:
+    """Whether all surrogates in `key` stand for bytes that were no UTF-8."""
+    return all(0xDC80 <= ord(letter) <= 0xDCFF for letter in key if 0xD800 <= ord(letter) <= 0xDFFF)
+
+
+def sample_of(key: str, members: dict[str, bytes], problems: Problems) -> Sample:
+    """The sample that `members` (lower-case ending -> content) make up.
+
+    A label in .cls goes before one in .json, and that before .txt, which may be a class name.
+    """
+    members, problems = dict(members), list(problems)
+    image = next((members.pop(name) for name in IMAGES if name in members), None)
+    if image is None:
+        have = ", ".join(sorted(members)[:5]) or "nothing else"
+        problems.append(("MissingImage", f"no member has {' '.join(IMAGES)} behind the first dot of its name; there is {have}"))
+    number = _text_label(members.pop("cls", None), "cls", problems)
+    named = _text_label(members.pop("txt", None), "txt", problems)
+    annotations = parse_json(members.pop("json", None), problems)
+    if number is not None:
+        annotations["label"] = number
+    elif annotations.get("label") is None:
+        annotations["label"] = named
+    return described(key, image, annotations, members, problems)
+
+
+def described(key: str, image: bytes | None, annotations: dict, members: dict[str, bytes], problems: Problems) -> Sample:
+    """The sample with the label, label_name and boxes of `annotations` checked and the rest kept as it is."""
+    rest = dict(annotations)
+    label = label_of(rest.pop("label", None), problems)
+    name = rest.pop("label_name", None)
+    if name is not None and not isinstance(name, str):
+        problems.append(("BadAnnotation", f"label_name is {_brief(name)}, not text"))
+        name = None
+    boxes = boxes_of(rest.pop("boxes", None), problems)
+    return Sample(key, image, label, name, boxes, rest, members, tuple(problems))
+
+
+def _text_label(raw: bytes | None, ending: str, problems: Problems) -> int | str | None:
+    if raw is None:
+        return None
+    text = raw[: 4 * LABEL_LIMIT].decode("utf-8", "replace").strip().removeprefix("\ufeff")
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    if ending == "cls":
+        problems.append(("BadAnnotation", f"cls is {_brief(text)}, not an integer"))
+        return None
+    if len(raw) > 4 * LABEL_LIMIT or len(text) > LABEL_LIMIT or "\ufffd" in text or not text.isprintable():
+        problems.append(("BadAnnotation", f"txt is {_brief(text)}, not the name of a class"))
+        return None
+    return text or None
+
+
+def parse_json(raw: bytes | None, problems: Problems) -> dict:
+    """The object in `raw`, or {} with the reason among `problems`. Size and nesting are bounded."""
+    if raw is None:
+        return {}
+    try:
+        if len(raw) > JSON_LIMIT:
+            raise ValueError(f"it has {len(raw):,} bytes; at most {JSON_LIMIT:,} are read")
+        value = json.loads(raw)
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds {_brief(value)}, not an object")
+        if raw.count(b"[") + raw.count(b"{") > NESTING_LIMIT:
+            _refuse_deep(value)
+        if b"\\u" in raw:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is legal JSON and no text
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+        problems.append(("BadAnnotation", f"json cannot be read: {reason}"))
+        return {}
+    return value
+
+
+def _refuse_deep(value: dict) -> None:
+    """Walked level by level: how deep the interpreter's own stack reaches depends on who calls."""
+    level: list = [value]
+    for _ in range(NESTING_LIMIT):
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {NESTING_LIMIT} deep")
+
+
+def _inside(value: dict | list) -> Iterable:
+    return value.values() if isinstance(value, dict) else value
+
+
+def label_of(value: object, problems: Problems) -> int | str | None:
+    """A label as it was given: a class number or a class name."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, str) and len(value) <= LABEL_LIMIT:
+        return value.strip() or None
+    problems.append(("BadAnnotation", f"label is {_brief(value)}, neither an integer nor a class name"))
+    return None
+
+
+def boxes_of(value: object, problems: Problems) -> list[Box]:
+    """The boxes that are four ordered finite numbers; the others become problems."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        problems.append(("BadAnnotation", f"boxes is {_brief(value)}, not a list"))
+        return []
+    if len(value) > BOXES_LIMIT:
+        problems.append(("BadAnnotation", f"boxes has {len(value):,} entries; at most {BOXES_LIMIT:,} are taken"))
+        return []
+    boxes = []
+    for given in value:
+        box = [given.get(side) for side in ("x0", "y0", "x1", "y1")] if isinstance(given, dict) else given
+        reason = _bad_box(box)
+        if reason:
+            problems.append(("BadBox", f"{_brief(box)} {reason}"))
+        else:
+            boxes.append(tuple(map(float, box)))
+    return boxes
+
+
+def _bad_box(box: object) -> str | None:
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        return "is not [x0, y0, x1, y1]"
+    if not all(isinstance(side, int | float) and not isinstance(side, bool) for side in box):
+        return "holds something that is not a number"
+    if any(abs(side) > PIXELS_NOT_FRACTIONS for side in box):  # before the test below: a huge integer is no float
+        return "is not in fractions of the image"
+    if not all(math.isfinite(side) for side in box):
+        return "holds a number that is not finite"
+    if box[0] >= box[2] or box[1] >= box[3]:
+        return "has no area"
+    return None
+
+
+def _brief(value: object) -> str:
+    """`value` short enough for a message; a huge number or list is not spelled out."""
+    if isinstance(value, int) and abs(value) >= 10**18:
+        return "a number of more than 18 digits"
+    if isinstance(value, list | dict) and len(value) > 4:
+        return f"a {type(value).__name__} of {len(value):,}"
+    if isinstance(value, list | dict | tuple):
+        text = _flat(value)
+    else:
+        text = ascii(value) if isinstance(value, str | float | int | None) else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _flat(value: list | dict | tuple) -> str:
+    kinds = [_brief(inner) if not isinstance(inner, list | dict | tuple) else type(inner).__name__ for inner in list(_inside(value))[:4]]
+    return f"[{', '.join(kinds)}]"

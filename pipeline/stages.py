@@ -1,0 +1,197 @@
+"""The three things that happen to a task, wherever it runs: read it, explain it, land it.
+
+A task travels as one row: `task` (JSON), `samples` (JSON), `pixels` (bytes), then `task` and `answers` (Arrow), then `receipt` (JSON).
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.explain import Explainer, Pictures
+from pipeline.questions import Cell, Network, Questions, cells
+from pipeline.sources import Index, Shard, ShardError, read
+from pipeline.sources.decode import Undecodable, decode
+from pipeline.sources.labels import Classes, resolve
+from pipeline.storage import one_line
+from pipeline.tables import receipts
+from pipeline.tables.identity import digest
+
+
+@dataclass(frozen=True)
+class Task:
+    """A range of a shard's images, and which of its cells (by position in the plan's list) are still missing."""
+
+    shard: Shard
+    index: Index
+    start: int
+    stop: int
+    missing: tuple[int, ...] = ()
+
+    @staticmethod
+    def of(shard: Shard, index: Index, start: int, stop: int) -> "Task":
+        """The task of one range; of the shard's index it keeps what concerns that range."""
+        marks = tuple(mark for mark in index.marks if mark[0] <= start)[-1:]
+        duplicates = tuple(position for position in index.duplicates if start <= position < stop)
+        return Task(shard, replace(index, problems=(), marks=marks, duplicates=duplicates), start, stop)
+
+    @property
+    def id(self) -> str:
+        return digest({"shard": self.index.identity, "start": self.start, "stop": self.stop})
+
+    def cell(self, identity: str) -> str:
+        """The identity of one of this task's cells."""
+        return digest([self.id, identity])
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "Task":
+        fields = json.loads(text)
+        index = fields["index"]
+        marks = tuple(map(tuple, index["marks"]))
+        return Task(
+            Shard.from_json(fields["shard"]),
+            Index(index["identity"], index["count"], index["labelled"], (), marks, tuple(index["duplicates"])),
+            fields["start"],
+            fields["stop"],
+            tuple(fields["missing"]),
+        )
+
+
+@dataclass(frozen=True)
+class Read:
+    """Task -> its decoded pictures. What cannot be read is told in `samples`, and everything else is there."""
+
+    size: tuple[int, int]
+    interpolation: str
+    crop: str
+    crop_pct: float
+    classes: Classes
+    names_are_labels: bool = True
+
+    def __call__(self, row: dict) -> dict:
+        started, task = time.perf_counter(), Task.from_json(row["task"])
+        try:
+            pictures = self._pictures(task)
+        except Exception as error:
+            # The shard, not an image, is at fault: nothing of the task is landed, so a later run tries it again.
+            kind = error.error if isinstance(error, ShardError) else type(error).__name__
+            failure = {"shard": task.shard.name, "error": kind, "message": one_line(error), "images": task.stop - task.start}
+            return {"task": row["task"], "pixels": b"", "samples": json.dumps({"failure": failure})}
+        told = {"rows": pictures.rows, "digests": pictures.digests, "errors": pictures.errors, "seconds": time.perf_counter() - started}
+        return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "samples": json.dumps(told)}
+
+    def _pictures(self, task: Task) -> Pictures:
+        pixels, rows, digests, errors = [], [], [], []
+        for sample in read(task.shard, task.start, task.stop, task.index):
+            image_id = task.shard.image_id(sample.key)
+
+            def fail(stage: str, error: str, message: str, image_id: str = image_id) -> None:
+                errors.append({"image_id": image_id, "shard": task.shard.name, "stage": stage, "error": error, "message": message})
+
+            for error, message in sample.problems:
+                fail("read", error, message)
+            if sample.image is None:
+                continue
+            given = sample.label if self.names_are_labels or not isinstance(sample.label, str) else None
+            label, name, problem = resolve(given, self.classes)
+            if problem:
+                fail("label", *problem)
+            try:
+                picture = decode(sample.image, self.size, self.interpolation, self.crop, self.crop_pct)
+            except Undecodable as error:
+                fail("decode", error.error, error.message)
+                continue
+            pixels.append(picture.pixels)
+            digests.append(hashlib.sha256(sample.image).hexdigest())
+            rows.append(
+                {
+                    "image_id": image_id,
+                    "shard": task.shard.name,
+                    "key": sample.key,
+                    "width": picture.width,
+                    "height": picture.height,
+                    "label": label,
+                    "label_name": sample.label_name or name,
+                    "boxes": [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in picture.boxes(sample.boxes)],
+                }
+            )
+        stack = np.stack(pixels) if pixels else np.empty((0, 3, *self.size), np.uint8)
+        return Pictures(stack, rows, digests, errors)
+
+
+@dataclass(frozen=True)
+class Explain:
+    """Pictures -> the answers of the task's missing cells, as Arrow."""
+
+    explainer: Explainer
+    cells: Sequence[Cell]
+
+    @staticmethod
+    def load(
+        network: Network, questions: Questions, classes: Sequence[str], device: str, batch_size: int | None, threads: int | None
+    ) -> "Explain":
+        """Load the backbone. `threads` is fixed on the CPU, because sums depend on how they are split."""
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        backbone = network.load()
+        return Explain(Explainer(backbone, questions, device, batch_size), cells(questions, backbone, classes))
+
+    def __call__(self, row: dict) -> dict:
+        started, told = time.perf_counter(), json.loads(row["samples"])
+        if "failure" in told:
+            return {"task": row["task"], "answers": [], "facts": json.dumps(told)}
+        task = Task.from_json(row["task"])
+        pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
+        pictures = Pictures(pixels, told["rows"], told["digests"], told["errors"])
+        answers = self.explainer(pictures, [self.cells[i] for i in task.missing])
+        failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}
+        seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
+        facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": len(failed), "seconds": seconds}
+        return {
+            "task": row["task"],
+            "answers": [
+                part
+                for cell, rows, errors in answers
+                for part in (task.cell(cell.identity).encode(), cell.table.encode(), to_ipc(rows), to_ipc(errors))
+            ],
+            "facts": json.dumps(facts),
+        }
+
+
+@dataclass(frozen=True)
+class Land:
+    """Answers -> files and a receipt below `out`."""
+
+    out: str
+
+    def __call__(self, row: dict) -> dict:
+        facts = json.loads(row["facts"])
+        if "failure" in facts:
+            return {"receipt": json.dumps(facts)}
+        parts = list(row["answers"])
+        answers = [
+            (str(cell, "ascii"), str(table, "ascii"), from_ipc(rows), from_ipc(errors))
+            for cell, table, rows, errors in zip(*(parts[i::4] for i in range(4)), strict=True)
+        ]
+        receipt = receipts.land(self.out, Task.from_json(row["task"]).id, answers, facts)
+        return {"receipt": receipt.to_json()}
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def from_ipc(content: bytes) -> pa.Table:
+    return pa.ipc.open_stream(content).read_all()

@@ -1,0 +1,115 @@
+"""The one place that opens paths: every path is a URL fsspec knows (a local path, s3://, memory://, ...)."""
+
+import os
+import re
+from posixpath import dirname
+
+import fsspec
+
+READ_AHEAD = 8 << 20  # bytes one request to a remote store asks for while a file is read front to back
+FEW_PATHS = 8  # up to here one request per path is cheaper than listing the folder
+
+
+def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of `url` and the path in it (local paths become absolute).
+
+    Raises:
+        ValueError: the protocol is unknown. ImportError: its library is not installed.
+    """
+    # A remembered listing would hide what changed since; a nightly job asks for exactly that.
+    options = {"use_listings_cache": False}
+    if protocol(url) in ("s3", "s3a"):
+        # The endpoint is part of fsspec's cache key only when it is named; from the environment alone, a changed one would go unseen.
+        options["endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    url, head = os.fspath(url), protocol(url)
+    if "::" in head:
+        return fsspec.url_to_fs(url, **options)  # one file system inside another, as the user wrote it
+    kind = fsspec.get_filesystem_class(head)  # not url_to_fs: it takes a file's name with :: in it for such a chain
+    return kind(**options, **kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
+
+
+def protocol(url: str) -> str:
+    """`s3` of `s3://bucket/key`, `file` where no protocol is written."""
+    head, mark, _ = os.fspath(url).partition("://")
+    return head.lower() if mark else "file"
+
+
+def is_local(url: str) -> bool:
+    return protocol(url) in ("file", "local")
+
+
+def url_of(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """The URL that leads back to `path` of `fs`; local paths stay plain."""
+    url = fs.unstrip_protocol(path)
+    return url.removeprefix("file://") if is_local(url) else url
+
+
+def join(url: str, *parts: str) -> str:
+    return "/".join([os.fspath(url).rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def open_read(url: str):
+    """Open for reading front to back; remote stores are asked for `READ_AHEAD` bytes at a time."""
+    fs, path = filesystem(url)
+    if is_local(url):
+        return fs.open(path, "rb")
+    return fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+
+
+def read_bytes(url: str) -> bytes:
+    fs, path = filesystem(url)
+    return fs.cat_file(path)
+
+
+def read_many(urls: list[str]) -> list[bytes | Exception]:
+    """The contents of files of one store, asked for side by side; what cannot be read is its exception."""
+    fs, _ = filesystem(urls[0])
+    paths = [fs._strip_protocol(url) for url in urls]
+    return fs.cat_ranges(paths, None, None, on_error="return")  # not cat: it takes [ and * in a name for a pattern
+
+
+def etag(info: dict) -> str | None:
+    """The store's own fingerprint of a file's content, where it keeps one."""
+    value = info.get("ETag") or info.get("etag")
+    return str(value).strip('"') if value else None
+
+
+def infos(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[dict]:
+    """What the store knows of each path, in the order asked; `type` is "missing" where there is nothing."""
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault(dirname(path), []).append(path)
+    known = {}
+    for folder, inside in folders.items():
+        if len(inside) > FEW_PATHS:
+            known |= _listed(fs, folder)
+        else:
+            known |= {path: info for path in inside if (info := _info(fs, path))}
+    return [known.get(path) or {"name": path, "size": 0, "type": "missing"} for path in paths]
+
+
+def _listed(fs, folder: str) -> dict[str, dict]:
+    try:
+        return {info["name"].rstrip("/"): info for info in fs.ls(folder, detail=True)}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def _info(fs, path: str) -> dict | None:
+    try:
+        return fs.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def public(text: str) -> str:
+    """`text` fit to be shown: UTF-8, without the secrets of URLs (user:password@ and the query of a signed address)."""
+    text = str(text).encode("utf-8", "backslashreplace").decode()
+    text = re.sub(r"://[^/\s@]+@", "://***@", text)
+    return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1?***", text)
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An exception as one readable line, without the credentials that URLs may carry."""
+    text = public(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

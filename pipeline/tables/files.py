@@ -1,0 +1,180 @@
+"""Files below an output: written whole or not at all, and one of them replaced only if nobody else has."""
+
+import hashlib
+import io
+import json
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.refusal import Refusal
+from pipeline.storage import filesystem, is_local, join, one_line, protocol, read_bytes
+
+LOCK_SECONDS = 60
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Write a file that is seen whole or not at all: a rename locally, a single put elsewhere."""
+    fs, path = filesystem(url)
+    if not is_local(url):
+        fs.pipe_file(path, content)
+        return
+    goal = Path(path)
+    goal.parent.mkdir(parents=True, exist_ok=True)
+    draft = goal.with_name(f".{goal.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(goal)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(url: str, content) -> None:
+    write_bytes(url, json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def write_parquet(url: str, table: pa.Table) -> None:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(url, sink.getvalue())
+
+
+def read_parquet(url: str) -> pa.Table:
+    return pq.read_table(io.BytesIO(read_bytes(url)))
+
+
+def copy(source: str, goal: str) -> None:
+    """Copy within one store, without passing through this machine where the store can."""
+    fs, path = filesystem(source)
+    target = fs._strip_protocol(goal)
+    if is_local(source):
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+    fs.copy(path, target)
+
+
+def find(url: str, name: str) -> list[str]:
+    """Folders below the parent of `url`, as paths relative to it, that hold a file called `name`."""
+    fs, path = filesystem(url)
+    base = fs._strip_protocol(url.rstrip("/").rpartition("/")[0]).rstrip("/")
+    try:
+        found = fs.find(path)
+    except FileNotFoundError:
+        return []
+    return sorted(file.removeprefix(base).strip("/").removesuffix(f"/{name}") for file in found if file.endswith(f"/{name}"))
+
+
+def writable(out: str) -> None:
+    """Write and remove a small file.
+
+    Raises:
+        Refusal: where `out` cannot be written, with the store's reason.
+    """
+    probe = join(out, f".writable-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        write_bytes(probe, b"")
+        fs, path = filesystem(probe)
+        fs.rm_file(path)
+    except Exception as error:
+        raise Refusal(
+            f"--out {out} cannot be written ({type(error).__name__}: {one_line(error)}); check the place and its permissions"
+        ) from error
+
+
+def read_versioned(url: str) -> tuple[bytes | None, str | None]:
+    """A small file's content and a version that changes with it; None and None where it does not exist."""
+    if protocol(url) in ("s3", "s3a"):
+        fs, path = filesystem(url)
+        bucket, key, _ = fs.split_path(path)
+        try:
+            answer = fs.call_s3("get_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            return None, None
+        return _body(fs, answer["Body"]), answer["ETag"]
+    try:
+        content = read_bytes(url)
+    except FileNotFoundError:
+        return None, None
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def _body(fs, body) -> bytes:
+    from fsspec.asyn import sync
+
+    async def read():
+        async with body as stream:
+            return await stream.read()
+
+    return sync(fs.loop, read)
+
+
+def replace(url: str, content: bytes, version: str | None, single_writer: bool = False) -> bool:
+    """Replace a file only if it is still at `version` (None: does not exist); False where somebody was faster.
+
+    Raises:
+        Refusal: on a store without a conditional write, unless this is the promised single writer.
+    """
+    if protocol(url) in ("s3", "s3a"):
+        return _replace_on_s3(url, content, version)
+    if is_local(url):
+        with _locked(Path(filesystem(url)[1])):
+            if read_versioned(url)[1] != version:
+                return False
+            write_bytes(url, content)
+            return True
+    if not single_writer:
+        raise Refusal(f"{url} is on a store without conditional writes; promise with --single-writer that no other job publishes there")
+    write_bytes(url, content)
+    return True
+
+
+def _replace_on_s3(url: str, content: bytes, version: str | None) -> bool:
+    """s3fs itself only knows If-None-Match; the client below it takes If-Match as well."""
+    from botocore.exceptions import ClientError
+
+    fs, path = filesystem(url)
+    bucket, key, _ = fs.split_path(path)
+    condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+    try:
+        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+    except (ClientError, OSError) as error:
+        if _lost_the_race(error):
+            return False
+        raise
+    return True
+
+
+def _lost_the_race(error: BaseException | None) -> bool:
+    """s3fs turns the client's 412 and 409 into OSErrors that keep the original as their cause."""
+    while error is not None:
+        code = getattr(error, "response", {}).get("Error", {}).get("Code")
+        if code in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409") or isinstance(error, FileExistsError):
+            return True
+        error = error.__cause__
+    return False
+
+
+@contextmanager
+def _locked(path: Path):
+    """Hold `path`.lock, created exclusively; a lock older than a minute belongs to a job that died."""
+    lock, limit = path.with_name(path.name + ".lock"), time.monotonic() + LOCK_SECONDS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            age = time.time() - lock.stat().st_mtime if lock.exists() else 0
+            if age > LOCK_SECONDS:
+                lock.unlink(missing_ok=True)
+            elif time.monotonic() > limit:
+                raise Refusal(f"{lock} is held by another job; remove it if no job is publishing") from None
+            else:
+                time.sleep(0.02)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)

@@ -1,0 +1,47 @@
+"""A map as it is stored: 8 bits a cell between its own minimum and maximum, with plain numbers to query.
+
+N maps, h w cells
+"""
+
+import numpy as np
+
+
+def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Maps [N h w] as uint8 with their minima and maxima [N]; value = min + code / 255 * (max - min), off by at most half a step."""
+    low, high = maps.min((1, 2)), maps.max((1, 2))
+    span = np.where(high > low, high - low, 1)[:, None, None]
+    codes = np.rint((maps - low[:, None, None]).astype(np.float64) / span * 255)
+    return codes.astype(np.uint8), low.astype(np.float32), high.astype(np.float32)
+
+
+def dequantise(codes, low: float, high: float, height: int, width: int) -> np.ndarray:
+    """The stored map [h w] as float32."""
+    codes = np.asarray(codes, dtype=np.float32).reshape(height, width)
+    return (low + codes / 255 * (high - low)).astype(np.float32)
+
+
+def summaries(maps: np.ndarray) -> dict[str, np.ndarray]:
+    """Plain numbers of maps [N h w], each [N].
+
+    mean     of the map's values
+    entropy  in nats, of the positive part as a distribution; null (NaN) where nothing is positive
+    gini     of the positive part: 0 for a flat map, near 1 for a single cell; null (NaN) where nothing is positive
+    peak_x, peak_y  centre of the first maximal cell, as fractions of the image
+    """
+    count, height, width = maps.shape
+    flat = maps.reshape(count, -1).astype(np.float64)
+    positive = np.clip(flat, 0, None)
+    total = positive.sum(1)
+    share = np.divide(positive, total[:, None], out=np.zeros_like(positive), where=total[:, None] > 0)
+    logs = np.log(share, out=np.zeros_like(share), where=share > 0)
+    rank = np.arange(1, flat.shape[1] + 1)
+    gini = ((2 * rank - flat.shape[1] - 1) * np.sort(share, 1)).sum(1) / flat.shape[1]
+    peak = flat.argmax(1)
+    empty = total <= 0
+    return {
+        "mean": flat.mean(1),
+        "entropy": np.where(empty, np.nan, -(share * logs).sum(1)),
+        "gini": np.where(empty, np.nan, gini),
+        "peak_x": (peak % width + 0.5) / width,
+        "peak_y": (peak // width + 0.5) / height,
+    }

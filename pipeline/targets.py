@@ -1,0 +1,188 @@
+"""What is explained: one or more directions d in logit space, the explained scalar being <d, y>.
+
+B images, C classes, T directions
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+from pipeline.families import Parameter, parameters, register
+from pipeline.refusal import Refusal
+
+Join = Literal["one", "max_pre", "mean_post"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the network says of a batch: logits [B C], labels [B] (-1 where there is none); `class_weights` gives the last linear's rows."""
+
+    logits: torch.Tensor
+    labels: torch.Tensor
+    class_weights: Callable[[], torch.Tensor | None] = lambda: None
+
+    @property
+    def predicted(self) -> torch.Tensor:
+        return self.logits.argmax(1)
+
+    @property
+    def main(self) -> torch.Tensor:
+        """The label, or the predicted class where there is none."""
+        return torch.where(self.labels >= 0, self.labels, self.predicted)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Directions [B T C], the class each map explains [B] (-1: none), and the classes it is told from [B R]."""
+
+    directions: torch.Tensor
+    class_id: torch.Tensor
+    reference_ids: torch.Tensor
+    gamma: float | None = None
+    join: Join = "one"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A named function of the network's answers; `takes_argument` says how the part after the colon is written, if there is one."""
+
+    name: str
+    explain: Callable[..., Explained]
+    takes_argument: str | None
+    version: int
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        return parameters(self.explain)
+
+
+TARGETS: dict[str, Target] = {}
+
+
+def target(name: str, *, takes_argument: str | None = None, version: int = 1):
+    """Add a function to the targets."""
+
+    def add(function: Callable) -> Callable:
+        register(TARGETS, name, Target(name, function, takes_argument, version))
+        return function
+
+    return add
+
+
+def _plain(class_id: torch.Tensor, logits: torch.Tensor) -> Explained:
+    directions = F.one_hot(class_id.clamp(min=0), logits.shape[1]).to(logits.dtype)
+    return Explained(directions[:, None], class_id, class_id.new_empty(len(class_id), 0))
+
+
+@target("label")
+def label(answers: Answers) -> Explained:
+    """The ground truth."""
+    return _plain(answers.labels, answers.logits)
+
+
+@target("predicted")
+def predicted(answers: Answers) -> Explained:
+    """The class with the highest logit."""
+    return _plain(answers.predicted, answers.logits)
+
+
+@target("second")
+def second(answers: Answers) -> Explained:
+    """The class with the second highest logit (Opti-CAM table A9)."""
+    return _plain(_ranked(answers.logits, answers.predicted)[:, 0], answers.logits)
+
+
+@target("least")
+def least(answers: Answers) -> Explained:
+    """The class with the lowest logit (Opti-CAM table A9)."""
+    return _plain(answers.logits.argmin(1), answers.logits)
+
+
+@target("class", takes_argument="<id>")
+def one_class(answers: Answers, argument: str) -> Explained:
+    """The same class for every image."""
+    classes = answers.logits.shape[1]
+    if not argument.strip().isdigit() or int(argument) >= classes:
+        raise Refusal(f"target class:{argument}: the network's classes are 0 to {classes - 1}")
+    return _plain(torch.full_like(answers.labels, int(argument)), answers.logits)
+
+
+def _ranked(scores: torch.Tensor, class_id: torch.Tensor) -> torch.Tensor:
+    """Classes other than `class_id` by falling score [B C-1]; ties go to the lower class."""
+    others = scores.scatter(1, class_id[:, None], -torch.inf)
+    return others.sort(dim=1, descending=True, stable=True).indices[:, :-1]
+
+
+def _similar(answers: Answers, class_id: torch.Tensor, rule: str) -> torch.Tensor:
+    """All other classes, most similar first, by one of the three rules in use for Finer-CAM."""
+    if rule == "logit_rank":
+        return _ranked(answers.logits, class_id)
+    if rule == "logit_distance":
+        return _ranked(-(answers.logits - answers.logits.gather(1, class_id[:, None])).abs(), class_id)
+    weights = answers.class_weights()
+    if weights is None:
+        raise Refusal("reference=weight_cosine compares the rows of a last linear layer, and this network has none; use logit_rank")
+    rows = F.normalize(weights.float(), dim=1)
+    return _ranked(rows[class_id] @ rows.T, class_id)
+
+
+@target("finer")
+def finer(
+    answers: Answers,
+    *,
+    gamma: float = 0.6,
+    T: int = 3,
+    reference: Literal["logit_rank", "logit_distance", "weight_cosine"] = "logit_rank",
+    weighting: Literal["uniform", "prob_detached", "prob"] = "uniform",
+    aggregation: Literal["mean_pre", "max_pre", "mean_post"] = "mean_pre",
+) -> Explained:
+    """What tells the class from its T most similar ones: y_c - gamma y_d, averaged over d before the rectifier (Finer-CAM eq. 5 and 8).
+
+    `prob` lets the gradient flow through the weights as the released code does; it is still one direction, the gradient of the
+    weighted scalar with respect to the logits.
+    """
+    logits, class_id = answers.logits, answers.main
+    if not 1 <= T < logits.shape[1]:
+        raise Refusal(f"finer.T is {T}; the network has {logits.shape[1]} classes, so it must be 1 to {logits.shape[1] - 1}")
+    if aggregation != "mean_pre" and weighting != "uniform":
+        raise Refusal(f"finer.aggregation={aggregation} joins maps without weights; use weighting=uniform")
+    references = _similar(answers, class_id, reference)[:, :T]
+    own = F.one_hot(class_id, logits.shape[1]).to(logits.dtype)[:, None]
+    apart = own - gamma * F.one_hot(references, logits.shape[1]).to(logits.dtype)
+    if aggregation != "mean_pre":
+        return Explained(apart, class_id, references, gamma, aggregation)
+    if weighting == "uniform":
+        directions = apart.mean(1, keepdim=True)
+    else:
+        directions = _weighted(logits, apart, references, detached=weighting == "prob_detached")
+    return Explained(directions, class_id, references, gamma)
+
+
+def _weighted(logits: torch.Tensor, apart: torch.Tensor, references: torch.Tensor, detached: bool) -> torch.Tensor:
+    """Gradient with respect to the logits of sum_d p_d <apart_d, y> / (sum_d p_d + 1e-9) [B 1 C]."""
+    with torch.enable_grad():
+        y = logits.detach().clone().requires_grad_()
+        p = y.softmax(1).gather(1, references)
+        weights = p / (p.sum(1, keepdim=True) + 1e-9)
+        scalar = ((weights.detach() if detached else weights) * torch.einsum("btc,bc->bt", apart, y)).sum()
+        return torch.autograd.grad(scalar, y)[0][:, None]
+
+
+@target("reverse")
+def reverse(answers: Answers) -> Explained:
+    """Traits of the most similar class that the image shows: y_d - y_c (Finer-CAM supplement C.5)."""
+    class_id = answers.main
+    rival = _ranked(answers.logits, class_id)[:, :1]
+    classes = answers.logits.shape[1]
+    directions = F.one_hot(rival, classes) - F.one_hot(class_id, classes)[:, None]
+    return Explained(directions.to(answers.logits.dtype), class_id, rival, 1.0)
+
+
+@target("none")
+def none(answers: Answers) -> Explained:
+    """No class: what class-free methods are computed for."""
+    nobody = torch.full_like(answers.labels, -1)
+    return Explained(answers.logits.new_zeros(len(nobody), 0, answers.logits.shape[1]), nobody, nobody.new_empty(len(nobody), 0))

@@ -1,0 +1,16 @@
+"""Where the tests find real data, and small things every test file may ask for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REALDATA = Path(os.environ.get("ATLAS_REALDATA", Path(__file__).parents[1].parent / "shared" / "realdata"))
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real images and weights; tests that need it skip where it is absent."""
+    if not REALDATA.is_dir():
+        pytest.skip(f"real images and weights are not at {REALDATA}; point ATLAS_REALDATA at them")
+    return REALDATA

@@ -1,0 +1,270 @@
+"""What every method owes, looped over the registry; a new one is tested by being there."""
+
+import itertools
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+
+import pipeline
+from pipeline import backbones
+from pipeline.engine.cams import cam_map, scene_of
+from pipeline.engine.look import look
+from pipeline.families import Cam, cam
+from pipeline.methods import METHODS
+from pipeline.refusal import Refusal
+from pipeline.requests import parse
+from pipeline.targets import TARGETS, Answers
+
+SIZE = 64
+BACKBONES = {
+    "linear head": ("tests.tiny:build", {}),
+    "curved head": ("tests.tiny:curved", {}),
+    "vit": ("timm/test_vit", {"pretrained": "false", "img_size": "64", "num_classes": "5"}),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(BACKBONES))
+def backbone(request):
+    name, args = BACKBONES[request.param]
+    return backbones.load(name, args=args, image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (6, 3, SIZE, SIZE), dtype=np.uint8)
+
+
+def fitting(backbone):
+    return [name for name, method in METHODS.items() if "weights" not in method.asks or backbone.pooled_linear is not None]
+
+
+def maps(backbone, images, methods, targets=("label",), labels=(0, 1, 2, 3, 4, 0), **how):
+    """Stored maps by (method, target, image), in [0, 1] of each map's range, and the table."""
+    tables = pipeline.explain(images, labels[: len(images)], backbone, methods, targets, **how)
+    assert tables["errors"].num_rows == 0, tables["errors"].to_pylist()
+    rows = tables["maps"].to_pylist()
+    return {(row["method"], row["target"], row["image_id"]): row for row in rows}
+
+
+def values(row):
+    return row["map_min"] + np.array(row["map"]) / 255 * (row["map_max"] - row["map_min"])
+
+
+@pytest.mark.parametrize("target", [f"{name}:1" if entry.takes_argument else name for name, entry in TARGETS.items() if name != "none"])
+def test_every_method_explains_every_target(backbone, images, target):
+    methods = fitting(backbone)
+    found = maps(backbone, images, methods, [target])
+    for method, i in itertools.product(methods, range(len(images))):
+        row = found[method, "none" if METHODS[method].class_free else target, f"{i:08d}"]
+        assert len(row["map"]) == row["height"] * row["width"]
+        assert np.isfinite([row["map_min"], row["map_max"], row["mean"]]).all()
+        assert (row["class_id"] is None) == METHODS[method].class_free
+        if METHODS[method].grid == "cells":
+            assert (row["height"], row["width"]) == tuple(backbone.grid)
+
+
+def test_a_map_depends_neither_on_batch_size_nor_on_neighbours(backbone, images):
+    methods = fitting(backbone)
+    whole = maps(backbone, images, methods, ["label", "finer"])
+    keys = [f"{i:08d}" for i in range(len(images))]
+    others = [maps(backbone, images, methods, ["label", "finer"], batch_size=size) for size in (1, 4)]
+    others.append(maps(backbone, images[::-1], methods, ["label", "finer"], labels=(0, 4, 3, 2, 1, 0), keys=keys[::-1]))
+    for other in others:
+        assert other.keys() == whole.keys()
+        for key, row in whole.items():
+            span = max(row["map_max"] - row["map_min"], 1e-12)
+            # one code of the 8-bit grid may flip; ahead of it the floats agree to 1e-4 of the range
+            assert np.abs(values(other[key]) - values(row)).max() <= (1 / 255 + 1e-4) * span
+            assert abs(other[key]["map_max"] - row["map_max"]) <= 1e-4 * span
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_float_maps_are_within_1e_4_of_the_range_across_batches(backbone, images, method):
+    if method not in fitting(backbone):
+        pytest.skip("needs pooling + linear")
+    noise = torch.rand(len(images), *backbone.grid, generator=torch.Generator().manual_seed(0))
+
+    def run(part):
+        seen = look(backbone, backbone.prepare(torch.from_numpy(images[part].copy())))
+        explained = TARGETS["finer"].explain(Answers(seen.logits, torch.arange(len(images))[part] % 5))
+        scene = scene_of(seen, explained, (SIZE, SIZE), lambda name: noise[part])
+        return cam_map(parse(method, METHODS, "method"), scene, explained).detach()
+
+    whole = run(slice(None))
+    alone = torch.cat([run(slice(i, i + 1)) for i in range(len(images))])
+    span = (whole.amax((1, 2)) - whole.amin((1, 2))).clamp(min=1e-12)
+    assert ((whole - alone).abs().amax((1, 2)) <= 1e-4 * span).all()
+
+
+def test_repeating_an_explanation_repeats_its_bits(backbone, images):
+    methods = fitting(backbone)
+    assert maps(backbone, images, methods, ["label", "finer"]) == maps(backbone, images, methods, ["label", "finer"])
+
+
+def test_noise_follows_the_seed_the_key_and_the_image_and_nothing_else(backbone, images):
+    def noise(**how):
+        return [row["map"] for row in maps(backbone, images, ["random"], **how).values()]
+
+    first = noise()
+    assert noise(batch_size=2) == first
+    assert noise(seed=1) != first
+    assert noise(keys=[f"other{i}" for i in range(6)]) != first
+    assert len({tuple(m) for m in first}) == len(first)
+    twins = np.stack([images[0]] * 2)
+    same = maps(backbone, twins, ["random"], keys=["a", "a"], labels=(0, 0))
+    assert len(same) == 1
+
+
+class Counted:
+    """A backbone that counts its passes."""
+
+    def __init__(self, backbone):
+        self.backbone, self.trunks, self.heads, self.backwards = backbone, 0, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.backbone, name)
+
+    def to(self, device):
+        return self
+
+    def trunk(self, x):
+        self.trunks += 1
+        return self.backbone.trunk(x)
+
+    def readout(self, A, rest):
+        self.heads += 1
+        A.register_hook(lambda gradient: setattr(self, "backwards", self.backwards + 1)) if A.requires_grad else None
+        return self.backbone.readout(A, rest)
+
+
+@pytest.mark.parametrize("targets", [["label"], ["label", "finer", "predicted", "reverse"], ["finer(aggregation=max_pre)"]])
+def test_the_whole_family_costs_one_trunk_pass_and_one_head_backward_per_direction(backbone, images, targets):
+    counted = Counted(backbone)
+    maps(counted, images, fitting(backbone), targets)
+    directions = 3 if "max_pre" in targets[0] else len(targets)
+    closed_form = backbone.pooled_linear is not None
+    assert (counted.trunks, counted.heads) == (1, 1)
+    assert counted.backwards == (0 if closed_form else directions)
+
+
+def test_methods_without_a_gradient_cost_no_backward(backbone, images):
+    counted = Counted(backbone)
+    maps(counted, images, ["eigen_cam", "fake_cam", "random"])
+    assert (counted.trunks, counted.backwards) == (1, 0)
+
+
+def test_nothing_is_left_on_the_network(backbone, images):
+    maps(backbone, images, fitting(backbone), ["label", "finer"])
+    parts = [value for value in vars(backbone).values() if isinstance(value, torch.nn.Module)]
+    assert parts, "the test looks at the backbone's modules"
+    for module in (inner for part in parts for inner in part.modules()):
+        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
+        assert not module.training
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+
+
+HAND_A = torch.tensor([[[[1.0, 2.0], [0.0, 4.0]], [[3.0, 0.0], [1.0, 1.0]]]])
+HAND_G = torch.tensor([[[[1.0, -1.0], [2.0, 0.0]], [[-1.0, 0.0], [0.0, 3.0]]]])
+# Each worked out on paper from the formula, channel weights first.
+HAND = {
+    "cam": [[-2.0, 1.0 * 2], [-1.0, 4.0 - 1.0]],  # weights (1, -1)
+    "grad_cam": [[0.5 + 1.5, 1.0], [0.5, 2.0 + 0.5]],  # means (1/2, 1/2)
+    # channel 0: sum A = 7; alpha = 1/(2+7g): g=1: 1/9, g=2: 1/16 -> w = 1/9 + 2/16; channel 1: sum A = 5; g=3: 1/17 -> w = 3/17
+    "grad_cam_pp": [[17 / 72 + 9 / 17, 34 / 72], [3 / 17, 68 / 72 + 3 / 17]],
+    # channel 0: (1 - 2 + 0 + 0)/7; channel 1: (-3 + 3)/5
+    "xgrad_cam": [[-1 / 7, -2 / 7], [0.0, -4 / 7]],
+    "hires_cam": [[1.0 - 3.0, -2.0], [0.0, 3.0]],
+    "layer_cam": [[1.0, 0.0], [0.0, 3.0]],
+    "random": [[0.25, 0.5], [0.75, 0.0]],
+    "fake_cam": [[0.0, 1.0], [1.0, 1.0]],
+    # cells (1,3) (2,0) (0,1) (4,1) about their mean (7/4, 5/4): scatter [[8.75, -1.75], [-1.75, 4.75]],
+    # largest eigenvector (cos t, sin t) with tan 2t = -3.5 / 4
+    "eigen_cam": None,
+}
+
+
+def hand(method):
+    offered = {
+        "A": HAND_A,
+        "dA": HAND_G,
+        "weights": torch.tensor([[1.0, -1.0]]),
+        "noise": torch.tensor([[[0.25, 0.5], [0.75, 0.0]]]),
+        "size": (2, 2),
+    }
+    return METHODS[method].map(**{name: offered[name] for name in METHODS[method].asks})[0]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_methods_give_the_numbers_worked_out_by_hand(method):
+    expected = HAND[method]
+    if method == "eigen_cam":
+        angle = 0.5 * np.arctan2(-3.5, 4.0)
+        centred = np.array([[1, 3], [2, 0], [0, 1], [4, 1]]) - [1.75, 1.25]
+        expected = (centred @ [np.cos(angle), np.sin(angle)]).reshape(2, 2)
+    np.testing.assert_allclose(hand(method).numpy(), expected, atol=1e-5)
+
+
+def test_grad_cam_pp_is_zero_where_its_denominator_is():
+    A, G = torch.full((1, 1, 1, 2), -1.0), torch.tensor([[[[1.0, 0.5]]]])
+    # sum A = -2: at g = 1 the denominator 2 + (-2) is zero, at g = 1/2 alpha = 1
+    assert METHODS["grad_cam_pp"].map(A, G)[0].tolist() == [[-0.5, -0.5]]
+
+
+def test_fake_cam_is_one_everywhere_but_in_one_pixel():
+    fake = METHODS["fake_cam"].map(A=torch.zeros(2, 3, 2, 2), size=(8, 8))
+    assert fake.shape == (2, 8, 8)
+    assert (fake[:, 0, 0] == 0).all()
+    assert fake.sum() == 2 * 63
+
+
+@pytest.mark.parametrize("aggregation", ["mean_pre", "max_pre", "mean_post"])
+def test_joins_of_references_by_hand(backbone, images, aggregation):
+    seen = look(backbone, backbone.prepare(torch.from_numpy(images)))
+    answers = Answers(seen.logits, torch.zeros(len(images), dtype=torch.long))
+    joined = TARGETS["finer"].explain(answers, aggregation=aggregation)
+    separate = TARGETS["finer"].explain(answers, aggregation="max_pre")
+    gradients = seen.gradients(list(separate.directions.unbind(1)))
+    each = torch.stack([(g.mean((2, 3), keepdim=True) * seen.A.detach()).sum(1) for g in gradients])
+    expected = {"mean_pre": each.mean(0).relu(), "max_pre": each.amax(0).relu(), "mean_post": each.relu().mean(0)}[aggregation]
+    scene = scene_of(seen, joined, (SIZE, SIZE), None)
+    torch.testing.assert_close(cam_map(parse("grad_cam", METHODS, "method"), scene, joined).detach(), expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_method_that_raises_on_one_image_loses_that_image_alone(backbone, images, monkeypatch):
+    def fragile(A):
+        if (A.amax((1, 2, 3)) == worst).any():
+            raise ValueError("this image\nis too much")
+        return A.sum(1)
+
+    worst = look(backbone, backbone.prepare(torch.from_numpy(images)), gradients=False).A.amax((1, 2, 3))[2]
+    monkeypatch.setitem(METHODS, "fragile", Cam("fragile", fragile))
+    tables = pipeline.explain(images, [0] * 6, backbone, ["fragile", "eigen_cam"])
+    assert pc.value_counts(tables["maps"]["method"]).to_pylist() == [
+        {"values": "fragile", "counts": 5},
+        {"values": "eigen_cam", "counts": 6},
+    ]
+    assert [(e["image_id"], e["stage"], e["error"], e["message"]) for e in tables["errors"].to_pylist()] == [
+        ("00000002", "map", "ValueError", "fragile for none: this image is too much")
+    ]
+
+
+def test_a_map_that_is_not_finite_becomes_an_error(backbone, images, monkeypatch):
+    monkeypatch.setitem(METHODS, "odd", Cam("odd", lambda A: A.sum(1) / torch.where(torch.arange(len(A)) == 3, 0.0, 1.0)[:, None, None]))
+    tables = pipeline.explain(images, [0] * 6, backbone, ["odd(norm=minmax)"])
+    assert tables["maps"].num_rows == 5
+    assert tables["errors"]["error"].to_pylist() == ["NotFinite"]
+
+
+def test_two_methods_of_one_name_are_refused():
+    def grad_cam(A):
+        return A.sum(1)
+
+    with pytest.raises(Refusal, match="grad_cam"):
+        cam(grad_cam)
+
+
+def test_a_method_that_asks_for_what_does_not_exist_is_refused():
+    with pytest.raises(Refusal, match="classifier"):
+        Cam("new", lambda A, classifier: A)

@@ -1,0 +1,267 @@
+"""The CAM family on real networks and real images, against references in double precision and against the grad-cam package.
+
+The references hook the network (ours does not) and follow each formula term by term.
+"""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline import backbones
+from pipeline.engine.cams import cam_map, scene_of
+from pipeline.engine.look import look
+from pipeline.methods import METHODS
+from pipeline.requests import parse
+from pipeline.targets import TARGETS, Answers
+
+IMAGES = 50
+NETWORKS = {
+    "mobilenetv2": ("timm/mobilenetv2_100", "mobilenetv2_100.imagenet", {"pad_type": "same"}),
+    "vit_tiny": ("timm/vit_tiny_patch16_224", "vit_tiny_patch16_224.imagenet", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(realdata):
+    """Fifty validation images at 224 by 224, and their labels."""
+    pixels, labels = [], []
+    with tarfile.open(realdata / "imagenet_val227" / "00000.tar") as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}
+    for name in sorted(members):
+        if name.endswith(".jpg") and len(pixels) < IMAGES:
+            image = Image.open(io.BytesIO(members[name])).convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+            pixels.append(np.asarray(image).transpose(2, 0, 1))
+            labels.append(int(members[name.replace(".jpg", ".cls")]))
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+
+
+class Seen:
+    """A real network with its look at the pictures, and the same network in double precision with a hook."""
+
+    def __init__(self, name, realdata, pictures):
+        arch, file, args = NETWORKS[name]
+        self.weights = str(realdata / "weights" / f"{file}.safetensors")
+        self.half = {"mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5"}
+        self.backbone = backbones.load(arch, weights=self.weights, args={**args, **self.half})
+        pixels, self.labels = pictures
+        self.x = self.backbone.prepare(pixels)
+        self.look = look(self.backbone, self.x)
+        self.answers = Answers(self.look.logits, self.labels, self.backbone.class_weights)
+        self.network = self._double(arch, args)
+
+    def _double(self, arch, args):
+        import timm
+        from safetensors.torch import load_file
+
+        network = timm.create_model(arch.removeprefix("timm/"), **args).eval()
+        network.load_state_dict(load_file(self.weights))
+        return network.double()
+
+    @property
+    def layer(self):
+        return self.network.blocks[-1].norm1 if hasattr(self.network, "cls_token") else self.network.bn2
+
+    def maps(self, method, target):
+        """Our maps [B h w] as numpy."""
+        request = parse(target, TARGETS, "target")
+        explained = TARGETS[request.name].explain(self.answers, **request.args)
+        method = parse(method, METHODS, "method")
+        scene = scene_of(self.look, explained, (224, 224), None)
+        return cam_map(method, scene, explained).detach().numpy(), explained
+
+    def hooked(self, scalar):
+        """Activations and gradients [B K h w] in double precision, of scalar(logits) summed over the batch."""
+        kept = {}
+
+        def keep(module, inputs, output):
+            output.requires_grad_()
+            output.retain_grad()
+            kept["A"] = output
+
+        handle = self.layer.register_forward_hook(keep)
+        try:
+            with torch.enable_grad():
+                scalar(self.network(self.x.double())).sum().backward()
+        finally:
+            handle.remove()
+        return tuple(self._grid(value) for value in (kept["A"].detach(), kept["A"].grad))
+
+    def _grid(self, value):
+        if value.dim() == 4:
+            return value.numpy()
+        side = int((value.shape[1] - 1) ** 0.5)
+        return value[:, 1:].transpose(1, 2).reshape(len(value), -1, side, side).numpy()
+
+
+@pytest.fixture(scope="module", params=sorted(NETWORKS))
+def seen(request, realdata, pictures):
+    return Seen(request.param, realdata, pictures)
+
+
+def relu(values):
+    return np.maximum(values, 0)
+
+
+def grad_cam_pp(A, G):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        denominator = 2 * G**2 + A.sum((2, 3), keepdims=True) * G**3
+        alpha = np.where(denominator == 0, 0, G**2 / denominator)
+    return relu(((alpha * relu(G)).sum((2, 3), keepdims=True) * A).sum(1))
+
+
+def eigen_cam(A, G):
+    maps = []
+    for one in A:
+        cells = one.reshape(len(one), -1).T
+        cells = cells - cells.mean(0)
+        projection = cells @ np.linalg.svd(cells, full_matrices=False)[2][0]
+        projection = projection if projection.max() >= -projection.min() else -projection
+        maps.append(projection.reshape(one.shape[1:]))
+    return relu(np.stack(maps))
+
+
+REFERENCES = {
+    "grad_cam": lambda A, G: relu((G.mean((2, 3), keepdims=True) * A).sum(1)),
+    "grad_cam_pp": grad_cam_pp,
+    "xgrad_cam": lambda A, G: relu(((A * G).sum((2, 3), keepdims=True) / (A.sum((2, 3), keepdims=True) + 1e-7) * A).sum(1)),
+    "hires_cam": lambda A, G: relu((A * G).sum(1)),
+    "layer_cam": lambda A, G: relu((A * relu(G)).sum(1)),
+    "eigen_cam": eigen_cam,
+    # pooling + linear only: the classifier's weights are the gradient times the number of cells
+    "cam": lambda A, G: relu((G[:, :, :1, :1] * G[0, 0].size * A).sum(1)),
+}
+
+
+def correlations(ours, theirs):
+    """Pearson's r of each pair of maps; 1 where both are zero everywhere."""
+    ours, theirs = (m.reshape(len(m), -1).astype(np.float64) for m in (ours, theirs))
+    result = []
+    for a, b in zip(ours, theirs, strict=True):
+        flat = np.ptp(a) == 0 and np.ptp(b) == 0
+        result.append(1.0 if flat else np.corrcoef(a, b)[0, 1])
+    return np.array(result)
+
+
+def test_every_method_of_the_family_with_a_formula_has_a_reference():
+    assert {name for name, method in METHODS.items() if method.family == "cam"} - set(REFERENCES) == {"fake_cam", "random"}
+
+
+@pytest.mark.parametrize("target", ["label", "finer"])
+@pytest.mark.parametrize("method", sorted(REFERENCES))
+def test_maps_agree_with_the_formula_in_double_precision(seen, method, target):
+    if method == "cam" and seen.backbone.pooled_linear is None:
+        pytest.skip("CAM exists only where the head is pooling + linear")
+    ours, explained = seen.maps(method, target)
+
+    def scalar(y):
+        rank = y.detach().clone()
+        rank[torch.arange(len(y)), seen.labels] = -torch.inf
+        nearest = rank.topk(3).indices
+        own = y[torch.arange(len(y)), seen.labels]
+        return own if target == "label" else own - 0.6 * y.gather(1, nearest).mean(1)
+
+    theirs = REFERENCES[method](*seen.hooked(scalar))
+    assert correlations(ours, theirs).min() >= 0.9999
+
+
+def test_a_pooled_linear_head_makes_four_methods_one(seen):
+    if seen.backbone.pooled_linear is None:
+        pytest.skip("norm1 of a ViT is not followed by pooling + linear")
+    for target in ("label", "finer"):
+        plain = seen.maps("grad_cam", target)[0]
+        for method in ("cam", "xgrad_cam", "hires_cam"):
+            assert correlations(seen.maps(method, target)[0], plain).min() >= 0.9999
+
+
+def test_gamma_zero_is_the_plain_map(seen):
+    for method in ("grad_cam", "layer_cam", "grad_cam_pp"):
+        assert np.array_equal(seen.maps(method, "finer(gamma=0)")[0], seen.maps(method, "label")[0])
+
+
+def test_grad_cam_is_linear_in_the_target_before_the_rectifier(seen):
+    """Finer-CAM eq. 6-7: the map of y_c - gamma mean y_d is the same combination of the plain maps."""
+    finer, explained = seen.maps("grad_cam(norm=minmax)", "finer")
+
+    def plain(classes):
+        answers = Answers(seen.look.logits, classes)
+        only = TARGETS["label"].explain(answers)
+        scene = scene_of(seen.look, only, (224, 224), None)
+        return cam_map(parse("grad_cam(norm=minmax)", METHODS, "method"), scene, only).detach().numpy()
+
+    combined = plain(seen.labels) - 0.6 * np.mean([plain(explained.reference_ids[:, t]) for t in range(3)], axis=0)
+    np.testing.assert_allclose(finer, combined, atol=1e-5 * np.abs(combined).max())
+
+
+def test_closed_form_gradients_are_those_of_autograd(seen):
+    if seen.backbone.pooled_linear is None:
+        pytest.skip("no closed form here")
+    direction = torch.randn(len(seen.labels), 1000, generator=torch.Generator().manual_seed(0))
+    closed = seen.look.gradients([direction])[0]
+    with torch.no_grad():
+        A, rest = seen.backbone.trunk(seen.x)
+    A.requires_grad_()
+    auto = torch.autograd.grad((seen.backbone.head(A, rest) * direction).sum(), A)[0]
+    torch.testing.assert_close(closed, auto, atol=1e-6, rtol=1e-4)
+
+
+LIBRARY = {
+    "grad_cam": ("GradCAM", "grad_cam"),
+    # the package adds 1e-6 to alpha's denominator, which outweighs g^2 on a trained head
+    "grad_cam_pp": ("GradCAMPlusPlus", "grad_cam_pp(eps=1e-6)"),
+    "xgrad_cam": ("XGradCAM", "xgrad_cam"),
+    "hires_cam": ("HiResCAM", "hires_cam"),
+    "layer_cam": ("LayerCAM", "layer_cam"),
+    # the package leaves the sign of the first singular vector as the solver returns it
+    "eigen_cam": ("EigenCAM", "eigen_cam(norm=minmax)"),
+}
+
+
+@pytest.mark.parametrize("method", sorted(LIBRARY))
+def test_maps_agree_with_the_grad_cam_package(seen, method):
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.image import scale_cam_image
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    name, ours = LIBRARY[method]
+    few = slice(0, 12)
+    network = seen.network.float()
+    try:
+        layer = seen.layer
+        with getattr(pytorch_grad_cam, name)(
+            network, [layer], reshape_transform=_reshape if hasattr(network, "cls_token") else None
+        ) as cam:
+            theirs = cam(seen.x[few], [ClassifierOutputTarget(int(label)) for label in seen.labels[few]])
+    finally:
+        network.double()
+    maps = seen.maps(ours, "label")[0][few]
+    options = [relu(maps), relu(-maps)] if method == "eigen_cam" else [maps]
+    scaled = [scale_cam_image(scale_cam_image(option), (224, 224)) for option in options]
+    agreement = np.max([correlations(option, theirs) for option in scaled], axis=0)
+    assert agreement.min() >= 0.999
+
+
+def test_finer_agrees_with_the_grad_cam_package(seen):
+    """Its references are ranked by distance of logits and weighted by their probability, gradients flowing through the weights."""
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.image import scale_cam_image
+
+    predicted = seen.look.logits.argmax(1)
+    right = [i for i in range(IMAGES) if predicted[i] == seen.labels[i]][:8]
+    network = seen.network.float()
+    try:
+        reshape = _reshape if hasattr(network, "cls_token") else None
+        with pytorch_grad_cam.FinerCAM(network, [seen.layer], reshape_transform=reshape) as cam:
+            theirs = cam(seen.x[right], alpha=0.6)
+    finally:
+        network.double()
+    maps = seen.maps("grad_cam", "finer(reference=logit_distance,weighting=prob)")[0][right]
+    assert correlations(scale_cam_image(scale_cam_image(maps), (224, 224)), theirs).min() >= 0.999
+
+
+def _reshape(tokens):
+    side = int((tokens.shape[1] - 1) ** 0.5)
+    return tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, side, side)

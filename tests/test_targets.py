@@ -1,0 +1,119 @@
+"""Targets against directions written out by hand."""
+
+import pytest
+import torch
+
+from pipeline.refusal import Refusal
+from pipeline.requests import parse
+from pipeline.targets import TARGETS, Answers
+
+LOGITS = torch.tensor([[3.0, 1.0, 2.0, 0.0, 2.5], [0.0, 5.0, 1.0, 4.0, -1.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+LABELS = torch.tensor([2, -1, 0])
+WEIGHTS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [-1.0, 0.0], [1.0, 1.0]])
+
+
+def explained(written, logits=LOGITS, labels=LABELS, weights=WEIGHTS):
+    request = parse(written, TARGETS, "target")
+    argument = {"argument": request.argument} if request.argument is not None else {}
+    return TARGETS[request.name].explain(Answers(logits, labels, lambda: weights), **argument, **request.args)
+
+
+@pytest.mark.parametrize(
+    ("written", "classes"),
+    [("label", [2, -1, 0]), ("predicted", [0, 1, 0]), ("second", [4, 3, 1]), ("least", [3, 4, 0]), ("class:3", [3, 3, 3])],
+)
+def test_plain_targets_are_one_hot_at_the_class_they_name(written, classes):
+    found = explained(written)
+    assert found.class_id.tolist() == classes
+    for direction, c in zip(found.directions, classes, strict=True):
+        if c >= 0:
+            assert direction.tolist() == [[float(i == c) for i in range(5)]]
+
+
+def test_finer_is_the_class_minus_gamma_times_the_mean_of_its_nearest():
+    found = explained("finer")
+    assert found.class_id.tolist() == [2, 1, 0], "the label, and the predicted class where there is none"
+    assert found.reference_ids.tolist() == [[0, 4, 1], [3, 2, 0], [1, 2, 3]]
+    torch.testing.assert_close(found.directions[0, 0], torch.tensor([-0.2, -0.2, 1.0, 0.0, -0.2]))
+    assert found.gamma == pytest.approx(0.6)
+
+
+def test_gamma_zero_is_the_plain_target():
+    labels = torch.tensor([2, 1, 0])
+    torch.testing.assert_close(explained("finer(gamma=0)", labels=labels).directions, explained("label", labels=labels).directions)
+
+
+def test_gamma_may_extrapolate_beyond_two():
+    assert explained("finer(gamma=3,T=1)").directions[0, 0].tolist() == [-3, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("rule", "references"), [("logit_rank", [0, 4]), ("logit_distance", [4, 0]), ("weight_cosine", [0, 4])])
+def test_reference_rules_rank_as_they_say(rule, references):
+    assert explained(f"finer(reference={rule},T=2)").reference_ids[0].tolist() == references
+
+
+def test_rank_and_distance_agree_where_the_class_is_the_predicted_one():
+    labels = LOGITS.argmax(1)
+    rank, distance = (explained(f"finer(reference={rule})", labels=labels) for rule in ("logit_rank", "logit_distance"))
+    assert torch.equal(rank.reference_ids, distance.reference_ids)
+
+
+def test_weight_cosine_ignores_length():
+    longer = WEIGHTS * torch.tensor([[1.0], [50.0], [1.0], [9.0], [0.01]])
+    assert torch.equal(
+        explained("finer(reference=weight_cosine)", weights=longer).reference_ids, explained("finer(reference=weight_cosine)").reference_ids
+    )
+
+
+def test_probability_weighting_by_hand():
+    p = LOGITS[0].softmax(0)
+    d = [0, 4]
+    total = float(p[d].sum())
+    by_hand = torch.zeros(5)
+    by_hand[2] = 1
+    for i in d:
+        by_hand[i] -= 0.5 * float(p[i]) / total
+    torch.testing.assert_close(explained("finer(weighting=prob_detached,T=2,gamma=0.5)").directions[0, 0], by_hand)
+
+
+def test_undetached_weighting_is_the_derivative_of_the_weighted_scalar():
+    def scalar(y):
+        p = y.softmax(0)[[0, 4]]
+        return (p * (y[2] - 0.5 * y[[0, 4]])).sum() / (p.sum() + 1e-9)
+
+    y, step = LOGITS[0].double(), 1e-6
+    numeric = torch.stack([(scalar(y + step * e) - scalar(y - step * e)) / (2 * step) for e in torch.eye(5, dtype=torch.float64)])
+    found = explained("finer(weighting=prob,T=2,gamma=0.5)").directions[0, 0]
+    torch.testing.assert_close(found.double(), numeric, atol=1e-6, rtol=0)
+
+
+def test_reverse_points_from_the_class_to_its_rival():
+    found = explained("reverse")
+    assert found.directions[0, 0].tolist() == [1, 0, -1, 0, 0]
+    assert (found.gamma, found.reference_ids[0].tolist(), found.class_id[0].item()) == (1.0, [0], 2)
+
+
+@pytest.mark.parametrize("aggregation", ["max_pre", "mean_post"])
+def test_joins_keep_one_direction_per_reference(aggregation):
+    found = explained(f"finer(aggregation={aggregation})")
+    assert found.directions.shape == (3, 3, 5)
+    assert found.join == aggregation
+    torch.testing.assert_close(found.directions.mean(1, keepdim=True), explained("finer").directions)
+
+
+@pytest.mark.parametrize(
+    "written", ["class:5", "class:-1", "class:bird", "finer(T=5)", "finer(T=0)", "finer(aggregation=max_pre,weighting=prob)"]
+)
+def test_what_does_not_fit_the_classes_is_refused(written):
+    with pytest.raises(Refusal):
+        explained(written)
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_a_target_does_not_depend_on_batch_neighbours(name):
+    written = f"{name}:1" if TARGETS[name].takes_argument else name
+    whole = explained(written)
+    for i in range(3):
+        alone = explained(written, LOGITS[i : i + 1], LABELS[i : i + 1])
+        assert torch.equal(alone.directions[0], whole.directions[i])
+        assert torch.equal(alone.class_id[0], whole.class_id[i])

@@ -1,0 +1,17 @@
+"""A network small enough for any test: four convolutions, pooling, a linear layer; and one whose head is not linear."""
+
+import torch
+from torch import nn
+
+
+def build(num_classes: int = 5, seed: int = 0, curved: bool = False) -> nn.Module:
+    torch.manual_seed(seed)
+    head = [nn.Linear(12, 12), nn.Tanh()] if curved else []
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), *head, nn.Linear(12, num_classes),
+    )  # fmt: skip
+
+
+def curved(**arguments) -> nn.Module:
+    return build(curved=True, **arguments)
