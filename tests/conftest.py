@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.s3"]
 REALDATA = Path(os.environ.get("ATLAS_REALDATA", Path(__file__).parents[1].parent / "shared" / "realdata"))
 
 

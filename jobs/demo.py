@@ -1,0 +1,86 @@
+"""Draw a small fine-grained dataset, explain it with the shipped network, and ask the tables a question.
+
+python -m jobs.demo --out out/demo
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs import explain
+from pipeline import creatures, tables
+from pipeline.job import Job, command_line
+from pipeline.refusal import Refusal
+
+# How much of each map's positive part falls into the creature's box: the maps are square grids, so cell i of `width` is at
+# (i % width + 0.5) / width.
+QUESTION = """
+WITH cells AS (
+    SELECT image_id, method, target, width, height, map_min, map_max, unnest(map) AS code, generate_subscripts(map, 1) - 1 AS cell FROM maps
+), mass AS (
+    SELECT image_id, method, target, (cell % width + 0.5) / width AS x, (cell // width + 0.5) / height AS y,
+           greatest(map_min + code / 255.0 * (map_max - map_min), 0) AS value
+    FROM cells
+)
+SELECT method, target, count(DISTINCT image_id) AS images,
+       round(sum(value) FILTER (x BETWEEN box.x0 AND box.x1 AND y BETWEEN box.y0 AND box.y1) / sum(value), 3) AS share_in_box
+FROM mass JOIN (SELECT image_id, boxes[1] AS box FROM images) USING (image_id) GROUP BY method, target
+ORDER BY share_in_box DESC, method, target
+"""
+ACCURACY = "SELECT count(*) AS images, round(avg((label = predicted)::INT), 3) AS accuracy FROM predictions"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Draw a small fine-grained dataset, explain it with the shipped network, and ask the tables a question."""
+
+    out: str = "out/demo"
+    """Where the drawn shards and the tables go."""
+    images_per_class: int = 20
+    """How many images of each of the twelve creatures are drawn."""
+    workers: int | None = None
+    """As for jobs.explain."""
+
+
+def job_of(demo: Demo) -> Job:
+    """The explain job of the demo, once its shards are drawn."""
+    out = str(Path(demo.out).resolve()) if "://" not in demo.out else demo.out
+    shards = creatures.write(f"{out}/shards", images_per_class=demo.images_per_class, shards=4)
+    settings = {**creatures.ARGS, "mean": creatures.MEAN, "std": creatures.STD}
+    arguments = [f"{key}={','.join(map(str, value)) if isinstance(value, tuple) else value}" for key, value in settings.items()]
+    return Job(
+        source=tuple(shards),
+        backbone=f"timm/{creatures.NAME}",
+        weights=str(creatures.weights_path()),
+        backbone_args=tuple(arguments),
+        image_size=creatures.IMAGE_SIZE,
+        methods=("family:cam",),
+        targets=("label", "finer"),
+        workers=demo.workers,
+        task_images=64,
+        name="demo",
+        out=f"{out}/atlas",
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        job = job_of(command_line(Demo, arguments))
+        outcome = explain.run(job)
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 2
+    run = tables.open(job.out, job.name)
+    with run.connect() as connection:
+        for question in (ACCURACY, QUESTION):
+            print(question.strip())
+            print(connection.sql(question))
+    print(f"the tables are below {job.out}/runs/{run.run_id}")
+    return explain.tell(outcome)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
