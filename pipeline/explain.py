@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline import backbones
-from pipeline.engine.cams import Scene, cam_map, scene_of
-from pipeline.engine.look import Look, look
+from pipeline import backbones, engine
+from pipeline.engine.look import look
+from pipeline.engine.scene import Scene
 from pipeline.methods import METHODS
 from pipeline.questions import NO_TARGET, Cell, Network, Questions, ask, cells, explained_by, fitted, selected
 from pipeline.refusal import Refusal
@@ -71,7 +71,7 @@ class Explainer:
         self.backbone, self.questions, self.batch_size = backbone.to(device), questions, batch_size or CHUNK
         self._schemas = {
             "images": schema.IMAGES,
-            "features": None,
+            "features": schema.features(backbone.feature_width),
             "predictions": schema.predictions(backbone.num_classes, "logits" not in questions.no_store),
             "maps": schema.MAPS,
         }
@@ -103,54 +103,47 @@ class Explainer:
                 self._chunk(pictures[i : i + 1], answers)
 
     def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
-        maps = [cell for cell in answers if cell.table == "maps"]
-        gradients = any("dA" in METHODS[cell.method.name].asks for cell in maps)
-        x = self.backbone.prepare(torch.tensor(pictures.pixels, device=self.device))
-        seen = look(self.backbone, x, self.questions.precision, gradients)
-        labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
-        said = Answers(seen.logits, labels, self.backbone.class_weights)
-        finite = seen.logits.isfinite().all(1).cpu().numpy()
-        results = self._maps(pictures, seen, said, maps)
+        wanted = [cell for cell in answers if cell.table == "maps"]
+        scene, said = self._scene(pictures, wanted)
+        finite = said.logits.isfinite().all(1).cpu().numpy()
         predictions = self._predictions(said)
         chosen = finite & self._selected(pictures, predictions)
+        targets = _targets(wanted)
+        maps = {cell: self._maps(cell, scene, targets.index(cell.target), pictures) for cell in wanted}
         # Nothing is added before everything above is computed: a chunk that fails leaves no half of itself behind.
         for cell, answer in answers.items():
             if cell.table in ("features", "predictions"):
-                self._add_rows(cell, answer, pictures, finite, seen.feature if cell.table == "features" else predictions)
+                self._add_rows(cell, answer, pictures, finite, scene.look.feature if cell.table == "features" else predictions)
             elif cell.table == "maps":
-                self._add_maps(cell, answer, pictures, chosen, *results[cell])
+                self._add_maps(cell, answer, pictures, chosen, maps[cell], scene.targets[targets.index(cell.target)])
 
-    def _maps(self, pictures: Pictures, seen: Look, said: Answers, wanted: list[Cell]) -> dict[Cell, tuple]:
-        """Maps and target of each cell; a map that could not be computed is its exception."""
-        targets = list(dict.fromkeys(cell.target for cell in wanted))
-        explained = {target: explained_by(target, said) for target in targets}
-        asks = {target: any("dA" in METHODS[c.method.name].asks for c in wanted if c.target == target) for target in targets}
-        size = self.backbone.image_size
-        scene = {t: scene_of(seen, explained[t], size, lambda name: self._noise(name, pictures, seen), asks[t]) for t in targets}
-        return {c: (self._each(c.method, scene[c.target], explained[c.target], len(pictures)), explained[c.target]) for c in wanted}
+    def _scene(self, pictures: Pictures, wanted: Sequence[Cell]) -> tuple[Scene, Answers]:
+        """One look at a batch with the targets of all wanted maps."""
+        pixels = torch.tensor(pictures.pixels, device=self.device)
+        gradient = any(METHODS[cell.method.name].gradient for cell in wanted)
+        seen = look(self.backbone, self.backbone.prepare(pixels), self.questions.precision, gradient)
+        labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
+        said = Answers(seen.logits, labels, self.backbone.class_weights)
+        explained = tuple(explained_by(target, said) for target in _targets(wanted))
 
-    def _each(self, method: Request, scene: Scene, explained: Explained, count: int) -> list[np.ndarray | Exception]:
-        """One method's maps; where it raises on the batch, it is run image by image."""
+        def seeds(name: str) -> list[int]:
+            drawn_for = zip(pictures.rows, pictures.digests, strict=True)
+            return [seed_of(self.questions.seed, name, row["key"], image) for row, image in drawn_for]
+
+        return Scene(seen, explained, pixels, seeds, self.questions.activation, self.questions.precision), said
+
+    def _maps(self, cell: Cell, scene: Scene, target: int, pictures: Pictures) -> list[np.ndarray | Exception]:
+        """One cell's maps; where the method raises on the batch it is run image by image, and what still fails is its exception."""
         try:
-            return list(self._stored(method, cam_map(method, scene, explained)))
+            maps = engine.maps(cell.method, scene, target)
         except Exception as error:
-            if count == 1:
+            if len(pictures) == 1:
                 return [error]
-            parts = [Explained(explained.directions[i : i + 1], *(None,) * 2, join=explained.join) for i in range(count)]
-            return [self._each(method, scene[i], parts[i], 1)[0] for i in range(count)]
-
-    def _stored(self, method: Request, maps: torch.Tensor) -> np.ndarray:
-        if METHODS[method.name].grid == "pixels":
+            alone = [pictures[i : i + 1] for i in range(len(pictures))]
+            return [self._maps(cell, self._scene(one, [cell])[0], 0, one)[0] for one in alone]
+        if METHODS[cell.method.name].grid == "pixels":
             maps = reduce(maps, self.questions.map_size)
-        return maps.float().cpu().numpy()
-
-    def _noise(self, name: str, pictures: Pictures, seen: Look) -> torch.Tensor:
-        """Uniform noise [B h w] from each image's own seed, whatever batch it is in."""
-        draws = []
-        for row, image in zip(pictures.rows, pictures.digests, strict=True):
-            generator = torch.Generator().manual_seed(seed_of(self.questions.seed, name, row["key"], image))
-            draws.append(torch.rand(seen.A.shape[2:], generator=generator))
-        return torch.stack(draws).to(seen.A.device)
+        return list(maps.float().cpu().numpy())
 
     def _predictions(self, said: Answers) -> dict[str, list]:
         probs = said.logits.softmax(1) if self.questions.activation == "softmax" else said.logits.sigmoid()
@@ -227,15 +220,19 @@ class Explainer:
         rows = len(answer.columns.get("image_id", ()))
         columns = dict(answer.columns)
         if cell.table == "maps":
-            grid = METHODS[cell.method.name].grid
             columns |= {
                 "model": [self.backbone.name] * rows,
                 "method": [cell.method.alias] * rows,
                 "target": [cell.target.alias] * rows,
-                "render": ["area" if grid == "pixels" else "bilinear"] * rows,
+                "render": [METHODS[cell.method.name].render(cell.method.args)] * rows,
             }
-        form = schema.features(len(columns["feature"][0]) if rows else 0) if cell.table == "features" else self._schemas[cell.table]
+        form = self._schemas[cell.table]
         return pa.table([pa.array(columns.get(name, []), form.field(name).type) for name in form.names], schema=form)
+
+
+def _targets(wanted: Sequence[Cell]) -> list[Request]:
+    """The targets of some cells, each once, in order."""
+    return list(dict.fromkeys(cell.target for cell in wanted))
 
 
 def explain(

@@ -84,6 +84,20 @@ class Cam:
         """True where no class enters the map, which is then computed once, with target `none`."""
         return not self.asks & {"dA", "weights"}
 
+    @property
+    def gradient(self) -> bool:
+        """Whether the head's gradient is needed."""
+        return "dA" in self.asks
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the run's seed decides the map."""
+        return "noise" in self.asks
+
+    def render(self, settings: Mapping[str, Any]) -> str:
+        """How the stored map becomes an image."""
+        return "area" if self.grid == "pixels" else "bilinear"
+
 
 METHODS: dict[str, Cam] = {}
 

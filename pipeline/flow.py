@@ -48,7 +48,9 @@ class _Actor:
 def each(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     """`function` of every item, as Ray tasks of a quarter CPU each, in the order they are finished."""
     import ray
+    from ray import cloudpickle
 
-    rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items))
-    for row in rows.map(lambda row: {"result": function(row["item"])}, num_cpus=0.25).iter_rows():
-        yield row["result"]
+    rows = ray.data.from_items([{"item": cloudpickle.dumps(item)} for item in items], override_num_blocks=len(items))
+    work = rows.map(lambda row: {"result": cloudpickle.dumps(function(cloudpickle.loads(row["item"])))}, num_cpus=0.25)
+    for row in work.iter_rows():
+        yield cloudpickle.loads(row["result"])

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 import pyarrow as pa
 import torch
 
-from pipeline import backbones
+from pipeline import backbones, engine
 from pipeline.engine.look import PRECISIONS
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal, choose
@@ -85,7 +85,7 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     """
     kept, skipped = [], []
     for method in questions.methods:
-        reason = _misfit(method, backbone)
+        reason = engine.misfit(method, backbone)
         if reason and method.explicit:
             raise Refusal(f"method {method.alias!r} does not fit {backbone.name}: {reason}")
         if reason:
@@ -100,12 +100,6 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     if not fit.pairs():
         raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
     return fit, skipped
-
-
-def _misfit(method: Request, backbone: backbones.Backbone) -> str | None:
-    if "weights" in METHODS[method.name].asks and backbone.pooled_linear is None:
-        return "it weights channels by a linear classifier behind global pooling, and this cut has none; use grad_cam"
-    return None
 
 
 def explained_by(target: Request, answers: Answers) -> Explained:
@@ -141,7 +135,7 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
             "method": [method.alias, method.identity(METHODS[method.name].version)],
             "target": [target.alias, target.identity(TARGETS[target.name].version)],
             "map_size": questions.map_size if METHODS[method.name].grid == "pixels" else None,
-            "seed": questions.seed if "noise" in METHODS[method.name].asks else None,
+            "seed": questions.seed if METHODS[method.name].seeded else None,
             "select": questions.select,
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import backbones
-from pipeline.engine.cams import cam_map, scene_of
+from pipeline import backbones, engine
 from pipeline.engine.look import look
+from pipeline.engine.scene import Scene
 from pipeline.methods import METHODS
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers
@@ -48,8 +48,8 @@ class Seen:
         self.weights = str(realdata / "weights" / f"{file}.safetensors")
         self.half = {"mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5"}
         self.backbone = backbones.load(arch, weights=self.weights, args={**args, **self.half})
-        pixels, self.labels = pictures
-        self.x = self.backbone.prepare(pixels)
+        self.pixels, self.labels = pictures
+        self.x = self.backbone.prepare(self.pixels)
         self.look = look(self.backbone, self.x)
         self.answers = Answers(self.look.logits, self.labels, self.backbone.class_weights)
         self.network = self._double(arch, args)
@@ -71,8 +71,15 @@ class Seen:
         request = parse(target, TARGETS, "target")
         explained = TARGETS[request.name].explain(self.answers, **request.args)
         method = parse(method, METHODS, "method")
-        scene = scene_of(self.look, explained, (224, 224), None)
-        return cam_map(method, scene, explained).detach().numpy(), explained
+        return engine.maps(method, self.scene(explained), 0).numpy(), explained
+
+    def scene(self, explained):
+        return Scene(self.look, (explained,), self.pixels, lambda name: list(range(IMAGES)))
+
+    def gradient(self, target):
+        """Our gradient [B K h w]."""
+        explained = TARGETS[target].explain(self.answers)
+        return self.look.gradients([explained.directions[:, 0]])[0]
 
     @cache  # noqa: B019 (lives as long as the module that tests it)
     def hooked(self, target):
@@ -164,11 +171,20 @@ def test_every_method_of_the_family_with_a_formula_has_a_reference():
 @pytest.mark.parametrize("target", ["label", "finer"])
 @pytest.mark.parametrize("method", sorted(REFERENCES))
 def test_maps_agree_with_the_formula_in_double_precision(seen, method, target):
+    """On every image whose map single precision determines at all.
+
+    Grad-CAM++'s alpha has a pole where 2 + g sum(A) is zero, which norm1 of a ViT comes close to: there the map moves when A and g
+    move by one part in a million, whoever computes it. Given the same A and g, all images agree.
+    """
     if method == "cam" and seen.backbone.pooled_linear is None:
         pytest.skip("CAM exists only where the head is pooling + linear")
-    ours = seen.maps(method, target)[0]
-    theirs = REFERENCES[method](*seen.hooked(target))
-    assert correlations(ours, theirs).min() >= 0.9999
+    ours, (A, G) = seen.maps(method, target)[0], seen.hooked(target)
+    theirs, jitter = REFERENCES[method](A, G), np.random.default_rng(0).normal(1, 1e-6, (2, *A.shape))
+    steady = correlations(REFERENCES[method](A * jitter[0], G * jitter[1]), theirs) >= 0.9999
+    assert correlations(ours, theirs)[steady].min() >= 0.9999
+    assert steady.sum() >= (IMAGES - 2 if method == "grad_cam_pp" else IMAGES)
+    own_A, own_G = seen.look.A.detach().double().numpy(), seen.gradient(target).double().numpy()
+    assert correlations(ours, REFERENCES[method](own_A, own_G)).min() >= 0.9999
 
 
 def test_a_pooled_linear_head_makes_four_methods_one(seen):
@@ -192,8 +208,7 @@ def test_grad_cam_is_linear_in_the_target_before_the_rectifier(seen):
     def plain(classes):
         answers = Answers(seen.look.logits, classes)
         only = TARGETS["label"].explain(answers)
-        scene = scene_of(seen.look, only, (224, 224), None)
-        return cam_map(parse("grad_cam(norm=minmax)", METHODS, "method"), scene, only).detach().numpy()
+        return engine.maps(parse("grad_cam(norm=minmax)", METHODS, "method"), seen.scene(only), 0).numpy()
 
     combined = plain(seen.labels) - 0.6 * np.mean([plain(explained.reference_ids[:, t]) for t in range(3)], axis=0)
     np.testing.assert_allclose(finer, combined, atol=1e-5 * np.abs(combined).max())

@@ -1,0 +1,41 @@
+"""The CAM family: pure algebra on one look, for every method and target of a batch."""
+
+import torch
+
+from pipeline.backbones import Backbone
+from pipeline.engine.scene import Scene
+from pipeline.families import METHODS, Cam, rectify
+from pipeline.requests import Request
+
+
+def misfit(method: Request, backbone: Backbone) -> str | None:
+    """Why a method cannot explain this backbone, if it cannot."""
+    if "weights" in METHODS[method.name].asks and backbone.pooled_linear is None:
+        return "it weights channels by a linear classifier behind global pooling, and this cut has none; use grad_cam"
+    return None
+
+
+def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+    """The map [B h w] of one method for one target, after the rectifier, its directions joined as the target says.
+
+    max_pre is the largest over the directions before the rectifier, mean_post the mean after it (Finer-CAM supplement table 7).
+    """
+    cam: Cam = METHODS[method.name]
+    settings = method.args
+    norm = settings.pop("norm")
+    explained = scene.targets[target]
+    each = [_one(cam, scene, target, t, settings) for t in range(1 if cam.class_free else explained.directions.shape[1])]
+    if explained.join == "mean_post":
+        return torch.stack([rectify(m, norm) for m in each]).mean(0)
+    return rectify(torch.stack(each).amax(0), norm)
+
+
+def _one(cam: Cam, scene: Scene, target: int, direction: int, settings: dict) -> torch.Tensor:
+    offered = {
+        "A": lambda: scene.look.A.detach().float(),
+        "dA": lambda: scene.gradients(target)[direction],
+        "weights": lambda: scene.weights(target)[direction],
+        "noise": lambda: scene.noise(cam.name),
+        "size": lambda: scene.size,
+    }
+    return cam.map(**{name: offered[name]() for name in cam.asks}, **settings)

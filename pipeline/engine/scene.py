@@ -1,0 +1,65 @@
+"""A batch under study: one look at it, every target asked of it, and what is drawn from both. What is dear is computed once.
+
+B images, K channels, C classes, T directions, h w cells, H W pixels
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from pipeline.backbones import Backbone
+from pipeline.engine.look import Look
+from pipeline.targets import Explained
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the engine's families work on.
+
+    Attributes:
+        look: the batch as the network saw it, once.
+        targets: what is explained, one entry per target asked of the batch.
+        pixels: uint8 [B 3 H W], as decoded.
+        seeds: the seeds of a method's noise by its name, one per image, whatever batch the image is in.
+        activation: `softmax` or `sigmoid`, what makes probabilities of logits.
+        precision: the arithmetic further passes run in.
+    """
+
+    look: Look
+    targets: tuple[Explained, ...]
+    pixels: torch.Tensor
+    seeds: Callable[[str], list[int]]
+    activation: str = "softmax"
+    precision: str = "fp32"
+    _kept: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.look.backbone
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the network's input."""
+        return tuple(self.pixels.shape[2:])
+
+    def once(self, key, compute: Callable):
+        """What `compute` returns, computed the first time `key` is asked for and shared by every method of the batch."""
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+    def gradients(self, target: int) -> list[torch.Tensor]:
+        """dA [B K h w] for each direction of a target: one head-backward each, for all methods together."""
+        directions = list(self.targets[target].directions.unbind(1))
+        return self.once(("gradients", target), lambda: self.look.gradients(directions))
+
+    def weights(self, target: int) -> list[torch.Tensor]:
+        """The classifier's weights [B K] for each direction of a target, where the head is pooling + linear."""
+        return [d @ self.backbone.pooled_linear for d in self.targets[target].directions.unbind(1)]
+
+    def noise(self, name: str) -> torch.Tensor:
+        """Uniform noise in [0, 1) [B h w] for the method `name`."""
+        cells = self.look.A.shape[2:]
+        draws = [torch.rand(cells, generator=torch.Generator().manual_seed(seed)) for seed in self.seeds(name)]
+        return torch.stack(draws).to(self.look.A.device)
