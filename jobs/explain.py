@@ -5,13 +5,14 @@ python -m jobs.explain --source 's3://b/val/{00000..00049}.tar' --backbone timm/
 
 import logging
 import sys
-from contextlib import nullcontext
 
+from pipeline.finish import Outcome
 from pipeline.job import Job, command_line
 from pipeline.methods import METHODS
+from pipeline.prepare import prepare
 from pipeline.refusal import Refusal
 from pipeline.requests import described
-from pipeline.run import Hands, Outcome, execute, prepare
+from pipeline.run import Hands, execute
 from pipeline.tables.publish import Overtaken
 from pipeline.targets import TARGETS
 
@@ -24,8 +25,7 @@ def run(job: Job) -> Outcome:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
     ready = prepare(job)
     if job.workers == 0:
-        with nullcontext():
-            return execute(ready, Hands.of(job, *_own_devices()))
+        return execute(ready, Hands.of(job, *_own_devices()))
     from cluster.connect import connected, resources
 
     with connected():

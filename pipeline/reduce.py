@@ -53,8 +53,10 @@ def pieces(group: Sequence[Member]) -> dict[str, tuple[str, list[Member]]]:
     return {file_name(table, partition, members): (table, members) for (table, partition), members in gathered.items()}
 
 
-def compact(out: str, run: str, group: Sequence[Member], before: Mapping[str, dict], previous: str | None) -> list[dict]:
-    """Write one group's files into `run`, copying from the `previous` run those that are the same; each file's entry for run.json.
+def compact(out: str, run: str, before: Mapping[str, dict], previous: str | None, group: Sequence[Member]) -> list[dict]:
+    """Write one group's files into `run`, copying those that are the same from the `previous` run, whose entries are `before`.
+
+    Returns each file's entry for run.json.
 
     Raises:
         Damaged: where a task's file is missing or not what its receipt says.

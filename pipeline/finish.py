@@ -1,0 +1,190 @@
+"""The end of a job: what its cells came to is compacted, described in run.json and published."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+
+from pipeline import reduce, sources, storage
+from pipeline.prepare import Prepared
+from pipeline.progress import Progress
+from pipeline.refusal import Refusal
+from pipeline.stages import Task
+from pipeline.tables import files, publish, receipts, schema
+from pipeline.tables.identity import digest
+from pipeline.tables.receipts import Receipt
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: the run now published under its name, and the counts its last line tells."""
+
+    run_id: str | None
+    counts: dict
+    new: bool
+
+    @property
+    def complete(self) -> bool:
+        return self.run_id is not None and not self.counts["shards_failed"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job has come to: its tasks, every answered cell with its receipt, and the tasks whose shard could not be read."""
+
+    ready: Prepared
+    tasks: Sequence[Task]
+    indexes: dict[sources.Shard, sources.Index]
+    answered: dict[str, Receipt]
+    failures: Sequence[dict]
+    previous: str | None
+    started: float
+    spent: dict
+
+    @property
+    def done(self) -> list[Task]:
+        """The tasks of which no cell is missing."""
+        return [task for task in self.tasks if all(cell in self.answered for cell in self.cells(task))]
+
+    def cells(self, task: Task) -> list[str]:
+        return [task.cell(cell.identity) for cell in self.ready.cells]
+
+    @property
+    def problems(self) -> list[dict]:
+        """What is wrong with whole shards, as rows of the errors table."""
+        told = [vars(problem) for index in self.indexes.values() for problem in index.problems]
+        told += [
+            {"image_id": None, "shard": f["shard"], "stage": "read", "error": f["error"], "message": f["message"]} for f in self.failures
+        ]
+        return sorted(told, key=lambda problem: tuple(map(str, problem.values())))
+
+
+def finish(work: Work, each: Callable) -> Outcome:
+    """Publish the run, unless the one published before it is the same.
+
+    Raises:
+        Refusal: where nothing could be explained; what is published stays as it is.
+        Overtaken: where another job has published under this name meanwhile.
+    """
+    job, done, problems = work.ready.job, work.done, work.problems
+    plan = digest([sorted(cell for task in done for cell in work.cells(task)), problems])
+    before = publish.run_json(job.out, work.previous) if work.previous else None
+    if before and before["plan"] == plan:
+        return Outcome(work.previous, before["counts"], new=False)
+    if not done:
+        raise Refusal(f"no image could be read, so nothing is published; the first reason: {problems[0]['message']}")
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{plan[:8]}"
+    entries = _compacted(work, done, each, run_id, before)
+    entries += _filled(work, run_id, entries, problems)
+    counts = _counted(work, entries, problems)
+    used = {work.answered[cell].folder: work.answered[cell] for task in done for cell in work.cells(task)}
+    files.write_parquet(storage.join(job.out, "runs", run_id, "receipts.parquet"), receipts.pack(used.values()))
+    run = {
+        "run_id": run_id,
+        "plan": plan,
+        "previous": work.previous,
+        "counts": counts,
+        "files": entries,
+        **_described(work),
+        **_timed(work),
+    }
+    files.write_json(storage.join(job.out, "runs", run_id, "run.json"), run)
+    if not counts["explained"]:
+        raise Refusal(
+            f"not one of {counts['images']} images could be explained, so nothing is published; {run_id}/errors below runs/ says why"
+        )
+    publish.flip(job.out, job.name, run_id, work.previous, job.single_writer)
+    return Outcome(run_id, counts, new=True)
+
+
+def _compacted(work: Work, done: Sequence[Task], each: Callable, run_id: str, before: dict | None) -> list[dict]:
+    """Entries of the files that the groups of tasks are compacted to."""
+    groups = _groups(work, done)
+    earlier = {entry["path"]: entry for entry in before["files"]} if before else {}
+    progress, entries = Progress("publish", len(groups), "groups"), []
+    for more in each(partial(reduce.compact, work.ready.job.out, run_id, earlier, work.previous), groups):
+        entries += more
+        progress.add(1)
+    return sorted(entries, key=lambda entry: entry["path"])
+
+
+def _groups(work: Work, done: Sequence[Task]) -> list[list[reduce.Member]]:
+    starts = reduce.boundaries({task.shard.name for task in done})
+    methods = [cell.method.alias if cell.method else None for cell in work.ready.cells]
+    groups, last = [], None
+    for task in done:
+        if not groups or (task.shard.name in starts and task.shard.name != last):
+            groups.append([])
+        last = task.shard.name
+        groups[-1] += [reduce.Member(cell, method, work.answered[cell]) for cell, method in zip(work.cells(task), methods, strict=True)]
+    return groups
+
+
+def _filled(work: Work, run_id: str, entries: Sequence[dict], problems: list[dict]) -> list[dict]:
+    """The shards' own errors, and an empty file for every table without rows, so that queries over it answer with nothing."""
+    backbone, questions = work.ready.backbone, work.ready.questions
+    forms = {"errors": schema.ERRORS, "images": schema.IMAGES, "maps": schema.MAPS}
+    forms["predictions"] = schema.predictions(backbone.num_classes, "logits" not in questions.no_store)
+    if "features" not in questions.no_store:
+        forms["features"] = schema.features(backbone.feature_width)
+    present, added = {entry["table"] for entry in entries}, []
+    for table, form in forms.items():
+        rows = form.empty_table() if table != "errors" else schema.errors(problems)
+        if table not in present or rows.num_rows:
+            column = schema.PARTITIONED.get(table)
+            folder = f"{table}/{column}={questions.methods[0].alias}" if column else table
+            path = f"{folder}/part-{digest(rows.to_pylist())}.parquet"
+            added.append(reduce.write(storage.join(work.ready.job.out, "runs", run_id, path), path, table, rows))
+    return added
+
+
+def _counted(work: Work, entries: Sequence[dict], problems: Sequence[dict]) -> dict:
+    """Images seen, explained (a prediction and every map asked for) and failed; shards with problems; rows of errors."""
+    seen = sum(task.stop - task.start for task in work.tasks)
+    predicted = sum(entry["rows"] for entry in entries if entry["table"] == "predictions")
+    explained = predicted - sum(entry.get("incomplete", 0) for entry in entries)
+    return {
+        "images": seen,
+        "explained": explained,
+        "failed": seen - explained,
+        "shards": len(work.indexes),
+        "shards_failed": len({problem["shard"] for problem in problems}),
+        "errors": sum(entry["rows"] for entry in entries if entry["table"] == "errors"),
+    }
+
+
+def _described(work: Work) -> dict:
+    ready, backbone = work.ready, work.ready.backbone
+    sizes = ("name", "layer", "num_classes", "channels", "grid", "image_size", "identity")
+    return {
+        "job": {field: _public(value) for field, value in vars(ready.job).items()},
+        "backbone": {key: getattr(backbone, key) for key in sizes},
+        "methods": [{"name": m.alias, "method": m.name, **m.args} for m in ready.questions.methods],
+        "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in ready.questions.targets],
+        "skipped": ready.skipped,
+        "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in work.indexes.items()],
+        "cells": [
+            {"table": c.table, "method": c.method and c.method.alias, "target": c.target and c.target.alias, "identity": c.identity}
+            for c in ready.cells
+        ],
+        "versions": {name: version(name) for name in ("torch", "timm", "pyarrow", "numpy")},
+    }
+
+
+def _public(value):
+    """A field of the job without the credentials that a URL may carry."""
+    if isinstance(value, tuple):
+        return [_public(part) for part in value]
+    return storage.public(value) if isinstance(value, str) else value
+
+
+def _timed(work: Work) -> dict:
+    finished = time.time()
+    return {
+        "started": datetime.fromtimestamp(work.started, UTC).isoformat(),
+        "finished": datetime.fromtimestamp(finished, UTC).isoformat(),
+        "seconds": round(finished - work.started, 3),
+        "spent": work.spent,
+    }

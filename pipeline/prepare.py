@@ -1,0 +1,92 @@
+"""A job is checked as far as that goes without a worker; what makes it pointless stops it here."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline import sources
+from pipeline.backbones import Backbone
+from pipeline.job import Job
+from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
+from pipeline.refusal import Refusal
+from pipeline.sources.labels import Classes, folder_names, read_classes
+from pipeline.stages import Read
+from pipeline.tables import files
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job with its network, its questions and its shards."""
+
+    job: Job
+    network: Network
+    backbone: Backbone
+    questions: Questions
+    skipped: list[dict]
+    shards: list[sources.Shard]
+    classes: Classes
+    names_are_labels: bool
+
+    @property
+    def cells(self) -> list[Cell]:
+        return cells(self.questions, self.backbone, self.classes.names)
+
+    @property
+    def read(self) -> Read:
+        prepare = self.backbone.prepare
+        return Read(self.backbone.image_size, prepare.interpolation, prepare.crop, prepare.crop_pct, self.classes, self.names_are_labels)
+
+
+def prepare(job: Job) -> Prepared:
+    """Check everything that can be wrong with a job before a worker is started.
+
+    Raises:
+        Refusal: in one line, with the fix.
+    """
+    files.writable(job.out)
+    arguments = tuple(_key_value(item, "--backbone-args") for item in job.backbone_args)
+    network = Network(job.backbone, job.weights, arguments, job.layer, job.image_size, job.crop, job.seed)
+    asked = ask(
+        job.methods,
+        job.targets,
+        job.method_args,
+        job.target_args,
+        activation=job.activation,
+        precision=job.precision,
+        map_size=job.map_size,
+        seed=job.seed,
+        select=job.select,
+        no_store=job.no_store,
+    )
+    shards = sources.list_shards(job.source)
+    backbone = network.load()
+    questions, skipped = fitted(asked, backbone)
+    for item in skipped:
+        log.warning("skipping %s: %s", item["method"], item["reason"])
+    classes, named = _classes(job, shards, backbone.num_classes, questions)
+    return Prepared(job, network, backbone, questions, skipped, shards, classes, named)
+
+
+def _classes(job: Job, shards: Sequence[sources.Shard], count: int, questions: Questions) -> tuple[Classes, bool]:
+    """The classes in order, and whether a folder's or a sample's class name says which of them is meant."""
+    folders = folder_names(shards)
+    if job.classes:
+        return read_classes(job.classes, count), True
+    if not folders or len(folders) == count:
+        return Classes(count, folders), True
+    if any(target.name == "label" for _, target in questions.pairs()):
+        raise Refusal(
+            f"the folders name {len(folders)} classes and the network has {count}, so their order is unknown; "
+            "give --classes FILE with one class name a line, or explain --targets predicted"
+        )
+    log.warning("the folders name %d classes and the network has %d: images go without a label", len(folders), count)
+    return Classes(count), False
+
+
+def _key_value(item: str, flag: str) -> tuple[str, str]:
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        raise Refusal(f"cannot read {flag} {item!r}; write KEY=VALUE")
+    return key, text

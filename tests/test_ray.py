@@ -1,0 +1,147 @@
+"""The same job on a real Ray: several workers, a bucket behind a real S3 server, a submitted job with a token, restarts."""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import explain
+from pipeline import tables
+from tests.shards import dataset, good, tar_bytes
+from tests.test_run import content, job
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return dataset(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def inline(source, tmp_path_factory):
+    """The tables of the job run in this process, with one thread as on the workers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("inline")
+    explain.run(job(source, out))
+    torch.set_num_threads(threads)
+    return content(out)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_any_number_of_workers_publishes_the_same_bits(source, inline, tmp_path, workers):
+    outcome = explain.run(job(source, tmp_path, workers=workers))
+    assert outcome.complete
+    assert content(tmp_path) == inline
+
+
+def test_shard_order_and_restarts_change_nothing(source, inline, tmp_path):
+    """The shards named backwards, half of the receipts lost between two starts."""
+    shards = sorted(Path(source).parent.glob("*.tar"), reverse=True)
+    explain.run(job([str(shard) for shard in shards], tmp_path, workers=2))
+    for receipt in sorted(tmp_path.glob("tasks/**/receipt.json"))[::2]:
+        shutil.rmtree(receipt.parent)
+    shutil.rmtree(tmp_path / "runs")
+    (tmp_path / "current.json").unlink()
+    explain.run(job(source, tmp_path, workers=2))
+    assert content(tmp_path) == inline
+
+
+def test_the_same_job_over_s3_publishes_the_same_tables(source, inline, s3, tmp_path):
+    from pipeline.storage import filesystem, join
+    from pipeline.tables.files import write_bytes
+
+    for shard in Path(source).parent.glob("*.tar"):
+        write_bytes(join(s3, "shards", shard.name), shard.read_bytes())
+    outcome = explain.run(job(f"{s3}/shards/{{00000..00002}}.tar", f"{s3}/atlas", workers=2))
+    assert outcome.complete
+    assert content(f"{s3}/atlas") == inline
+    assert not explain.run(job(f"{s3}/shards/*.tar", f"{s3}/atlas", workers=2)).new
+    fs, path = filesystem(f"{s3}/atlas/current.json")
+    assert json.loads(fs.cat_file(path)) == {"default": outcome.run_id}
+
+
+def test_a_bad_shard_takes_no_other_with_it(source, tmp_path):
+    folder = tmp_path / "shards"
+    shutil.copytree(Path(source).parent, folder)
+    (folder / "00001.tar").write_bytes(b"")
+    (folder / "00003.tar").write_bytes(tar_bytes([("cut0", good(0)), ("cut1", good(1))])[:-9000])
+    outcome = explain.run(job(str(folder / "*.tar"), tmp_path / "out", workers=2, methods=("grad_cam",)))
+    assert outcome.counts["shards_failed"] == 2
+    assert outcome.counts["explained"] == 9
+    assert {row["shard"] for row in content(tmp_path / "out")["errors"]} == {"00001.tar", "00003.tar"}
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def head(tmp_path):
+    """A Ray head of its own on loopback, with a dashboard that wants a token; stopped by its process group."""
+    token = tmp_path / "token"
+    token.write_text(secrets.token_hex(32))
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    port, dashboard = free_port(), free_port()
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [
+        ray,
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        f"--port={port}",
+        "--num-cpus=2",
+        "--include-dashboard=true",
+    ]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={tmp_path}/r", "--disable-usage-stats"]
+    with open(tmp_path / "head.log", "wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield f"http://127.0.0.1:{dashboard}", environment
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def submitted(address: str, environment: dict, *command: str) -> subprocess.CompletedProcess:
+    """`ray job submit` from the project's root, once the head answers."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    for _ in range(60):
+        probe = subprocess.run([ray, "job", "list", "--address", address], env=environment, capture_output=True, timeout=120)
+        if probe.returncode == 0:
+            break
+    line = [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", *command]
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+
+
+def test_ray_job_submit_publishes_the_same_tables_from_a_small_working_directory(source, inline, head, tmp_path):
+    address, environment = head
+    plain = ["python", "-m", "jobs.explain", "--backbone", "tests.tiny:build", "--image-size", "64", "--methods", "family:cam"]
+    plain += ["--targets", "label", "finer", "--task-images", "2", "--source", source]
+    done = submitted(address, environment, *plain, "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 of 12 images explained" in done.stdout + done.stderr
+    assert content(tmp_path / "out") == inline
+    packages = list((tmp_path / "r").rglob("runtime_resources/working_dir_files/*.zip"))
+    shipped = [p for p in (tmp_path / "r").rglob("runtime_resources/working_dir_files/*") if p.is_dir()]
+    assert shipped
+    size = sum(f.stat().st_size for f in shipped[0].rglob("*") if f.is_file()) + sum(p.stat().st_size for p in packages)
+    assert size < 5_000_000, f"the working directory shipped is {size / 1e6:.1f} MB"
+    assert tables.open(str(tmp_path / "out")).facts["counts"]["explained"] == 12
+    refused = submitted(address, environment, *plain, "--out", "out/atlas")
+    assert refused.returncode != 0
+    assert "absolute path" in refused.stdout + refused.stderr
