@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        job = job_of(command_line(Demo, arguments))
+        job = job_of(command_line(Demo, "jobs.demo", arguments))
         outcome = explain.run(job)
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr)

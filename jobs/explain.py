@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        outcome = run(command_line(Job, arguments, EPILOGUE))
+        outcome = run(command_line(Job, "jobs.explain", arguments, EPILOGUE))
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 2

@@ -120,9 +120,10 @@ def configured(arguments: list[str], config: type) -> list[str]:
     return rest
 
 
-def command_line(config: type, arguments: list[str] | None = None, epilogue: str = ""):
-    """Read a job from the command line and its `--config` file."""
+def command_line(config: type, prog: str, arguments: list[str] | None = None, epilogue: str = ""):
+    """Read a job from the command line of `prog` and its `--config` file."""
     import tyro
 
     arguments = configured(sys.argv[1:] if arguments is None else list(arguments), config)
-    return tyro.cli(config, args=arguments, description=f"{config.__doc__}\n\n{epilogue}")
+    about = f"{config.__doc__}\n\n--config FILE gives the same fields as TOML; the command line wins.\n\n{epilogue}"
+    return tyro.cli(config, prog=f"python -m {prog}", args=arguments, description=about)

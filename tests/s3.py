@@ -19,17 +19,21 @@ def s3_server():
     server.stop()
 
 
-@pytest.fixture
-def s3(s3_server, monkeypatch) -> str:
-    """The URL of a fresh bucket; the environment leads s3fs, boto3 and child processes to it with made-up credentials."""
-    settings = {
-        "AWS_ENDPOINT_URL": s3_server,
+def environment_of(server: str) -> dict[str, str]:
+    """What leads s3fs, boto3 and child processes to a server, with made-up credentials."""
+    return {
+        "AWS_ENDPOINT_URL": server,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    for name, value in settings.items():
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch) -> str:
+    """The URL of a fresh bucket; the environment leads to it."""
+    for name, value in environment_of(s3_server).items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)

@@ -7,17 +7,30 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from cluster.connect import connected
 from jobs import explain
 from pipeline import tables
+from tests.s3 import environment_of
 from tests.shards import dataset, good, tar_bytes
 from tests.test_run import content, job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_server):
+    """One embedded Ray for the tests of this file; its workers know the way to the S3 server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment_of(s3_server).items():
+            patch.setenv(name, value)
+        with connected():
+            yield
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +52,13 @@ def inline(source, tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_publishes_the_same_bits(source, inline, tmp_path, workers):
+def test_any_number_of_workers_publishes_the_same_bits(cluster, source, inline, tmp_path, workers):
     outcome = explain.run(job(source, tmp_path, workers=workers))
     assert outcome.complete
     assert content(tmp_path) == inline
 
 
-def test_shard_order_and_restarts_change_nothing(source, inline, tmp_path):
+def test_shard_order_and_restarts_change_nothing(cluster, source, inline, tmp_path):
     """The shards named backwards, half of the receipts lost between two starts."""
     shards = sorted(Path(source).parent.glob("*.tar"), reverse=True)
     explain.run(job([str(shard) for shard in shards], tmp_path, workers=2))
@@ -57,7 +70,7 @@ def test_shard_order_and_restarts_change_nothing(source, inline, tmp_path):
     assert content(tmp_path) == inline
 
 
-def test_the_same_job_over_s3_publishes_the_same_tables(source, inline, s3, tmp_path):
+def test_the_same_job_over_s3_publishes_the_same_tables(cluster, source, inline, s3, tmp_path):
     from pipeline.storage import filesystem, join
     from pipeline.tables.files import write_bytes
 
@@ -71,7 +84,7 @@ def test_the_same_job_over_s3_publishes_the_same_tables(source, inline, s3, tmp_
     assert json.loads(fs.cat_file(path)) == {"default": outcome.run_id}
 
 
-def test_a_bad_shard_takes_no_other_with_it(source, tmp_path):
+def test_a_bad_shard_takes_no_other_with_it(cluster, source, tmp_path):
     folder = tmp_path / "shards"
     shutil.copytree(Path(source).parent, folder)
     (folder / "00001.tar").write_bytes(b"")
@@ -97,24 +110,18 @@ def head(tmp_path):
     environment.pop("RAY_ADDRESS", None)
     port, dashboard = free_port(), free_port()
     ray = str(Path(sys.executable).with_name("ray"))
-    command = [
-        ray,
-        "start",
-        "--head",
-        "--block",
-        "--node-ip-address=127.0.0.1",
-        f"--port={port}",
-        "--num-cpus=2",
-        "--include-dashboard=true",
-    ]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={tmp_path}/r", "--disable-usage-stats"]
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: the path of a socket has at most 107 characters
+    settings = {"node-ip-address": "127.0.0.1", "port": port, "num-cpus": 2, "temp-dir": folder}
+    settings |= {"include-dashboard": "true", "dashboard-host": "127.0.0.1", "dashboard-port": dashboard}
+    command = [ray, "start", "--head", "--block", "--disable-usage-stats", *(f"--{key}={value}" for key, value in settings.items())]
     with open(tmp_path / "head.log", "wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
-        yield f"http://127.0.0.1:{dashboard}", environment
+        yield f"http://127.0.0.1:{dashboard}", environment, folder
     finally:
         server.terminate()
         server.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submitted(address: str, environment: dict, *command: str) -> subprocess.CompletedProcess:
@@ -129,15 +136,15 @@ def submitted(address: str, environment: dict, *command: str) -> subprocess.Comp
 
 
 def test_ray_job_submit_publishes_the_same_tables_from_a_small_working_directory(source, inline, head, tmp_path):
-    address, environment = head
-    plain = ["python", "-m", "jobs.explain", "--backbone", "tests.tiny:build", "--image-size", "64", "--methods", "family:cam"]
+    address, environment, folder = head
+    plain = [sys.executable, "-m", "jobs.explain", "--backbone", "tests.tiny:build", "--image-size", "64", "--methods", "family:cam"]
     plain += ["--targets", "label", "finer", "--task-images", "2", "--source", source]
     done = submitted(address, environment, *plain, "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 of 12 images explained" in done.stdout + done.stderr
     assert content(tmp_path / "out") == inline
-    packages = list((tmp_path / "r").rglob("runtime_resources/working_dir_files/*.zip"))
-    shipped = [p for p in (tmp_path / "r").rglob("runtime_resources/working_dir_files/*") if p.is_dir()]
+    packages = list(folder.rglob("runtime_resources/working_dir_files/*.zip"))
+    shipped = [p for p in folder.rglob("runtime_resources/working_dir_files/*") if p.is_dir()]
     assert shipped
     size = sum(f.stat().st_size for f in shipped[0].rglob("*") if f.is_file()) + sum(p.stat().st_size for p in packages)
     assert size < 5_000_000, f"the working directory shipped is {size / 1e6:.1f} MB"
