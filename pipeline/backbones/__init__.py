@@ -12,7 +12,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.backbones import own, timm_models
 from pipeline.backbones import weights as weight_files
@@ -82,14 +82,14 @@ class Backbone:
         return self.cut.head(*self.cut.trunk(self._sized(x)))
 
     def class_weights(self) -> Tensor | None:
-        """Rows of the linear map from feature to logits [C, D], one per class; None where the logits are not made from the feature."""
+        """Rows of the affine map from feature to logits [C, D], one per class; None where the logits are not made from the feature."""
         return self._class_weights
 
     @cached_property
     def _class_weights(self) -> Tensor | None:
         device = next((value.device for value in self.cut.state_dict().values()), torch.device("cpu"))
         pixels = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8, device=device)
-        return feature_to_logits(self.readout, *self.trunk(self.prepare(pixels)))
+        return feature_to_logits(self.cut.parts, *self.trunk(self.prepare(pixels)))
 
     def to(self, device: torch.device | str) -> "Backbone":
         """The same backbone on this device; its modules move, they are not copied."""
@@ -130,27 +130,41 @@ def load(
     settings = {key: typed(value) for key, value in args.items()}
     shown = {key: settings.pop(key) for key in SETTINGS if key in settings}
     size = _pair(image_size)
-    native = name.startswith("timm/")
-    if native:
+    if name.startswith("timm/"):
         size = _pair(settings.pop("img_size", None)) or size
-        pretrained = settings.pop("pretrained", True) and weights is None
-        network = timm_models.build(name.removeprefix("timm/"), settings, pretrained=pretrained, size=size, seed=seed)
-    else:
-        network = own.build(_own_name(name), settings, seed=seed)
-    if weights is not None:
-        weight_files.install(network, weight_files.read(weights), weights)
+    network = _network(name, settings, weights, size, seed)
     config = _config(network)
     size = size or tuple(config.get("input_size", (3, 224, 224))[1:])
     prepare = preprocessing(config, shown, size, crop)
     images = prepare(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     cut = own.OwnCut(network, images, layer) if own.is_cut(network) else cut_network(network, images, layer)
+    return _described(name, network, cut, prepare, images, _identity(name, network, settings, cut, prepare))
+
+
+def _network(name: str, settings: dict, weights: str | None, size: tuple[int, int] | None, seed: int) -> object:
+    """What is to be cut, with its weights; `pretrained` leaves the settings, since the weights themselves are known by their tensors."""
+    if name.startswith("timm/"):
+        pretrained = settings.pop("pretrained", True) and weights is None
+        network = timm_models.build(name.removeprefix("timm/"), settings, pretrained=pretrained, size=size, seed=seed)
+    else:
+        network = own.build(_own_name(name), settings, seed=seed)
+    if weights is not None:
+        if not isinstance(network, nn.Module):
+            raise Refusal(f"--weights {weights} is for torch modules, and {name} returned a {type(network).__name__}; let it load its own")
+        weight_files.install(network, weight_files.read(weights), weights)
+    return network
+
+
+def _identity(name: str, network: object, settings: dict, cut: Cut | own.OwnCut, prepare: Preprocessing) -> str:
+    """timm's networks are known by name; of one's own, the code and every tensor that it uses count too."""
     decides = {"layer": cut.layer, "prepare": dataclasses.asdict(prepare)}
-    if native:
+    if name.startswith("timm/"):
         arguments = {key: value for key, value in getattr(network, "_model_args", settings).items() if key != "img_size"}
-        decides |= {"network": config["architecture"], "args": arguments, "weights": weight_files.digest(network.state_dict())}
+        architecture = _config(network).get("architecture") or name
+        decides |= {"network": architecture, "args": arguments, "weights": weight_files.digest(network.state_dict())}
     else:
         decides |= {"network": name, "args": settings, "code": cut.code, "weights": weight_files.digest(cut.state_dict())}
-    return _described(name, network, cut, prepare, images, _hash(decides))
+    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _described(name: str, network: object, cut: Cut | own.OwnCut, prepare: Preprocessing, images: Tensor, identity: str) -> Backbone:
@@ -161,10 +175,6 @@ def _described(name: str, network: object, cut: Cut | own.OwnCut, prepare: Prepr
         classes = 0 if getattr(network, "num_classes", None) == 0 else logits.shape[1]
     W = pooled_linear(cut.head, A, rest)
     return Backbone(name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut)
-
-
-def _hash(decides: Mapping) -> str:
-    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _config(network: object) -> dict:
@@ -186,5 +196,5 @@ def _own_name(name: str) -> str:
     if ":" in name and "/" not in name:
         return name
     if name.startswith("open_clip/"):  # its builder belongs beside timm_models
-        raise Refusal(f"backbone {name!r}: open_clip is not supported yet; timm has CLIP's image towers, such as timm/vit_base_patch16_clip_224")
-    raise Refusal(f"unknown backbone {name!r}; write timm/<model>, such as timm/{name.rpartition('/')[2] or 'resnet50'}, or my_module:build")
+        raise Refusal(f"backbone {name!r}: open_clip is not supported yet; timm has CLIP's image towers, as timm/vit_base_patch16_clip_224")
+    raise Refusal(f"unknown backbone {name!r}; write timm/<model>, as timm/{name.rpartition('/')[2] or 'resnet50'}, or my_module:build")

@@ -3,7 +3,9 @@
 B images, K channels, h w cells, C classes, D features.
 """
 
+import copy
 import operator
+import re
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,20 +42,24 @@ class Cut(nn.Module):
 
     def readout(self, A: Tensor, rest: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """A [B, K, h, w], rest -> logits [B, C], feature [B, D]."""
+        logits, pieces = self.parts(A, rest)
+        return logits, torch.cat([piece.flatten(1) for piece in pieces], 1) if pieces else logits
+
+    def parts(self, A: Tensor, rest: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+        """A [B, K, h, w], rest -> logits [B, C], and what the classifier's linear layers read as they read it."""
+        logits, *pieces = self.suffix(*self.closed(A, rest))
+        return logits, pieces
+
+    def closed(self, A: Tensor, rest: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The values at the cut as the network has them."""
         first = len(rest) - len(self.rows)
         alive = (other if rows == 1 else other.flatten(0, 1) for other, rows in zip(rest[first:], self.rows, strict=True))
-        logits, *features = self.suffix(self.layout.close(A, rest[:first]), *alive)
-        if len(features) == 1 and features[0].dim() == 2:
-            return logits, features[0]  # as it is, so that the logits' derivative by it can be asked for
-        return logits, torch.cat([feature.flatten(1) for feature in features], 1) if features else logits
+        return self.layout.close(A, rest[:first]), *alive
 
     @property
     def code(self) -> str:
         """Both halves as text: their modules with their settings, and the program that calls them."""
-        return f"{self.prefix}\n{self.suffix}"
-
-    def forward(self, A: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
-        return self.head(A, rest)
+        return re.sub("0x[0-9a-f]+", "", f"{self.prefix}\n{self.suffix}")  # no address: another process has others
 
 
 @torch.no_grad()
@@ -75,8 +81,10 @@ def cut_network(network: nn.Module, images: Tensor, layer: str | None) -> Cut:
         if reads_grid(cut, A, rest):
             return _checked(cut, traced, A, rest)
     if layer:
-        raise Refusal(f"the logits do not depend on the grid of layer {layer!r} (after the last attention only the class token is read), "
-                      f"so its maps would be zero; name an earlier layer, such as the last block's norm1")
+        raise Refusal(
+            f"the logits do not depend on the grid of layer {layer!r} (after the last attention only the class token is read), "
+            f"so its maps would be zero; name an earlier layer, such as the last block's norm1"
+        )
     raise Refusal(f"no value of the network is a grid that its logits depend on; name one with --layer, or {OWN_CUT}")
 
 
@@ -85,24 +93,30 @@ def _checked(cut: Cut, traced: Traced, A: Tensor, rest: tuple[Tensor, ...]) -> C
     for _ in range(2):
         off = (cut.head(A, rest) - traced.answer).abs().max().item()
         if not off <= 1e-5 * max(1.0, traced.answer.abs().max().item()):
-            raise Refusal(f"cut at {cut.layer!r} the network's logits are off by {off:.1e} (values that change in place, or chance in its "
-                          f"forward); give another --layer, or {OWN_CUT}")
+            raise Refusal(
+                f"cut at {cut.layer!r} the network's logits are off by {off:.1e} (values that change in place, or chance in its "
+                f"forward); give another --layer, or {OWN_CUT}"
+            )
     return cut
 
 
 def reads_grid(cut: Cut, A: Tensor, rest: tuple[Tensor, ...]) -> bool:
     """Whether the logits depend on any cell of A [B, K, h, w].
 
-    After a ViT's last attention the class token alone is read, and a map made there is silently zero. The head's parameters are
-    moved a little first: fresh networks start some of theirs at zero.
+    After a ViT's last attention the class token alone is read, and a map made there is silently zero. The answer comes from a copy of
+    the head in which parameters that are zero throughout, as some are in a fresh network, are moved a little.
     """
-    noise = torch.Generator().manual_seed(0)
-    moved = {f"suffix.{name}": value + 0.05 * torch.randn(value.shape, generator=noise) for name, value in cut.suffix.named_parameters()}
-    A = A.detach().requires_grad_()
+    kept = {id(value): value for value in cut.suffix.parameters() if value.any()}
+    moved, noise = copy.deepcopy(cut.suffix, dict(kept)), torch.Generator().manual_seed(0)
+    for value in moved.parameters():
+        if id(value) not in kept:
+            value += 0.05 * torch.randn(value.shape, generator=noise)
     with torch.enable_grad():
-        y = torch.func.functional_call(cut, moved, (A, rest))
-        gradient, = torch.autograd.grad((y * torch.randn(y.shape, generator=noise)).sum(), A, allow_unused=True, materialize_grads=True)
-    return bool((gradient != 0).any())
+        A = A.detach().requires_grad_()
+        y = moved(*cut.closed(A, rest))[0]
+        scalar = (y * torch.randn(y.shape, generator=noise)).sum()
+        gradient = torch.autograd.grad(scalar, A, allow_unused=True)[0] if scalar.requires_grad else None
+    return gradient is not None and bool((gradient != 0).any())
 
 
 def _halves(traced: Traced, node: fx.Node, ends: list[fx.Node]) -> tuple[fx.GraphModule, fx.GraphModule, list[fx.Node]]:
@@ -153,5 +167,5 @@ def _settled(graph: fx.Graph, A: fx.Node, one: object, two: object) -> object:
     if one == two:
         return two
     if not isinstance(two, int) or two != 2 * one:
-        raise Refusal(f"the network computes {one!r} for one image and {two!r} for two, alive at the cut; give another --layer, or {OWN_CUT}")
+        raise Refusal(f"alive at the cut, the network has {one!r} for one image and {two!r} for two; give another --layer, or {OWN_CUT}")
     return graph.call_function(operator.mul, (graph.call_method("size", (A, 0)), one))

@@ -22,6 +22,7 @@ class Shape:
     """Stands for a tensor among the values of a graph."""
 
     dims: tuple[int, ...]
+    channels_last: bool
 
 
 class _Called(nn.Module):
@@ -70,7 +71,8 @@ class _Recorder(fx.Interpreter):
 
 def _describe(value: object) -> object:
     if isinstance(value, Tensor):
-        return Shape(tuple(value.shape))
+        last = value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
+        return Shape(tuple(value.shape), last)
     return tuple(map(_describe, value)) if isinstance(value, (tuple, list)) else value
 
 
@@ -140,7 +142,8 @@ class Traced:
         """The values through which all that reaches the logits must pass, in order: no branch runs beside them."""
         used = self.before([self.logits])
         line = [node for node in self.order if node in self.carriers and node in used]
-        last = {node: max((self.order[user] for user in node.users if user in self.carriers & used), default=0) for node in line}
+        members = set(line)
+        last = {node: max((self.order[user] for user in node.users if user in members), default=0) for node in line}
         found, alive = [], set()
         for node in line:
             alive = {other for other in alive if last[other] > self.order[node]}

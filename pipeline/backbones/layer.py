@@ -2,22 +2,24 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from pipeline.backbones import layout
-from pipeline.backbones.graph import Traced
+from pipeline.backbones.graph import Shape, Traced
 from pipeline.backbones.layout import Layout
 from pipeline.refusal import Refusal, choose
 
 PASSES = (nn.Identity, nn.Flatten, _DropoutNd)
-POOLS = (_AvgPoolNd, _MaxPoolNd)
-POOLING = (F.max_pool2d, F.avg_pool2d)
+POOLS = (_AvgPoolNd, _MaxPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
+POOLING = (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
 REARRANGES = {"permute", "contiguous", "transpose"}
-AFFINE = {"add", "sub", "mul", "truediv", "div", "flatten", "squeeze", "dropout", "view", "reshape", "contiguous", "float", "cat", "stack", "mean"}
+SUMS = {"add", "sub", "mul", "truediv", "div", "stack", "cat", "mean"}
+RESHAPES = {"flatten", "squeeze", "dropout", "view", "reshape", "contiguous", "float"}
 
 
 @dataclass(frozen=True)
@@ -37,22 +39,23 @@ class Layers:
 
     def layout(self, node: fx.Node) -> Layout | None:
         """How this value holds a grid; None where it holds none."""
-        return layout.find(self.traced.dims(node), self.image, self.prefix)
+        shape = self.traced.two.get(node)
+        return layout.find(shape.dims, shape.channels_last, self.image, self.prefix) if isinstance(shape, Shape) else None
 
     def defaults(self) -> Iterator[fx.Node]:
         """Where to cut, best first.
 
         A network that ends in a spatial map is cut at the last one before pooling. One that ends in tokens is cut at the norm1 of its
-        last block, or at the last tokens that all of the network passes through.
+        last block, else at the last tokens that all of it passes through, else at its last normalised tokens.
         """
         spine, order = self.traced.spine(), self.traced.order
-        maps = [node for node in spine if self._kind(node) in ("nchw", "nhwc")]
+        maps = [node for node in spine if self._kind(node) in ("nchw", "nhwc") and not _in_classifier(node)]
         start = order[maps[-1]] if maps else -1
         returned = {node: path for path, nodes in self.traced.returned.items() if path for node in nodes if order[node] > start}
-        tokens = [node for node in returned if self._kind(node) == "tokens"]
-        norms = [node for node in tokens if returned[node].rsplit(".", 1)[-1] == "norm1"]
-        yield from sorted(norms, key=order.__getitem__, reverse=True)
-        yield from sorted(set(tokens) & set(spine), key=order.__getitem__, reverse=True)
+        tokens = [node for node in sorted(returned, key=order.__getitem__, reverse=True) if self._kind(node) == "tokens"]
+        yield from (node for node in tokens if returned[node].rpartition(".")[2] == "norm1")
+        yield from (node for node in tokens if node in spine)
+        yield from (node for node in tokens if "norm" in returned[node].rpartition(".")[2])
         if maps:
             yield self._unpooled(maps[-1])
 
@@ -62,7 +65,9 @@ class Layers:
         Raises:
             Refusal: where there is no such module, it is not called on its own, or it gives no grid.
         """
-        choose(layer, [path for path, _ in self.network.named_modules(remove_duplicate=False) if path], "layer")
+        paths = [path for path, _ in self.network.named_modules(remove_duplicate=False) if path]
+        near = layer in paths or get_close_matches(layer, paths, cutoff=0.5)
+        choose(layer, paths if near else [path for path in paths if "." not in path], "layer")  # hundreds of paths are no hint
         first = {module: path for path, module in self.network.named_modules()}  # a shared module is known by its first path
         nodes = self.traced.returned.get(first[self.network.get_submodule(layer)])
         if not nodes:
@@ -71,8 +76,10 @@ class Layers:
             if self.layout(node):
                 return node
         shape = ["B", *self.traced.dims(nodes[0])[1:]] if self.traced.dims(nodes[0])[:1] == (2,) else list(self.traced.dims(nodes[0]))
-        raise Refusal(f"layer {layer!r} gives {'[' + ', '.join(map(str, shape)) + ']'}, in which no grid of cells shows for images of "
-                      f"{self.image}; name a layer before pooling")
+        raise Refusal(
+            f"layer {layer!r} gives {'[' + ', '.join(map(str, shape)) + ']'}, in which no grid of cells shows for images of "
+            f"{self.image}; name a layer before pooling"
+        )
 
     def name(self, node: fx.Node) -> str:
         """The one name of a value: the outermost module that returns it, down through containers to the block inside."""
@@ -96,13 +103,13 @@ class Layers:
         found, asked = [], [self.traced.logits]
         while asked:
             node = asked.pop()
-            module = self.traced.module.get_submodule(node.target) if node.op == "call_module" else None
+            module = self._module(node)
             source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
             if isinstance(module, (nn.Linear, nn.Conv2d)) or node.target is F.linear:
                 if source not in found and self._pooled(source):
                     found.append(source)
-            elif isinstance(module, PASSES) or (module is None and _plain_name(node) in AFFINE):
-                asked.extend(other for other in node.all_input_nodes if other in self.traced.carriers and self._pooled(other))
+            elif isinstance(module, PASSES) or (module is None and _plain_name(node) in SUMS | RESHAPES):
+                asked.extend(other for other in node.all_input_nodes if other in self.traced.carriers)
         return sorted(found, key=self.traced.order.__getitem__)
 
     def _pooled(self, node: fx.Node) -> bool:
@@ -116,14 +123,26 @@ class Layers:
 
     def _unpooled(self, node: fx.Node) -> fx.Node:
         """Back from a map over pooling, dropout and mere rearrangement to the module's output behind them."""
-        returned = {other for nodes in self.traced.returned.values() for other in nodes}
         while node.args and isinstance(node.args[0], fx.Node) and self._kind(node.args[0]) in ("nchw", "nhwc"):
-            module = self.traced.module.get_submodule(node.target) if node.op == "call_module" else None
-            rearranges = node not in returned and _plain_name(node) in REARRANGES
-            if not (isinstance(module, PASSES + POOLS) or node.target in POOLING or rearranges):
+            module = self._module(node)
+            passes = isinstance(module, PASSES) or (module is None and _plain_name(node) in REARRANGES)
+            if not (isinstance(module, POOLS) or node.target in POOLING or (passes and not self._blocks(node))):
                 break
             node = node.args[0]
         return node
+
+    def _blocks(self, node: fx.Node) -> list[str]:
+        """The modules that return this value and do more than pass one on."""
+        paths = [path for path, nodes in self.traced.returned.items() if path and node in nodes]
+        return [path for path in paths if not isinstance(self.network.get_submodule(path), PASSES)]
+
+    def _module(self, node: fx.Node) -> nn.Module | None:
+        return self.traced.module.get_submodule(node.target) if node.op == "call_module" else None
+
+
+def _in_classifier(node: fx.Node) -> bool:
+    """VGG runs its fully connected layers as convolutions, which leave a map of their own where images are larger than 224."""
+    return any(path.endswith("pre_logits") for path, _ in node.meta.get("nn_module_stack", {}).values())
 
 
 def _plain_name(node: fx.Node) -> str:

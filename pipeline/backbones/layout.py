@@ -20,12 +20,14 @@ class Layout:
         channels: K.
         grid: (h, w).
         prefix: tokens before the grid's (class, distillation, registers).
+        channels_last: how an `nchw` value lies in memory, which decides the last bits of what is computed from it.
     """
 
     kind: str
     channels: int
     grid: tuple[int, int]
     prefix: int = 0
+    channels_last: bool = False
 
     def open(self, value: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The value as A [B, K, h, w] and, where it has prefix tokens, those [B, prefix, K]."""
@@ -33,27 +35,29 @@ class Layout:
             return value.contiguous(), ()
         if self.kind == "nhwc":
             return value.permute(0, 3, 1, 2).contiguous(), ()
-        cells = value[:, self.prefix:].transpose(1, 2).unflatten(2, self.grid).contiguous()
-        return cells, (value[:, :self.prefix],) if self.prefix else ()
+        cells = value[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid).contiguous()
+        return cells, (value[:, : self.prefix],) if self.prefix else ()
 
     def close(self, A: Tensor, prefix: tuple[Tensor, ...]) -> Tensor:
-        """The inverse of `open`."""
+        """The inverse of `open`, to the bit and to the order in memory."""
         if self.kind == "nchw":
-            return A
+            return A.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
         if self.kind == "nhwc":
             return A.permute(0, 2, 3, 1).contiguous()
         return torch.cat([*prefix, A.flatten(2).transpose(1, 2)], 1).contiguous()
 
 
-def find(dims: tuple[int, ...], image: tuple[int, int], prefix: int | None) -> Layout | None:
-    """The layout of a value with these `dims` in a network that looks at an `image` of (H, W) pixels.
+def find(dims: tuple[int, ...], channels_last: bool, image: tuple[int, int], prefix: int | None) -> Layout | None:
+    """The layout of a value with these `dims` for two images, in a network that looks at an `image` of (H, W) pixels.
 
     `prefix` is the number of prefix tokens the network itself states, tried before any other. None where no grid shows.
     """
+    if dims[:1] != (2,):
+        return None
     if len(dims) == 4:
         for kind, channels, grid in (("nchw", dims[1], dims[2:]), ("nhwc", dims[3], dims[1:3])):
             if _fits(grid, image):
-                return Layout(kind, channels, tuple(grid))
+                return Layout(kind, channels, tuple(grid), channels_last=kind == "nchw" and channels_last)
     if len(dims) == 3:
         for count in ([prefix] if prefix else []) + list(range(MOST_PREFIX_TOKENS + 1)):
             for h in range(2, dims[1] - count):

@@ -39,8 +39,10 @@ def build(name: str, args: Mapping[str, object], *, seed: int) -> object:
     except Exception as error:
         raise Refusal(f"--backbone {name} failed with {dict(args)} ({line(error)})") from error
     if not isinstance(built, nn.Module) and not is_cut(built):
-        raise Refusal(f"--backbone {name} returned a {type(built).__name__}; return a torch.nn.Module, "
-                      f"or an object with trunk(x) -> (A, rest) and head(A, rest) -> logits")
+        raise Refusal(
+            f"--backbone {name} returned a {type(built).__name__}; return a torch.nn.Module, "
+            f"or an object with trunk(x) -> (A, rest) and head(A, rest) -> logits"
+        )
     return built
 
 
@@ -66,12 +68,19 @@ class OwnCut:
         try:
             with torch.no_grad():
                 A, rest = self.trunk(images)
-                y = self.head(A, rest)
+                self._checked("trunk", "A [B, K, h, w]", A, 4)
+                for other in rest:
+                    self._checked("trunk", "rest, a tuple of tensors [B, ...]", other)
+                self._checked("head", "logits [B, C]", self.head(A, rest), 2)
+        except Refusal:
+            raise
         except Exception as error:  # the user's code
             raise Refusal(f"the backbone's own trunk and head fail on images {list(images.shape)} ({line(error)})") from error
-        if A.dim() != 4 or len(A) != 2 or y.dim() != 2 or len(y) != 2 or not all(isinstance(other, Tensor) and len(other) == 2 for other in rest):
-            raise Refusal(f"the backbone's own trunk gave A {list(A.shape)} and its head logits {list(y.shape)} for 2 images; wanted are "
-                          f"A [B, K, h, w], rest as a tuple of tensors [B, ...], and logits [B, C]")
+
+    def _checked(self, part: str, wanted: str, value: object, dims: int | None = None) -> None:
+        if not isinstance(value, Tensor) or value.dim() != (dims or value.dim()) or value.shape[:1] != (2,):
+            shown = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise Refusal(f"the backbone's own {part} gave {shown} for 2 images; wanted is {wanted}")
 
     @property
     def code(self) -> str:
@@ -90,6 +99,10 @@ class OwnCut:
         if hasattr(self.built, "readout"):
             return self.built.readout(A, rest)
         return self.head(A, rest), A.mean((2, 3))
+
+    def parts(self, A: Tensor, rest: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor]]:
+        logits, feature = self.readout(A, rest)
+        return logits, [feature]
 
     def to(self, device: torch.device | str) -> None:
         for module in self._modules().values():

@@ -22,19 +22,17 @@ def pooled_linear(head: Callable[[Tensor, tuple[Tensor, ...]], Tensor], A: Tenso
         A, rest: what the trunk made of two images [2, K, h, w].
     """
     draws = torch.Generator().manual_seed(0)
-    zero = head(torch.zeros_like(A), rest)
 
-    def probes() -> Tensor:
-        return 3 * torch.randn(A.shape, generator=draws).to(A) - 1
+    def probe(scale: float) -> Tensor:
+        return scale * (torch.randn(A.shape, generator=draws).to(A) - 0.3)
 
-    X = probes()
-    if not _same(head(X, rest) + head(-X, rest), 2 * zero, head(X, rest) - zero):
-        return None  # cheap, and true of every network but the pooled linear ones
+    zero, X, Z = head(torch.zeros_like(A), rest), probe(3), probe(3)
+    moved = head(X, rest) - zero
+    if not moved.any() or not _same(head(X + Z, rest) - head(Z, rest), moved, moved):
+        return None  # cheap, and true of every head but the linear ones; a classifier that is zero tells nothing
     W = _columns(head, A, rest)
-    for X in (X, 10 * probes(), A):
-        if not _same(head(X, rest) - zero, X.mean((2, 3)) @ W.T, X.abs().mean((2, 3)) @ W.abs().T):
-            return None
-    return W
+    found = (_same(head(P, rest) - zero, P.mean((2, 3)) @ W.T, P.abs().mean((2, 3)) @ W.abs().T) for P in (X, probe(30), A))
+    return W if all(found) else None
 
 
 def _columns(head: Callable, A: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
@@ -53,14 +51,18 @@ def _same(found: Tensor, expected: Tensor, size: Tensor) -> bool:
     return bool(((found - expected).abs() <= 1e-4 * size.abs().max() + 1e-30).all())
 
 
-def feature_to_logits(readout: Callable, A: Tensor, rest: tuple[Tensor, ...]) -> Tensor | None:
+def feature_to_logits(parts: Callable, A: Tensor, rest: tuple[Tensor, ...]) -> Tensor | None:
     """The derivative [C, D] of the logits by the feature of one image [1, K, h, w]: the classifier's rows, since logits are affine in it.
 
     None where the logits are not computed from the feature.
+
+    Parameters:
+        parts: A, rest -> logits [1, C] and the pieces of the feature, [1, D] or [1, D, 1, 1] each.
     """
     with torch.enable_grad():
-        logits, feature = readout(A.detach().requires_grad_(), rest)
-        if feature is logits or not feature.requires_grad:
+        logits, pieces = parts(A.detach().requires_grad_(), rest)
+        if not pieces or not all(piece.requires_grad for piece in pieces):
             return None
-        rows = [torch.autograd.grad(y, feature, retain_graph=True, allow_unused=True)[0] for y in logits[0]]
-    return None if rows[0] is None else torch.cat(rows)
+        each = torch.eye(logits.shape[1], device=A.device)[:, None]
+        rows = torch.autograd.grad(logits, pieces, each, is_grads_batched=True, allow_unused=True)
+    return None if any(row is None for row in rows) else torch.cat([row.flatten(1) for row in rows], 1)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 
 import torch
 from torch import nn
@@ -25,7 +26,10 @@ def build(model: str, args: Mapping[str, object], *, pretrained: bool, size: tup
     if ":" not in model:
         architecture, _, tag = model.partition(".")
         if not timm.is_model(architecture):
-            choose(architecture, timm.list_models(), "timm model")
+            known = timm.list_models()
+            if not get_close_matches(architecture, known, cutoff=0.5):
+                raise Refusal(f"unknown timm model {architecture!r}, and none of {len(known)} is close; timm.list_models() gives them")
+            choose(architecture, known, "timm model")
         if tag:
             choose(model, [*timm.list_models(f"{architecture}.*"), *timm.list_pretrained(f"{architecture}.*")], "timm weights")
     with torch.random.fork_rng(devices=[]):
@@ -33,8 +37,10 @@ def build(model: str, args: Mapping[str, object], *, pretrained: bool, size: tup
         network = _create(model, dict(args), pretrained, size)
     classes, known = args.get("num_classes", 0), network.pretrained_cfg.get("num_classes")
     if pretrained and classes and classes != known:
-        raise Refusal(f"num_classes={classes} on weights with {known} classes leaves the classifier random; "
-                      f"pass --weights FILE, or --backbone-args pretrained=false for random weights throughout")
+        raise Refusal(
+            f"num_classes={classes} on weights with {known} classes leaves the classifier random; "
+            f"pass --weights FILE, or --backbone-args pretrained=false for random weights throughout"
+        )
     return network
 
 
@@ -46,12 +52,14 @@ def _create(model: str, args: dict, pretrained: bool, size: tuple[int, int] | No
     try:
         return timm.create_model(model, pretrained=pretrained, **args, **sized)
     except Exception as error:  # constructors and hub clients raise errors of many kinds
-        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        unknown = re.search(r"unexpected keyword argument\W+(?:s\W+)?(\w+)", str(error))
         if unknown and unknown[1] == "img_size" and sized:
             return _create(model, args, pretrained, None)
         if unknown:
             raise Refusal(f"timm's {model} takes no argument {unknown[1]!r}; take it out of --backbone-args") from error
         if pretrained and not isinstance(error, (TypeError, AssertionError)):
-            raise Refusal(f"the weights of timm's {model} cannot be fetched ({line(error)}); pass --weights FILE, "
-                          f"or --backbone-args pretrained=false for random weights") from error
+            raise Refusal(
+                f"the weights of timm's {model} cannot be fetched ({line(error)}); pass --weights FILE, "
+                f"or --backbone-args pretrained=false for random weights"
+            ) from error
         raise Refusal(f"timm cannot build {model} with {args | sized or 'no arguments'} ({line(error)}); change --backbone-args") from error

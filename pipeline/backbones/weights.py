@@ -85,7 +85,7 @@ def _from_file(source: str) -> object:
             return load(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise Refusal(f"weights {source!r} are a pickle that holds more than tensors, which could run code; save them as safetensors") from error
+        raise Refusal(f"weights {source!r} are a pickle of more than tensors, which could run code; save them as safetensors") from error
     except Exception as error:
         raise Refusal(f"weights {source!r} are damaged or not what their name says ({type(error).__name__})") from error
 
@@ -108,22 +108,26 @@ def _unwrapped(name: str) -> str:
 def _differences(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """One phrase each for keys that are missing, unexpected or of another shape."""
     own = network.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith(COUNTERS)]
-    unexpected = [name for name in state if name not in own]
-    shaped = [f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in own if name in state and state[name].shape != own[name].shape]
-    return [f"{len(names)} {what} ({_few(names)})" for what, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", shaped)) if names]
+    kinds = {
+        "missing": [name for name in own if name not in state and not name.endswith(COUNTERS)],
+        "unexpected": [name for name in state if name not in own],
+        "mis-shaped": [f"{name} {list(state[name].shape)} for {list(own[name].shape)}" for name in _misshaped(own, state)],
+    }
+    return [f"{len(names)} {kind} ({_few(names)})" for kind, names in kinds.items() if names]
+
+
+def _misshaped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in own if name in state and state[name].shape != own[name].shape]
 
 
 def _classes(network: nn.Module, state: Mapping[str, Tensor]) -> str:
     """The advice where nothing but the number of classes differs."""
     own = network.state_dict()
-    if set(own) != set(state):
+    shaped = _misshaped(own, state)
+    counts = {(len(state[name]), len(own[name])) for name in shaped}
+    if set(own) != set(state) or len(counts) != 1 or any(state[name].shape[1:] != own[name].shape[1:] for name in shaped):
         return ""
-    pairs = {(len(state[name]), len(own[name])) for name in own if state[name].shape != own[name].shape and state[name].shape[1:] == own[name].shape[1:]}
-    shaped = [name for name in own if state[name].shape != own[name].shape]
-    if len(pairs) != 1 or not all(state[name].shape[1:] == own[name].shape[1:] for name in shaped):
-        return ""
-    (given, built), = pairs
+    ((given, built),) = counts
     return f"weights have {given} classes, the network was built with {built}: --backbone-args num_classes={given}"
 
 
