@@ -1,9 +1,11 @@
 """The same job on a real Ray: several workers, a bucket behind a real S3 server, a submitted job with a token, restarts."""
 
+import contextlib
 import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -68,6 +70,37 @@ def test_shard_order_and_restarts_change_nothing(cluster, source, inline, tmp_pa
     (tmp_path / "current.json").unlink()
     explain.run(job(source, tmp_path, workers=2))
     assert content(tmp_path) == inline
+
+
+def processes(word: str) -> list[int]:
+    """Processes of this machine with `word` in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word in path.read_bytes().decode(errors="replace"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_a_killed_actor_changes_nothing(cluster, source, inline, tmp_path, monkeypatch):
+    """One explaining actor is killed when the first receipt has come; what it held is done again."""
+    from pipeline import flow
+
+    undisturbed, killed = flow.explain_tasks, []
+
+    def disturbed(*arguments):
+        for receipt in undisturbed(*arguments):
+            if not killed:
+                killed.append(processes("ray::MapWorker")[0])
+                os.kill(killed[0], signal.SIGKILL)
+            yield receipt
+
+    monkeypatch.setattr(flow, "explain_tasks", disturbed)
+    assert explain.run(job(source, tmp_path, workers=1, task_images=1)).complete
+    assert killed
+    monkeypatch.undo()
+    explain.run(job(source, tmp_path / "undisturbed", task_images=1))
+    assert content(tmp_path) == content(tmp_path / "undisturbed")
 
 
 def test_the_same_job_over_s3_publishes_the_same_tables(cluster, source, inline, s3, tmp_path):
