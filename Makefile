@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 
-.PHONY: help demo test fast lint clean
+.PHONY: help demo test fast lint bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -26,6 +26,9 @@ fast: .venv/ready  ## the tests of a minute or two: no Ray, nothing slow
 lint: .venv/ready  ## style
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+bench: .venv/ready  ## cost beside the libraries people loop by hand
+	$(RUN) -m tests.bench.cams
 
 clean:  ## remove what was made here
 	rm -rf .venv out build *.egg-info
