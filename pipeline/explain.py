@@ -120,8 +120,7 @@ class Explainer:
     def _scene(self, pictures: Pictures, wanted: Sequence[Cell]) -> tuple[Scene, Answers]:
         """One look at a batch with the targets of all wanted maps."""
         pixels = torch.tensor(pictures.pixels, device=self.device)
-        gradient = any(METHODS[cell.method.name].gradient for cell in wanted)
-        seen = look(self.backbone, self.backbone.prepare(pixels), self.questions.precision, gradient)
+        seen = look(self.backbone, self.backbone.prepare(pixels), self.questions.precision)
         labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
         said = Answers(seen.logits, labels, self.backbone.class_weights)
         explained = tuple(explained_by(target, said) for target in _targets(wanted))
@@ -130,7 +129,7 @@ class Explainer:
             drawn_for = zip(pictures.rows, pictures.digests, strict=True)
             return [seed_of(self.questions.seed, name, row["key"], image) for row, image in drawn_for]
 
-        return Scene(seen, explained, pixels, seeds, self.questions.activation, self.questions.precision), said
+        return Scene(seen, explained, pixels, seeds, self.questions.activation, self.questions.precision, self.questions.seed), said
 
     def _maps(self, cell: Cell, scene: Scene, target: int, pictures: Pictures) -> list[np.ndarray | Exception]:
         """One cell's maps; where the method raises on the batch it is run image by image, and what still fails is its exception."""

@@ -85,7 +85,7 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     """
     kept, skipped = [], []
     for method in questions.methods:
-        reason = engine.misfit(method, backbone)
+        reason = engine.misfit(method, backbone, questions.targets)
         if reason and method.explicit:
             raise Refusal(f"method {method.alias!r} does not fit {backbone.name}: {reason}")
         if reason:

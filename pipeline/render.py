@@ -10,6 +10,7 @@ def upsample(maps, size: tuple[int, int], how: str):
 
     bilinear  between cell centres (align_corners=False), for maps on a network's grid
     area      every stored cell is the mean of a block of pixels, so it is painted as that block
+    gaussian:<sigma>[:norm]  a Gaussian in every cell, see `_gaussians`
 
     Raises:
         Refusal: for any other way.
@@ -20,7 +21,31 @@ def upsample(maps, size: tuple[int, int], how: str):
         return interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     if how == "area":
         return interpolate(maps[:, None], size, mode="nearest-exact")[:, 0]
-    raise Refusal(f"unknown render {how!r}; known: area, bilinear")
+    kind, _, rest = how.partition(":")
+    sigma, _, norm = rest.partition(":")
+    if kind == "gaussian" and sigma and norm in ("", "norm"):
+        return _gaussians(maps, size, float(sigma), norm == "norm")
+    raise Refusal(f"unknown render {how!r}; known: area, bilinear, gaussian:<sigma>")
+
+
+def _gaussians(maps, size: tuple[int, int], sigma: float, norm: bool):
+    """S(x) = sum_i exp(-|x - mu_i|^2 / sigma^2) f_i / n over the n cells, mu_i their centres (GLAS eq. 3).
+
+    sigma is in units of the shorter side / 15, however many cells there are. Near the border fewer cells are in reach, so S leans
+    to the centre; `norm` divides by the kernels' sum in place of n.
+    """
+    import torch
+
+    height, width = maps.shape[1:]
+
+    def kernel(side: int, cells: int):
+        pixels = torch.arange(side, dtype=maps.dtype, device=maps.device) + 0.5
+        centres = (torch.arange(cells, dtype=maps.dtype, device=maps.device) + 0.5) * side / cells
+        return (-(((pixels[:, None] - centres) / (sigma * min(size) / 15)) ** 2)).exp()
+
+    down, across = kernel(size[0], height), kernel(size[1], width)
+    total = down.sum(1)[:, None] * across.sum(1) if norm else height * width
+    return down @ maps @ across.T / total
 
 
 def reduce(maps, size: int):

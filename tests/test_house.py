@@ -61,9 +61,9 @@ def test_the_engine_and_the_methods_import_without_ray():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "fine\n"
 
 
-@pytest.mark.parametrize("path", files("pipeline/methods/cam"), ids=str)
+@pytest.mark.parametrize("path", files("pipeline/methods"), ids=str)
 def test_a_method_is_one_short_file(path):
-    assert len(path.read_text().splitlines()) <= 40
+    assert len(path.read_text().splitlines()) <= 85
 
 
 @pytest.mark.parametrize("path", files("pipeline") + files("jobs") + files("cluster"), ids=str)

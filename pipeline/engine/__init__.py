@@ -1,19 +1,33 @@
 """Everything that costs a pass through a network. One file per family, each with `misfit` and `maps`."""
 
+from collections.abc import Sequence
+
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine import cam
+from pipeline.engine import attention, cam, masked, optimised, path
 from pipeline.engine.scene import Scene
 from pipeline.families import METHODS
 from pipeline.requests import Request
 
-FAMILIES = {"cam": cam}
+FAMILIES = {"attention": attention, "cam": cam, "masked": masked, "optimised": optimised, "path": path}
 
 
-def misfit(method: Request, backbone: Backbone) -> str | None:
-    """Why `method` cannot explain this backbone, in words a user can act on; None where it can."""
-    return FAMILIES[METHODS[method.name].family].misfit(method, backbone)
+def misfit(method: Request, backbone: Backbone, targets: Sequence[Request] = ()) -> str | None:
+    """Why `method` cannot explain this backbone or one of these targets, in words a user can act on; None where it can."""
+    entry = METHODS[method.name]
+    reason = FAMILIES[entry.family].misfit(method, backbone)
+    if reason or entry.family == "cam" or entry.class_free:
+        return reason
+    odd = next((target.alias for target in targets if not _one_scalar(target)), None)
+    return (
+        odd and f"target {odd!r} is not one scalar <d, y>, which only the CAM family explains; set aggregation=mean_pre, weighting=uniform"
+    )
+
+
+def _one_scalar(target: Request) -> bool:
+    """Whether a target is one direction d that does not depend on what is masked, so that <d, y> means the same for every copy."""
+    return target.args.get("aggregation", "mean_pre") == "mean_pre" and target.args.get("weighting") != "prob"
 
 
 def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:

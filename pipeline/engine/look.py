@@ -22,13 +22,17 @@ def autocast(device: torch.device, precision: str):
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen: activations [B K h w], logits [B C] float32, feature [B D]; `graph` holds the head's logits for its gradient."""
+    """What was seen: activations [B K h w], logits [B C] float32, feature [B D].
+
+    `graph` holds the head's logits for its gradient, `rest` what the head reads beside A.
+    """
 
     backbone: Backbone
     A: torch.Tensor
     logits: torch.Tensor
     feature: torch.Tensor
     graph: torch.Tensor | None
+    rest: tuple[torch.Tensor, ...] = ()
 
     def gradients(self, directions: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """d<direction, y>/dA for each direction [B C], each [B K h w].
@@ -43,16 +47,17 @@ class Look:
         return [torch.autograd.grad(scalar, self.A, retain_graph=True)[0].float() for scalar in scalars]
 
 
-def look(backbone: Backbone, x: torch.Tensor, precision: str = "fp32", gradients: bool = True) -> Look:
+def look(backbone: Backbone, x: torch.Tensor, precision: str = "fp32") -> Look:
     """Pass a prepared batch [B 3 H W] through trunk and head, once each.
 
-    `gradients` says whether gradients of the head will be asked for.
+    The head's graph is kept wherever its gradient has no closed form, asked for or not: attention kernels differ in their last
+    digits with and without one, and a prediction must not depend on what else is asked.
     """
     with autocast(x.device, precision):
         with torch.no_grad():
             A, rest = backbone.trunk(x)
-        wanted = gradients and backbone.pooled_linear is None
+        wanted = backbone.pooled_linear is None
         A = A.detach().requires_grad_(wanted)
         with torch.set_grad_enabled(wanted):
             graph, feature = backbone.readout(A, rest)
-    return Look(backbone, A if wanted else A.float(), graph.detach().float(), feature.detach().float(), graph if wanted else None)
+    return Look(backbone, A if wanted else A.float(), graph.detach().float(), feature.detach().float(), graph if wanted else None, rest)

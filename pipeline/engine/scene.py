@@ -3,6 +3,7 @@
 B images, K channels, C classes, T directions, h w cells, H W pixels
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -24,6 +25,8 @@ class Scene:
         seeds: the seeds of a method's noise by its name, one per image, whatever batch the image is in.
         activation: `softmax` or `sigmoid`, what makes probabilities of logits.
         precision: the arithmetic further passes run in.
+        seed: the run's seed, for noise that no image decides.
+        tally: rows passed through the network, or its head, beyond the look, by method and kind of pass.
     """
 
     look: Look
@@ -32,6 +35,8 @@ class Scene:
     seeds: Callable[[str], list[int]]
     activation: str = "softmax"
     precision: str = "fp32"
+    seed: int = 0
+    tally: Counter = field(default_factory=Counter, repr=False)
     _kept: dict = field(default_factory=dict, repr=False)
 
     @property

@@ -1,12 +1,8 @@
-"""The method families: what a method is made of, and the table of all methods.
+"""The CAM family: algebra on one look at an image.
 
-A method is a small pure function whose signature says everything the engine must know: its positional parameters are what it
-asks the engine for, its keyword-only parameters with their defaults are what a user may set.
-
-    B images, K channels, C classes, h w cells of the cut layer, H W pixels of the network's input
+B images, K channels, h w cells of the cut layer, H W pixels of the network's input
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -14,34 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.refusal import Refusal
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One setting of a method or target: its type (an annotation) and its default."""
-
-    type: Any
-    default: Any
-
-
-def parameters(function: Callable) -> Mapping[str, Parameter]:
-    """The keyword-only parameters of `function`."""
-    signature = inspect.signature(function).parameters.values()
-    return {p.name: Parameter(p.annotation, p.default) for p in signature if p.kind is p.KEYWORD_ONLY}
-
-
-def asked_for(function: Callable) -> frozenset[str]:
-    """The positional parameters of `function`: what the engine hands it."""
-    signature = inspect.signature(function).parameters.values()
-    return frozenset(p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD)
-
-
-def register(table: dict, name: str, entry: Any) -> None:
-    """Put `entry` into a registry under `name`; a second entry of that name is an error."""
-    if name in table:
-        raise Refusal(f"two entries are named {name!r}; rename one")
-    table[name] = entry
+from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
 
 
 def rectify(maps: torch.Tensor, norm: str) -> torch.Tensor:
@@ -71,11 +40,7 @@ class Cam:
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        known = {"A", "dA", "weights", "noise", "size"}
-        asks = asked_for(self.map)
-        if asks - known:
-            raise Refusal(f"method {self.name!r} asks for {sorted(asks - known)}; the CAM family offers {sorted(known)}")
-        object.__setattr__(self, "asks", asks)
+        object.__setattr__(self, "asks", offered(self.name, self.map, {"A", "dA", "weights", "noise", "size"}, self.family))
         settings = {"norm": Parameter(Literal["relu", "minmax"], "relu"), **parameters(self.map)}
         object.__setattr__(self, "parameters", MappingProxyType(settings))
 
@@ -85,11 +50,6 @@ class Cam:
         return not self.asks & {"dA", "weights"}
 
     @property
-    def gradient(self) -> bool:
-        """Whether the head's gradient is needed."""
-        return "dA" in self.asks
-
-    @property
     def seeded(self) -> bool:
         """Whether the run's seed decides the map."""
         return "noise" in self.asks
@@ -97,9 +57,6 @@ class Cam:
     def render(self, settings: Mapping[str, Any]) -> str:
         """How the stored map becomes an image."""
         return "area" if self.grid == "pixels" else "bilinear"
-
-
-METHODS: dict[str, Cam] = {}
 
 
 def cam(map: Callable | None = None, *, grid: str = "cells", version: int = 1):

@@ -1,0 +1,142 @@
+"""The path family: gradients at many points, summed as they come, so that memory does not grow with their number.
+
+B images, P points of a pack, H W pixels of the network's input
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from pipeline.backbones import Backbone
+from pipeline.engine.look import autocast
+from pipeline.engine.scene import Scene
+from pipeline.engine.soft import smoothed
+from pipeline.families import METHODS, Path, Walk
+from pipeline.requests import Request
+
+ROWS = 32  # inputs in one forward and backward, whatever the batch
+
+
+def misfit(method: Request, backbone: Backbone) -> str | None:
+    """Why a method cannot explain this backbone, if it cannot."""
+    size = method.args["blur_ksize"]
+    if size < 0 or (size and size % 2 == 0):
+        return f"{method.alias}.blur_ksize is {size}; give an odd number of pixels, or 0 for no blur"
+    if METHODS[method.name].rule == "deconvnet" and not _has_rectifiers(backbone):
+        return "its rule is about ReLU and ReLU6, and this network has neither; use gradient"
+    return None
+
+
+def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+    """The map [B H W] of one method for one target.
+
+    The explained scalar is <d, y> with d from the clean look; gradients are taken with respect to the normalised input.
+    """
+    path: Path = METHODS[method.name]
+    settings = method.args
+    size = settings.pop("blur_ksize")
+    draw = _Draws(scene.seeds(path.noise), scene.size, scene.pixels.device) if path.seeded else None
+    offered = {
+        "x": lambda: scene.backbone.prepare(scene.pixels),
+        "normal": lambda: draw.normal,
+        "uniform": lambda: draw.uniform,
+    }
+    walk = path.walk(**{name: offered[name]() for name in path.asks}, **settings)
+    direction = scene.targets[target].directions[:, 0]
+
+    def walked() -> torch.Tensor:
+        return _walked(walk, scene, direction, path.rule)
+
+    total = scene.once(("walk", walk.name, path.noise, target), walked) if walk.name else walked()
+    return _blurred(walk.finish(total), size)
+
+
+def _walked(walk: Walk, scene: Scene, direction: torch.Tensor, rule: str) -> torch.Tensor:
+    """The sum of a walk's summands. A small batch takes several points at a time, a large one a part of its images."""
+    total, points, together = 0, iter(walk.points), max(1, ROWS // len(direction))
+    while pack := list(islice(points, together)):
+        x = torch.cat([point for point, _ in pack])
+        d = direction.repeat(len(pack), 1)
+        gradients = [_gradient(scene, *part, rule) for part in zip(x.split(ROWS), d.split(ROWS), strict=True)]
+        for (_, weight), gradient in zip(pack, torch.cat(gradients).split(len(direction)), strict=True):
+            total = total + walk.summand(gradient, weight)
+    return total
+
+
+def _gradient(scene: Scene, x: torch.Tensor, direction: torch.Tensor, rule: str) -> torch.Tensor:
+    """d<d, y>/dx [n 3 H W]."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad(), autocast(x.device, scene.precision), Deconvolution() if rule == "deconvnet" else nullcontext():
+        y = scene.backbone.logits(x)
+        return torch.autograd.grad((direction * y.float()).sum(), x)[0]
+
+
+class _Draws:
+    """Each image's own noise, drawn as it is asked for: the order of the draws is the method's, whatever batch an image is in."""
+
+    def __init__(self, seeds: list[int], size: tuple[int, int], device: torch.device):
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.size, self.device = size, device
+
+    def normal(self) -> torch.Tensor:
+        return self._each(torch.randn, 3, *self.size)
+
+    def uniform(self) -> torch.Tensor:
+        return self._each(torch.rand, 1, 1, 1)
+
+    def _each(self, draw: Callable, *shape: int) -> torch.Tensor:
+        return torch.stack([draw(shape, generator=generator) for generator in self.generators]).to(self.device)
+
+
+def _blurred(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """Gaussian blur over `size` pixels (odd), with the width that OpenCV gives a kernel of this size; 0 and 1 change nothing."""
+    return smoothed(maps, 0.3 * ((size - 1) * 0.5 - 1) + 0.8, size // 2) if size > 1 else maps
+
+
+class _Rectified(torch.autograd.Function):
+    """A rectifier whose gradient is rectified itself, wherever the forward was (Zeiler and Fergus 2014)."""
+
+    @staticmethod
+    def forward(ctx, x, top):
+        return x.clamp(0, top)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.relu(), None
+
+
+RECTIFIERS = {
+    **dict.fromkeys((F.relu, torch.relu, torch.Tensor.relu, torch.relu_, torch.Tensor.relu_), float("inf")),
+    **dict.fromkeys((F.relu6, F.hardtanh), 6.0),
+}
+IN_PLACE = (torch.relu_, torch.Tensor.relu_)
+
+
+class Deconvolution(TorchFunctionMode):
+    """While it lasts, every ReLU and ReLU6 called in this thread has the deconvnet's backward. The network is not touched."""
+
+    def __init__(self):
+        super().__init__()
+        self.met = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        top = RECTIFIERS.get(function)
+        # nn.ReLU6 is a hardtanh from 0 to 6
+        if top is None or (function is F.hardtanh and (kwargs["min_val"], kwargs["max_val"]) != (0, 6)):
+            return function(*args, **kwargs)
+        self.met += 1
+        y = _Rectified.apply(args[0], top)
+        return args[0].copy_(y) if function in IN_PLACE or kwargs.get("inplace") else y
+
+
+@torch.no_grad()
+def _has_rectifiers(backbone: Backbone) -> bool:
+    device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
+    with Deconvolution() as rule:
+        backbone.logits(torch.zeros(1, 3, *backbone.image_size, device=device))
+    return rule.met > 0

@@ -1,0 +1,195 @@
+"""The masked family: what the network says of masked copies of an image.
+
+B images, N masks, K channels, h w cells, H W pixels
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+
+from pipeline.families.registry import METHODS, Parameter, asked_for, parameters, register
+from pipeline.refusal import Refusal
+
+# What masked copies of an image can be made of: compact codes, which the engine paints chunk by chunk.
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Random masks that every image shares: small grids, each cell kept with probability `p`, enlarged and cropped at random (RISE)."""
+
+    masks: int
+    cells: int
+    p: float
+
+    def __post_init__(self):
+        if self.masks < 1 or self.cells < 1 or not 0 < self.p <= 1:
+            raise Refusal(f"masks={self.masks}, cells={self.cells}, p={self.p}: masks and cells are at least 1, p is above 0 and up to 1")
+
+
+@dataclass(frozen=True)
+class Spots:
+    """Gaussians at the centres of a k x k grid, `sigma` in units of side / 15; `dark` takes them away instead of keeping them (GLAS)."""
+
+    k: int
+    sigma: float
+    dark: bool = False
+
+    def __post_init__(self):
+        if self.k < 1 or self.sigma <= 0:
+            raise Refusal(f"k={self.k}, sigma={self.sigma}: k is at least 1 and sigma above 0")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Squares taken away: every `stride` pixels from the top left, and at the last edges."""
+
+    window: int
+    stride: int
+
+    def __post_init__(self):
+        if self.window < 1 or self.stride < 1:
+            raise Refusal(f"window={self.window}, stride={self.stride}: both are at least 1 pixel")
+
+
+@dataclass(frozen=True)
+class Channels:
+    """One mask per channel of A: the channel enlarged and min-maxed (Score-CAM)."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Superpixels of each image (quickshift), each kept or not by a fair coin; the first copy keeps all (LIME)."""
+
+    samples: int
+    kernel: int
+    max_dist: float
+    ratio: float
+
+    def __post_init__(self):
+        if self.samples < 1 or self.kernel < 1 or self.max_dist <= 0:
+            raise Refusal(f"samples={self.samples}, kernel={self.kernel}, max_dist={self.max_dist}: all must be positive")
+
+
+@dataclass(frozen=True)
+class Even:
+    """One mask that keeps the share `kept` of every pixel."""
+
+    kept: float
+
+
+@dataclass(frozen=True)
+class Copies:
+    """What the network says of N masked copies of each image.
+
+    Attributes:
+        logit: <d, y> [B N]; [B] where the images are clean.
+        prob: <d, p>, likewise.
+        spread: weights [B N] -> sum_i w_i m_i [B H W], where all images share the masks m.
+        codes: what the masks were painted from: (rows [n H], columns [m W]) of windows and spots, Superpixels of segments.
+    """
+
+    logit: torch.Tensor
+    prob: torch.Tensor
+    spread: Callable[[torch.Tensor], torch.Tensor] | None = None
+    codes: Any = None
+
+
+@dataclass(frozen=True)
+class Superpixels:
+    """bits [B N S]: which segments a copy keeps; labels [B H W]: each pixel's segment; number [B]: segments of each image."""
+
+    bits: torch.Tensor
+    labels: torch.Tensor
+    number: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Algebra on what the network says of masked copies; masks multiply pixels in [0, 1] and what they hide shows `fill`.
+
+    `sets` names mask sets, each a function of settings that gives a code, or None where these settings do without it. `map` may ask for
+        a mask set by its name   Copies [B N]
+        clean    Copies [B] of the images as they are
+        A        [B K h w]  activations of the cut layer
+        drops    [B K]      what <d, y> loses when a channel of A is zero in front of the head
+        pixels   [B 3 H W]  the images
+        again    (name, pixels, wanted [B N]) -> Copies of changed images, zero where not wanted
+        draw     [B h w] -> [B H W], as stored maps of these settings are drawn
+    and returns [B h w], or [B H W] when `grid` is "pixels", after the rectifier.
+
+    `drawn` is a function of settings that gives `render`; a preset sets every setting that is left at its default.
+    """
+
+    name: str
+    map: Callable[..., torch.Tensor]
+    sets: Mapping[str, Callable] = field(default_factory=dict)
+    grid: Literal["cells", "pixels"] = "cells"
+    fill: str | None = "black"
+    drawn: Callable[..., str] | None = None
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    version: int = 1
+    family: str = "masked"
+    class_free: bool = False
+    asks: frozenset[str] = field(init=False)
+    parameters: Mapping[str, Parameter] = field(init=False)
+
+    def __post_init__(self):
+        known = {"clean", "A", "drops", "pixels", "again", "draw", *self.sets}
+        asks = asked_for(self.map)
+        if asks - known:
+            raise Refusal(f"method {self.name!r} asks for {sorted(asks - known)}; the masked family offers {sorted(known)}")
+        object.__setattr__(self, "asks", asks)
+        settings = dict(parameters(self.map))
+        if self.presets:
+            settings["preset"] = Parameter(Literal[tuple(self.presets)], next(iter(self.presets)))
+        if self.fill:
+            settings["fill"] = Parameter(str, self.fill)
+        object.__setattr__(self, "parameters", MappingProxyType(settings))
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the run's seed decides the map."""
+        defaults = {name: parameter.default for name, parameter in self.parameters.items()}
+        return any(isinstance(code, (Bernoulli, Segments)) for code in self.codes(defaults).values())
+
+    def resolved(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings with the preset's values where the user left the default."""
+        preset = self.presets.get(settings.get("preset"), {})
+        return {
+            name: preset[name] if name in preset and value == self.parameters[name].default else value for name, value in settings.items()
+        }
+
+    def codes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The codes of the mask sets by name."""
+        return {name: _given(code, self.resolved(settings)) for name, code in self.sets.items()}
+
+    def render(self, settings: Mapping[str, Any]) -> str:
+        """How the stored map becomes an image."""
+        return "area" if self.grid == "pixels" else self.drawing(settings)
+
+    def drawing(self, settings: Mapping[str, Any]) -> str:
+        """How a map on the method's own grid becomes an image."""
+        return _given(self.drawn, self.resolved(settings)) if self.drawn else "bilinear"
+
+
+def _given(function: Callable, settings: Mapping[str, Any]) -> Any:
+    """A function of some settings, called with them."""
+    return function(**{name: settings[name] for name in asked_for(function)})
+
+
+def gaussians(sigma_map: float, kernel_norm: bool) -> str:
+    """The drawing of GLAS: a Gaussian in every cell, divided by their number or by their sum."""
+    return f"gaussian:{sigma_map:g}{':norm' if kernel_norm else ''}"
+
+
+def masked(sets: Mapping[str, Callable] = MappingProxyType({}), **how):
+    """Add a function to the masked family under its own name; `how` is the rest of `Masked`."""
+
+    def add(function: Callable) -> Callable:
+        register(METHODS, function.__name__, Masked(function.__name__, function, sets, **how))
+        return function
+
+    return add

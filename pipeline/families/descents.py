@@ -1,0 +1,91 @@
+"""The optimised family: masks found by descent."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+
+from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
+
+
+@dataclass(frozen=True)
+class Descent:
+    """A variable per image and the loss it goes down. No image's loss may depend on another image.
+
+    n of the B images are still moving; M copies are shown to the network per image and step
+
+    Attributes:
+        start: the variable [B ...], or candidates for it [R ...] where `choose` picks one per image.
+        given: what `paint` needs of each image, tensors [B ...].
+        paint: variable [n ...], step, *given -> copies [n M 3 H W], pixels in [0, 1], and a penalty [n] or 0.
+        loss: scores of the copies [n M], scores of the clean image [n] -> [n].
+        show: variable [n ...], *given -> maps [n h w].
+        scalar: what the scores are: <d, y>, <d, p>, or <d, y> less the highest logit of another class.
+        keep: the iterate of the lowest loss, or the last one.
+        tolerance: an image whose loss changes by less stops.
+        settle: brings the variable back to where it may be, after each step.
+        choose: scores of the candidates [n R] -> the one to start from [n].
+        together: images whose copies and graph fit into memory at a time.
+    """
+
+    start: torch.Tensor
+    given: tuple[torch.Tensor, ...]
+    paint: Callable[..., tuple[torch.Tensor, torch.Tensor | float]]
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    show: Callable[..., torch.Tensor]
+    steps: int
+    lr: float
+    optimiser: Literal["adam", "sgd"] = "adam"
+    scalar: Literal["logit", "prob", "margin"] = "logit"
+    keep: Literal["best", "last"] = "best"
+    tolerance: float = 0.0
+    settle: Callable[[torch.Tensor], torch.Tensor] = lambda u: u
+    choose: Callable[[torch.Tensor], torch.Tensor] | None = None
+    together: int = 32
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """A mask found by descent, for each image and target its own.
+
+    `descent` may ask for
+        pixels   [B 3 H W]  the image in [0, 1]
+        A        [B K h w]  activations of the cut layer
+        uniform  (*shape) -> [B *shape], numbers in [0, 1) from each image's own seed
+        blur     (images [... H W], sigma in pixels) -> Gaussian blur, the border's pixels repeated beyond it
+        spread   (size, cell, sigma, device) -> what spreads coarse cells [n h w] smoothly over pixels; see engine.soft
+    and returns a Descent.
+    """
+
+    name: str
+    descent: Callable[..., Descent]
+    grid: Literal["cells", "pixels"] = "cells"
+    shown: Literal["bilinear", "area"] = "bilinear"
+    version: int = 1
+    family: str = "optimised"
+    class_free: bool = False
+    asks: frozenset[str] = field(init=False)
+    parameters: Mapping[str, Parameter] = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "asks", offered(self.name, self.descent, {"pixels", "A", "uniform", "blur", "spread"}, "optimised"))
+        object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.descent))))
+
+    @property
+    def seeded(self) -> bool:
+        return "uniform" in self.asks
+
+    def render(self, settings: Mapping[str, Any]) -> str:
+        return self.shown
+
+
+def optimised(descent: Callable | None = None, *, grid: str = "cells", shown: str = "bilinear", version: int = 1):
+    """Add a function to the optimised family under its own name."""
+
+    def add(function: Callable) -> Callable:
+        register(METHODS, function.__name__, Optimised(function.__name__, function, grid, shown, version))
+        return function
+
+    return add(descent) if descent else add

@@ -1,0 +1,46 @@
+"""The table of all methods, and how a function's signature says what it asks for and what may be set."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting of a method or target: its type (an annotation) and its default."""
+
+    type: Any
+    default: Any
+
+
+def parameters(function: Callable) -> Mapping[str, Parameter]:
+    """The keyword-only parameters of `function`."""
+    signature = inspect.signature(function).parameters.values()
+    return {p.name: Parameter(p.annotation, p.default) for p in signature if p.kind is p.KEYWORD_ONLY}
+
+
+def asked_for(function: Callable) -> frozenset[str]:
+    """The positional parameters of `function`: what the engine hands it."""
+    signature = inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+
+def offered(name: str, function: Callable, known: set[str], family: str) -> frozenset[str]:
+    """What `function` asks for, once it is known that its family offers it."""
+    asks = asked_for(function)
+    if asks - known:
+        raise Refusal(f"method {name!r} asks for {sorted(asks - known)}; the {family} family offers {sorted(known)}")
+    return asks
+
+
+def register(table: dict, name: str, entry: Any) -> None:
+    """Put `entry` into a registry under `name`; a second entry of that name is an error."""
+    if name in table:
+        raise Refusal(f"two entries are named {name!r}; rename one")
+    table[name] = entry
+
+
+METHODS: dict[str, Any] = {}

@@ -1,0 +1,1 @@
+"""Attention: what the class token looks at, block upon block."""

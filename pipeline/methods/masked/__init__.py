@@ -1,0 +1,1 @@
+"""Perturbation: what the network says of masked copies of an image."""

@@ -1,0 +1,10 @@
+"""Ablation-CAM (Desai and Ramaswamy 2020, eq. 4): channels weighted by what the logit loses without them."""
+
+from pipeline.families import masked
+
+
+@masked(fill=None)
+def ablation_cam(A, clean, drops):
+    """w_k = (y - y without k) / |y|; the paper divides by y, which turns the map over where y is negative."""
+    weights = drops / clean.logit.abs().clamp(min=1e-12)[:, None]
+    return (weights[:, :, None, None] * A).sum(1).relu()

@@ -1,0 +1,56 @@
+"""RGLAS (Gaussian light and shadow, algorithm 1): GLAS again and again, each round on what the last one has not found."""
+
+import torch
+
+from pipeline.families import Even, Spots, gaussians, masked
+
+SETS = {
+    "light": lambda k, sigma_light: Spots(k, sigma_light),
+    "shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True),
+    "whole": lambda: Even(1.0),
+}
+PRESETS = {"fine": {}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
+
+
+@masked(SETS, grid="pixels", presets=PRESETS, drawn=gaussians)
+def rglas(
+    pixels,
+    clean,
+    again,
+    draw,
+    *,
+    k: int = 15,
+    sigma_light: float = 3.0,
+    sigma_shadow: float = 3.0,
+    sigma_map: float = 3.0,
+    kernel_norm: bool = False,
+    lam: float = 1e-5,
+    t1: float = 0.8,
+    t2: float = 5.0,
+    rounds: int = 10,
+):
+    """O = sum_t n(S_t) [B H W]. After each round points under n(S_t) > t1 leave the search and the image becomes I (1 - n(S_t)).
+
+    An image is done when sqrt(mean n(S_t) / p(I)) >= t2, no point is left, or S_t is flat: later rounds would only repeat it.
+    """
+    prob, S, total = clean.prob, None, torch.zeros_like(pixels[:, 0])
+    points = torch.ones(len(pixels), k * k, dtype=torch.bool, device=pixels.device)
+    rows, columns = (((torch.arange(k, device=pixels.device) + 0.5) * side / k).long() for side in pixels.shape[2:])
+    for t in range(rounds):
+        if t:
+            prob = again("whole", pixels, points.any(1, keepdim=True)).prob[:, 0]
+            points = points & ((S.mean((1, 2)) / prob.clamp(min=1e-12)).sqrt() < t2)[:, None]
+        if not points.any():
+            break
+        f_l, shadow = again("light", pixels, points).prob, again("shadow", pixels, points).prob
+        found = (f_l * ((prob[:, None] - shadow).abs() + lam)).relu() * points
+        S = _unit(draw(found.view(-1, k, k)))
+        total, pixels = total + S, pixels * (1 - S[:, None])
+        under = S[:, rows][:, :, columns].flatten(1)
+        points = points & (under <= t1) & S.flatten(1).any(1, keepdim=True)
+    return total
+
+
+def _unit(maps: torch.Tensor) -> torch.Tensor:
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low).clamp(min=1e-30), 0)

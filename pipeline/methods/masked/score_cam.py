@@ -1,0 +1,17 @@
+"""Score-CAM (Wang et al. 2020; Opti-CAM eq. 3): channels weighted by the logit of the image that each lets through."""
+
+from typing import Literal
+
+from pipeline.families import Channels, Even, masked
+
+
+def _black(score_norm):
+    """The baseline f(x_b): constant over channels, so that the softmax does not see it and its pass is not spent."""
+    return Even(0.0) if score_norm == "none" else None
+
+
+@masked({"copies": Channels, "black": _black})
+def score_cam(A, copies, black, *, score_norm: Literal["softmax", "none"] = "softmax"):
+    """S = relu(sum_k w_k A_k), w = softmax_k(u) or u, with u_k = <d, y(x m_k)> - <d, y(x_b)> and m_k = n(up(A_k))."""
+    weights = copies.logit.softmax(1) if score_norm == "softmax" else copies.logit - black.logit
+    return (weights[:, :, None, None] * A).sum(1).relu()

@@ -1,0 +1,58 @@
+"""Extremal perturbation (Fong et al. 2019, eq. 5 and 7): the smooth mask of a given area that best preserves the class."""
+
+from math import ceil
+
+import torch
+
+from pipeline.families import Descent, optimised
+
+
+def off_area(masks, areas):
+    """Mean square of each sorted mask less r, summed over the areas; masks [n R N] -> [n].
+
+    All masks begin as one plain of ties: these go by place, for rounding would otherwise decide what is pushed down first.
+    """
+    order = (masks.detach() * 4096).round().sort(dim=2, stable=True).indices
+    ranks = torch.arange(masks.shape[2], device=masks.device)
+    r = torch.stack([ranks >= int(masks.shape[2] * (1 - area)) for area in areas]).to(masks)
+    return (masks.gather(2, order) - r).square().mean(2).sum(1)
+
+
+def between(pyramid, masks):
+    """Levels [n L 3 H W] mixed as masks [n R H W] say, from the first at 0 to the last at 1 -> [n R 3 H W]."""
+    place = masks[:, :, None].clamp(0, 1) * (pyramid.shape[1] - 1)
+    low = place.detach().floor().clamp(max=pyramid.shape[1] - 2)
+    index = low.long().expand(-1, -1, 3, -1, -1)
+    return torch.lerp(pyramid.gather(1, index), pyramid.gather(1, index + 1), place - low)
+
+
+@optimised(grid="pixels", shown="area")
+def extremal(
+    pixels, blur, spread, *, areas: tuple[float, ...] = (0.1,), steps: int = 800, lr: float = 0.01, cell: int = 7, sigma: float = 21.0,
+    away: float = 20.0, levels: int = 8, weight: float = 300.0, growth: float = 1.0035,
+):  # fmt: skip
+    """max over m of <d, y(x blurred where m is low)> - weight growth^t mean (sort(m) - r)^2, r = 1 on `area` of it, else 0 (eq. 7).
+
+    Every other step sees the image mirrored. Several areas are optimised apart and their masks added.
+    """
+    size, edge = pixels.shape[2:], round(sigma)
+    painted = spread(size, cell, sigma, pixels.device)
+    pyramid = torch.stack([blur(pixels, away * (1 - level / (levels - 1))) for level in range(levels)], 1)
+    start = pixels.new_ones(len(pixels), len(areas), *(ceil(side / cell) for side in size))
+
+    def canvas(u):
+        return painted(u.flatten(0, 1)).unflatten(0, u.shape[:2]).clamp(0, 1)
+
+    def cropped(masks):
+        return masks[..., edge : edge + size[0], edge : edge + size[1]]
+
+    def paint(u, step, pyramid):
+        masks = canvas(u)
+        copies = between(pyramid, cropped(masks))
+        penalty = weight * growth**step * off_area(masks.flatten(2), areas)
+        return copies.flip(4) if step % 2 == 0 else copies, penalty
+
+    return Descent(
+        start, (pyramid,), paint, lambda scores, clean: -scores.sum(1), lambda u, *given: cropped(canvas(u)).sum(1), steps, lr,
+        optimiser="sgd", keep="last", settle=lambda u: u.clamp(0, 1), together=8,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Gradients of the explained scalar along a walk through the input space."""

@@ -1,0 +1,423 @@
+"""The attention family against slow float64 references, image by image, and the properties its parts owe."""
+
+import copy
+import dataclasses
+import gc
+import math
+import weakref
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import fx, nn
+
+import pipeline
+from pipeline import backbones, engine
+from pipeline.backbones.attention import Recorded, attentive
+from pipeline.backbones.relevance import NoRule, relevances
+from pipeline.engine import attention
+from pipeline.engine.look import look
+from pipeline.engine.scene import Scene
+from pipeline.methods import METHODS
+from pipeline.refusal import Refusal
+from pipeline.requests import parse
+from pipeline.targets import TARGETS, Answers
+
+SIZE, CLASSES = 64, 5
+TINY = {"embed_dim": 32, "num_heads": 2, "depth": 2, "num_classes": CLASSES, "img_size": SIZE}
+NETWORKS = {
+    "vit": ("vit_tiny_patch16_224", {**TINY}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {**TINY}),
+    "registers": ("vit_small_patch14_reg4_dinov2", {**TINY, "patch_size": 16}),
+    "normed keys": ("vit_tiny_patch16_224", {**TINY, "qk_norm": True}),
+    "beit": ("beit_base_patch16_224", {**TINY, "global_pool": "token"}),
+    "eva": ("eva02_tiny_patch14_224", {**TINY, "patch_size": 16, "global_pool": "token"}),
+}
+SWIN = {"depths": (1, 1, 1, 1), "embed_dim": 12, "num_heads": (1, 1, 1, 1)}
+PREFIX = {"vit": 1, "distilled": 2, "registers": 5, "normed keys": 1, "beit": 1, "eva": 1}
+FAMILY = ["raw_attention", "rollout", "tibav"]
+
+
+def build(kind: str) -> nn.Module:
+    """A network whose weights are large enough for its attention to prefer some tokens to others."""
+    name, settings = NETWORKS[kind]
+    torch.manual_seed(3)
+    network = timm.create_model(name, **settings)
+    for path, parameter in network.named_parameters():
+        scale = path.rpartition(".")[2] in ("gamma", "gamma_1", "gamma_2") or ("norm" in path and path.endswith("weight"))
+        parameter.data = (1.0 if scale else 0.0) + 0.25 * torch.randn_like(parameter)
+    return network.eval()
+
+
+@pytest.fixture(scope="module", params=sorted(NETWORKS))
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def backbone(kind):
+    return backbones.load("tests.test_attention:build", args={"kind": kind}, image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return backbones.load("tests.test_attention:build", args={"kind": "vit"}, image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, SIZE, SIZE), dtype=np.uint8))
+
+
+def scene(backbone, images, targets=("label",), precision="fp32"):
+    seen = look(backbone, backbone.prepare(images))
+    answers = Answers(seen.logits, images[:, 0, 0, 0].long() % CLASSES)
+    explained = [TARGETS[r.name].explain(answers, **r.args) for r in (parse(t, TARGETS, "target") for t in targets)]
+    return Scene(seen, tuple(explained), images, None, precision=precision)
+
+
+def maps(backbone, images, written, target="label", **how):
+    return engine.maps(parse(written, METHODS, "method"), scene(backbone, images, (target,), **how), 0)
+
+
+def softmaxes(kind, x):
+    """A_1 ... A_L [B heads N N] in float64, caught by hooks in a copy of the network that does not fuse its attention."""
+    network, found = build(kind).double(), []
+    for block in network.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda module, given, value: found.append(value))
+    network(x.double())
+    return [A.detach().numpy() for A in found]
+
+
+def test_the_program_with_attention_in_sight_gives_the_networks_logits(kind, backbone, images):
+    x = backbone.prepare(images)
+    logits, *matrices = attentive(backbone).module(x)
+    assert attentive(backbone).prefix == PREFIX[kind]
+    torch.testing.assert_close(logits, build(kind)(x), atol=1e-5, rtol=1e-5)
+    assert len(matrices) == 2
+    for A in matrices:
+        torch.testing.assert_close(A.sum(3), torch.ones(A.shape[:3]), atol=1e-5, rtol=0)
+
+
+def test_attention_is_the_networks_own(kind, backbone, images):
+    x = backbone.prepare(images)
+    for found, expected in zip(attentive(backbone).module(x)[1:], softmaxes(kind, x), strict=True):
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def test_a_network_that_does_not_fuse_its_attention_gives_the_same(vit, images, monkeypatch):
+    monkeypatch.setattr("timm.layers.config._USE_FUSED_ATTN", 0)
+    plain = backbones.load("tests.test_attention:build", args={"kind": "vit"}, image_size=SIZE)
+    for backbone, fused in ((vit, True), (plain, False)):
+        called = {node.target for node in backbone.cut.prefix.graph.nodes}
+        assert (torch.nn.functional.scaled_dot_product_attention in called) is fused
+    for method in FAMILY:
+        torch.testing.assert_close(maps(plain, images, method), maps(vit, images, method), atol=1e-6, rtol=1e-4)
+
+
+def grid(row, backbone):
+    return row[-math.prod(backbone.grid) :].reshape(backbone.grid)
+
+
+def test_raw_attention_follows_its_formula(kind, backbone, images):
+    found = maps(backbone, images, "raw_attention").numpy()
+    last = softmaxes(kind, backbone.prepare(images))[-1]
+    for i in range(len(images)):
+        expected = sum(last[i, head, 0] for head in range(last.shape[1])) / last.shape[1]
+        np.testing.assert_allclose(found[i], grid(expected, backbone), atol=1e-6)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_rollout_follows_its_formula(kind, backbone, images, start):
+    found = maps(backbone, images, f"rollout(start={start})").numpy()
+    blocks = softmaxes(kind, backbone.prepare(images))
+    for i in range(len(images)):
+        product = np.eye(blocks[0].shape[2])
+        for A in blocks[start:]:
+            mixed = np.eye(A.shape[2]) + A[i].mean(0)
+            product = (mixed / mixed.sum(1, keepdims=True)) @ product
+        np.testing.assert_allclose(found[i], grid(product[0], backbone), atol=1e-6)
+
+
+def share(contributions, R, over):
+    """What each contribution gets of R, by its part in the sum of all that make one output."""
+    total = contributions.sum(over, keepdim=True)
+    return contributions / torch.where(total == 0, 1.0, total) * R.unsqueeze(over)
+
+
+def through_linear(x, layer, R):
+    return share((x[..., None, :] * layer.weight).relu(), R, -1).sum(-2)
+
+
+def through_sum(x, y, R):
+    a, b = x / (x + y) * R, y / (x + y) * R
+    whole = a.sum().abs() + b.sum().abs()
+    return a * (a.sum().abs() / whole * R.sum() / a.sum()), b * (b.sum().abs() / whole * R.sum() / b.sum())
+
+
+class Block:
+    """One block of a timm ViT for one image [N D], written out, and its relevance in reverse."""
+
+    def __init__(self, block, x):
+        self.block, self.x, heads = block, x, block.attn.num_heads
+        ls1, ls2 = (getattr(block.ls1, "gamma", 1.0), getattr(block.ls2, "gamma", 1.0))
+        self.normed = block.norm1(x)
+        q, k, self.v = block.attn.qkv(self.normed).reshape(len(x), 3, heads, -1).permute(1, 2, 0, 3)
+        self.q, self.k = block.attn.q_norm(q), block.attn.k_norm(k)
+        self.A = (self.q @ self.k.transpose(1, 2) / math.sqrt(q.shape[2])).softmax(2)
+        self.joined = (self.A @ self.v).transpose(0, 1).flatten(1)
+        self.attended = ls1 * block.attn.proj(self.joined)
+        self.middle = x + self.attended
+        self.normed2 = block.norm2(self.middle)
+        self.hidden = block.mlp.fc1(self.normed2)
+        self.active = block.mlp.act(self.hidden)
+        self.mixed = ls2 * block.mlp.fc2(self.active)
+        self.out = self.middle + self.mixed
+
+    def relevance(self, R):
+        """R of the output -> R of the attention, R of the input."""
+        kept, branch = through_sum(self.middle, self.mixed, R)
+        branch = through_linear(self.active, self.block.mlp.fc2, branch)
+        kept, branch = through_sum(self.x, self.attended, kept + through_linear(self.normed2, self.block.mlp.fc1, branch))
+        R = through_linear(self.joined, self.block.attn.proj, branch).unflatten(1, self.v.shape[::2]).transpose(0, 1)
+        parts = share(self.A[..., None] * self.v[:, None], R, 2) / 2  # heads, queries, keys, channels
+        RA, Rv = parts.sum(3), parts.sum(1)
+        parts = share(self.q[:, :, None] * self.k[:, None], RA, 3) / 2
+        Rq, Rk = parts.sum(2), parts.sum(1)
+        R = torch.stack([Rq, Rk, Rv]).permute(2, 0, 1, 3).flatten(1)
+        return RA, kept + through_linear(self.normed, self.block.attn.qkv, R)
+
+
+def reference(network, x, d):
+    """Gradient and relevance of every block's attention for one image [1 3 H W] and one direction [C], in float64."""
+    tokens = network.norm_pre(network._pos_embed(network.patch_embed(x)))[0].detach().requires_grad_()
+    blocks = [Block(network.blocks[0], tokens)]
+    for block in network.blocks[1:]:
+        blocks.append(Block(block, blocks[-1].out))
+    tokens = network.norm(blocks[-1].out)
+    heads = [network.head, network.head_dist] if hasattr(network, "head_dist") else [network.head]
+    y = [head(tokens[i]) for i, head in enumerate(heads)]
+    gradients = torch.autograd.grad((d * sum(y) / len(y)).sum(), [block.A for block in blocks])
+    with torch.no_grad():
+        R = torch.zeros_like(tokens)
+        answers = through_sum(*y, d) if len(y) == 2 else [d]
+        for i, (head, answer) in enumerate(zip(heads, answers, strict=True)):
+            R[i] = through_linear(tokens[i], head, answer)
+        found = []
+        for block in reversed(blocks):
+            RA, R = block.relevance(R)
+            found.insert(0, RA)
+    return gradients, found
+
+
+def tibav(kind, x, directions, start=0):
+    network, rows = build(kind).double(), []
+    for one, d in zip(x.double().split(1), directions.double(), strict=True):
+        gradients, forth = reference(network, one, d.clamp(min=0))
+        more, back = reference(network, one, (-d).clamp(min=0))
+        product = np.eye(gradients[0].shape[1])
+        for b in range(start, len(gradients)):
+            positive = ((gradients[b] - more[b]) * (forth[b] - torch.nan_to_num(back[b]))).clamp(min=0).mean(0)
+            product = (np.eye(len(product)) + positive.numpy()) @ product
+        rows.append(product[0])
+    return rows
+
+
+@pytest.mark.parametrize(("target", "start"), [("label", 0), ("finer", 1), ("reverse", 0)])
+@pytest.mark.parametrize("kind", ["vit", "distilled", "registers", "normed keys"])  # the reference is written for a plain ViT's blocks
+def test_tibav_follows_its_formula(kind, images, target, start):
+    backbone = backbones.load("tests.test_attention:build", args={"kind": kind}, image_size=SIZE)
+    seen = scene(backbone, images, (target,))
+    x, directions = backbone.prepare(images), seen.targets[0].directions[:, 0]
+    expected = [grid(row, backbone) for row in tibav(kind, x, directions, start)]
+    found = engine.maps(parse(f"tibav(start={start})", METHODS, "method"), seen, 0).numpy()
+    exact = dataclasses.replace(attentive(backbone), module=copy.deepcopy(attentive(backbone).module).double())
+    lists = attention._offered(METHODS["tibav"], exact, seen, x.double(), directions.double())
+    rows = METHODS["tibav"].map(**lists, start=start).numpy()
+    for i, one in enumerate(expected):
+        assert np.abs(grid(rows[i], backbone) - one).max() <= 1e-5 * one.max()  # relevance.STEADY moves it that much
+        # float32 alone is further off: the rules divide by sums that may all but cancel
+        assert np.abs(found[i] - one).max() <= 2e-3 * one.max()
+
+
+@pytest.mark.parametrize("target", ["label", "finer", "reverse"])
+def test_tibav_is_one_class_at_a_time(backbone, images, target):
+    found = maps(backbone, images, "tibav", target)
+    assert (found >= 0).all()
+    assert (found.amax((1, 2)) > 0).all()
+
+
+class Residual(nn.Module):
+    """Attention without its linear layers, beside a linear branch; every rule but those of the norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.branch = nn.Linear(6, 6, bias=False), nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.first(x)
+        q, k = torch.stack([x, x.neg()], 1).unbind(1)
+        attended = (q @ k.transpose(1, 2) * 0.5).softmax(2) @ x
+        x = x + self.branch(attended)
+        return (x[:, 0] * torch.cat([x[:, 1], x[:, 2]], 1)[:, 3:9]).reshape(-1, 6) - x.mean(1)
+
+
+def test_relevance_is_conserved_image_by_image():
+    torch.manual_seed(0)
+    module = fx.symbolic_trace(Residual().double())
+    module.graph.output_node().args = ((module.graph.output_node().args[0],),)
+    module.recompile()
+    values = Recorded(module)
+    with torch.no_grad():
+        values.run(torch.randn(3, 4, 6, dtype=torch.float64))
+    seed = torch.rand(3, 6, dtype=torch.float64)
+    start = next(node for node in module.graph.nodes if node.name == "first")
+    (R,) = relevances(module, values.env, seed, [start])
+    torch.testing.assert_close(R.sum((1, 2)), seed.sum(1))
+    (twice,) = relevances(module, values.env, 2 * seed, [start])
+    torch.testing.assert_close(twice, 2 * R)
+
+
+def test_relevance_is_conserved_through_a_network(vit, images):
+    module = attentive(vit).module
+    values = Recorded(module)
+    with torch.no_grad():
+        logits, *_ = values.run(vit.prepare(images))
+    d = torch.eye(CLASSES)[: len(images)]
+    tokens = next(node for node in module.graph.nodes if node.target == "network.norm_pre")
+    (R,) = relevances(module, values.env, d, [tokens])
+    torch.testing.assert_close(R.sum((1, 2)), torch.ones(len(images)), atol=1e-3, rtol=0)
+
+
+def test_an_operation_without_a_rule_is_named():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return (x * 2).exp()
+
+    module = fx.symbolic_trace(Odd())
+    module.graph.output_node().args = ((module.graph.output_node().args[0],),)
+    values = Recorded(module)
+    values.run(torch.ones(1, 2))
+    with pytest.raises(NoRule, match="exp"):
+        relevances(module, values.env, torch.ones(1, 2), [next(node for node in module.graph.nodes if node.name == "mul")])
+
+
+def test_methods_by_hand():
+    # two blocks, three tokens; only the class token's row of the last and all rows of the first matter
+    first = torch.tensor([[[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]]])
+    last = torch.tensor([[[0.0, 0.75, 0.25], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]])
+    assert METHODS["raw_attention"].map([first, last]).tolist() == [[0.0, 0.75, 0.25]]
+    # (I + last)/2 row 0 = (1/2, 3/8, 1/8); (I + first)/2 = [(3/4, 1/8, 1/8), (0, 1, 0), (1/4, 0, 3/4)]
+    assert METHODS["rollout"].map([first, last]).tolist() == [[3 / 8 + 1 / 32, 1 / 16 + 3 / 8, 1 / 16 + 3 / 32]]
+    assert METHODS["rollout"].map([first, last], start=1).tolist() == [[1 / 2, 3 / 8, 1 / 8]]
+    # two heads each: one agrees with its gradient, one is against it, so half of the attention's numbers remain
+    dA, RA = [torch.stack([A, -A], 1) for A in (first, last)], [torch.ones(1, 2, 3, 3)] * 2
+    # row 0 of I + last/2 = (1, 3/8, 1/8); I + first/2 = [(5/4, 1/8, 1/8), (0, 3/2, 0), (1/4, 0, 5/4)]
+    assert METHODS["tibav"].map(dA, RA).tolist() == [[5 / 4 + 1 / 32, 1 / 8 + 9 / 16, 1 / 8 + 5 / 32]]
+    assert METHODS["tibav"].map(dA, RA, start=1).tolist() == [[1.0, 3 / 8, 1 / 8]]
+
+
+@pytest.mark.parametrize("method", FAMILY)
+def test_maps_depend_on_their_image_alone_and_repeat(backbone, images, method, monkeypatch):
+    whole = maps(backbone, images, method, "finer")
+    assert torch.equal(maps(backbone, images, method, "finer"), whole)
+    alone = torch.cat([maps(backbone, images[i : i + 1], method, "finer") for i in range(len(images))])
+    span = whole.amax((1, 2)) - whole.amin((1, 2))
+    assert ((whole - alone).abs().amax((1, 2)) <= 1e-4 * span).all()
+    monkeypatch.setattr(attention, "BUDGET", 1)  # one image a pass
+    assert ((whole - maps(backbone, images, method, "finer")).abs().amax((1, 2)) <= 1e-4 * span).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "reason"),
+    [
+        ("tests.tiny:build", {}, "no class token attention"),
+        ("timm/swin_tiny_patch4_window7_224", SWIN, "no class token attention"),
+        ("timm/vit_base_patch16_siglip_224", TINY, "no class token attention"),
+        ("timm/beit_base_patch16_224", TINY, "does not read the class token"),
+    ],
+)
+def test_a_network_without_class_token_attention_is_told_before_the_job_starts(name, args, reason):
+    args = args if "tiny:build" in name else {"pretrained": False, **{key: value for key, value in args.items() if key != "img_size"}}
+    backbone = backbones.load(name, args=args, image_size=SIZE if "swin" not in name else 224)
+    pixels = np.zeros((1, 3, *backbone.image_size), np.uint8)
+    for method in FAMILY:
+        with pytest.raises(Refusal, match=reason) as told:
+            pipeline.explain(pixels, [0], backbone, [method], ["label"])
+        assert method in str(told.value)
+        assert "\n" not in str(told.value)
+
+
+def test_a_network_that_relevance_cannot_be_followed_through_has_attention_all_the_same():
+    args = {"pretrained": False, "act_layer": "elu", **{key: value for key, value in TINY.items() if key != "img_size"}}
+    backbone = backbones.load("timm/vit_tiny_patch16_224", args=args, image_size=SIZE)
+    reasons = {method: engine.misfit(parse(method, METHODS, "method"), backbone) for method in FAMILY}
+    assert "'ELU'" in reasons.pop("tibav")
+    assert set(reasons.values()) == {None}
+
+
+@pytest.mark.parametrize("start", [-1, 2])
+def test_a_start_that_is_no_block_is_refused(vit, start):
+    for method in ("rollout", "tibav"):
+        assert "0 to 1" in engine.misfit(parse(f"{method}(start={start})", METHODS, "method"), vit)
+    assert engine.misfit(parse("rollout(start=1)", METHODS, "method"), vit) is None
+
+
+def test_a_join_of_directions_is_refused(vit, images):
+    with pytest.raises(Refusal, match="CAM family"):
+        maps(vit, images, "tibav", "finer(aggregation=max_pre)")
+
+
+def test_class_free_methods_name_no_class(vit, images):
+    tables = pipeline.explain(images.numpy(), [0, 1, 2, 3], vit, FAMILY, ["label", "finer"])
+    assert tables["errors"].num_rows == 0
+    rows = tables["maps"].to_pylist()
+    named = {(row["method"], row["target"], row["class_id"] is None) for row in rows}
+    assert named == {("raw_attention", "none", True), ("rollout", "none", True), ("tibav", "label", False), ("tibav", "finer", False)}
+    assert all((row["height"], row["width"]) == vit.grid for row in rows)
+
+
+def test_what_it_costs(images, monkeypatch):
+    network = build("vit")
+    monkeypatch.setattr("tests.test_attention.build", lambda: network)
+    backbone = backbones.load("tests.test_attention:build", image_size=SIZE)
+    attentive(backbone)
+    seen = scene(backbone, images, ("label", "finer"))
+    passed, backward, grad = [], [], torch.autograd.grad
+    handle = network.patch_embed.proj.register_forward_hook(lambda module, given, value: passed.append(len(value)))
+    monkeypatch.setattr("torch.autograd.grad", lambda *a, **k: (len(a) == 2 and backward.append(1), grad(*a, **k))[1])
+    for method in ("raw_attention", "rollout"):
+        engine.maps(parse(method, METHODS, "method"), seen, 0)
+    assert (sum(passed), len(backward)) == (len(images), 0)  # one forward, shared
+    for target in (0, 1):
+        engine.maps(parse("tibav", METHODS, "method"), seen, target)
+    handle.remove()
+    assert (sum(passed), len(backward)) == (3 * len(images), 2)  # and one forward and one backward per target
+
+
+def test_nothing_is_left_on_the_network(images, monkeypatch):
+    network = build("registers")
+    network.head.weight.data.zero_()
+    monkeypatch.setattr("tests.test_attention.build", lambda: network)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    backbone = backbones.load("tests.test_attention:build", image_size=SIZE)
+    for method in FAMILY:
+        assert engine.misfit(parse(method, METHODS, "method"), backbone) is None
+        maps(backbone, images, method)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    for module in network.modules():
+        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
+        assert not module.training
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+    cut = weakref.ref(backbone.cut)
+    del backbone
+    gc.collect()
+    assert cut() is None
+
+
+@pytest.mark.parametrize("method", FAMILY)
+def test_half_precision_is_near_full_precision(vit, images, method):
+    full, half = (maps(vit, images, method, precision=precision) for precision in ("fp32", "bf16"))
+    assert np.corrcoef(full.flatten(), half.flatten())[0, 1] > 0.99

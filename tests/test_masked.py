@@ -1,0 +1,608 @@
+"""Methods that ask about masked copies, against their formulas in double precision: one image, one mask, one pass at a time."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import pipeline
+from pipeline import backbones, engine
+from pipeline.engine import masked
+from pipeline.engine.look import look
+from pipeline.engine.masks import fill_of, masks_of, pixels_of
+from pipeline.engine.scene import Scene
+from pipeline.families import Bernoulli, Copies, Segments, Windows
+from pipeline.methods import METHODS
+from pipeline.refusal import Refusal
+from pipeline.render import unit, upsample
+from pipeline.requests import parse
+from pipeline.tables.identity import seed_of
+from pipeline.targets import TARGETS, Answers
+from tests import tiny
+
+SIZE, IMAGES = 32, 3
+MEAN, STD = 0.4, 0.25
+
+
+def sharp(curved: bool = False):
+    """The tiny network with a classifier that commits itself: at initialisation its probabilities hardly move."""
+    network = tiny.build(curved=curved)
+    network[-1].weight.data *= 5 if curved else 30
+    return network
+
+
+def sharp_curved():
+    return sharp(curved=True)
+
+
+NETWORKS = {"linear head": sharp, "curved head": sharp_curved}
+
+
+@pytest.fixture(scope="module", params=sorted(NETWORKS))
+def network(request):
+    """A backbone, and the same network in double precision."""
+    build = NETWORKS[request.param]
+    args = {"mean": f"{MEAN},{MEAN},{MEAN}", "std": f"{STD},{STD},{STD}"}
+    return backbones.load(f"tests.test_masked:{build.__name__}", args=args, image_size=SIZE), build().eval().double()
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """Blots of colour, so that superpixels and masks have something to find."""
+    draws = torch.Generator().manual_seed(3)
+    coarse = F.interpolate(torch.rand(IMAGES, 3, 5, 5, generator=draws), (SIZE, SIZE), mode="bilinear")
+    return ((coarse + 0.1 * torch.rand(coarse.shape, generator=draws)) / 1.1 * 255).to(torch.uint8)
+
+
+def scene_of(backbone, pixels, targets=("label", "finer"), part=slice(None), **how):
+    seen = look(backbone, backbone.prepare(pixels[part]))
+    answers = Answers(seen.logits, torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])[: len(pixels)][part])
+    explained = tuple(TARGETS[(r := parse(t, TARGETS, "target")).name].explain(answers, **r.args) for t in targets)
+    return Scene(seen, explained, pixels[part], lambda name: [seed_of(name, i) for i in range(len(pixels))][part], **how)
+
+
+def ours(written, scene, target=0):
+    return engine.maps(parse(written, METHODS, "method"), scene, target)
+
+
+class Slow:
+    """One image in double precision: what the network says of anything made of its pixels."""
+
+    def __init__(self, network, scene, image, target):
+        self.network, self.direction = network, scene.targets[target].directions[image, 0].double()
+        self.x, self.scene, self.image = scene.pixels[image].double() / 255, scene, image
+
+    @torch.no_grad()
+    def logits(self, x):
+        return self.network(((x - MEAN) / STD)[None])[0]
+
+    def y(self, x):
+        return float(self.direction @ self.logits(x))
+
+    def p(self, x):
+        return float(self.direction @ self.logits(x).softmax(0))
+
+    @torch.no_grad()
+    def A(self):
+        return self.network[:6](((self.x - MEAN) / STD)[None])[0]
+
+
+def rise(slow):
+    draws = torch.Generator().manual_seed(seed_of(0, "bernoulli", 40, 5, 0.4))
+    grids = (torch.rand(40, 5, 5, generator=draws) < 0.4).double()
+    tops, lefts = (torch.randint(7, (40,), generator=draws) for _ in range(2))
+    total = torch.zeros(SIZE, SIZE).double()
+    for grid, top, left in zip(grids, tops.tolist(), lefts.tolist(), strict=True):
+        mask = F.interpolate(grid[None, None], (42, 42), mode="bilinear")[0, 0][top : top + SIZE, left : left + SIZE]
+        total += slow.p(slow.x * mask) * mask
+    return total / (40 * 0.4)
+
+
+def gaussian(row, column, sigma, factor):
+    at = torch.arange(SIZE).double() + 0.5
+    return (-((at[:, None] - row) ** 2 + (at - column) ** 2) / (factor * sigma**2)).exp()
+
+
+def glas(slow, x=None, points=None, light=True, shadow=True, k=4, sigmas=(3, 3, 3)):
+    """Eq. 3 by its double sum, pixels by points; sigmas in units of side / 15."""
+    x = slow.x if x is None else x
+    sigma_l, sigma_s, sigma_map = (sigma * SIZE / 15 for sigma in sigmas)
+    total = torch.zeros(SIZE, SIZE).double()
+    for i, j in points if points is not None else itertools.product(range(k), repeat=2):
+        centre = ((i + 0.5) * SIZE / k, (j + 0.5) * SIZE / k)
+        f_l = slow.p(x * gaussian(*centre, sigma_l, 2)) if light else 1
+        f_s = abs(slow.p(x) - slow.p(x * (1 - gaussian(*centre, sigma_s, 2)))) + 1e-5 if shadow else 1
+        total += gaussian(*centre, sigma_map, 1) * max(f_l * f_s, 0)
+    return total / k**2
+
+
+def rglas(slow):
+    x, points, total = slow.x, set(itertools.product(range(4), repeat=2)), 0
+    for _ in range(3):
+        S = torch.from_numpy(unit(glas(slow, x, sorted(points)).numpy()))
+        total = total + S
+        points = {(i, j) for i, j in points if S[int((i + 0.5) * SIZE / 4), int((j + 0.5) * SIZE / 4)] <= 0.8}
+        x = x * (1 - S)
+        if not points or (S.mean() / max(slow.p(x), 1e-12)) ** 0.5 >= 5:
+            break
+    return total
+
+
+def occlusion(slow):
+    starts, clean = [0, 5, 10, 15, 20, 24], slow.p(slow.x)
+    total, count = torch.zeros(SIZE, SIZE).double(), torch.zeros(SIZE, SIZE).double()
+    for top, left in itertools.product(starts, repeat=2):
+        x = slow.x.clone()
+        x[:, top : top + 8, left : left + 8] = MEAN
+        total[top : top + 8, left : left + 8] += clean - slow.p(x)
+        count[top : top + 8, left : left + 8] += 1
+    return total / count
+
+
+def score_cam(slow, softmax=True):
+    A, scores = slow.A(), []
+    for channel in A:
+        mask = F.interpolate(channel[None, None], (SIZE, SIZE), mode="bilinear")[0, 0]
+        scores.append(slow.y(slow.x * torch.from_numpy(unit(mask.numpy()))) - slow.y(slow.x * 0))
+    weights = torch.tensor(scores).double().softmax(0) if softmax else torch.tensor(scores).double()
+    return (weights[:, None, None] * A).sum(0).relu()
+
+
+@torch.no_grad()
+def ablation_cam(slow):
+    A, total = slow.A(), 0
+    whole = float(slow.direction @ slow.network[6:](A[None])[0])
+    for channel in range(len(A)):
+        without = A.clone()
+        without[channel] = 0
+        total = total + (whole - float(slow.direction @ slow.network[6:](without[None])[0])) / abs(whole) * A[channel]
+    return total.relu()
+
+
+def lime(slow):
+    from skimage.segmentation import quickshift
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import pairwise_distances
+
+    seed = slow.scene.seeds("lime")[slow.image]
+    picture = slow.scene.pixels[slow.image].permute(1, 2, 0).numpy()
+    labels = torch.from_numpy(quickshift(picture, kernel_size=2, max_dist=200, ratio=0.2, rng=seed % 2**31))
+    number = int(labels.max()) + 1
+    z = (torch.rand(60, number, generator=torch.Generator().manual_seed(seed)) < 0.5).double()
+    z[0] = 1
+    blurred = slow.x.clone()
+    for s in range(number):
+        blurred[:, labels == s] = slow.x[:, labels == s].mean(1, keepdim=True)
+    scores = [slow.p(torch.where((bits[labels] > 0), slow.x, blurred)) for bits in z]
+    distance = pairwise_distances(z.numpy(), z[:1].numpy(), metric="cosine").ravel()
+    model = Ridge(alpha=1).fit(z.numpy(), scores, sample_weight=np.sqrt(np.exp(-(distance**2) / 0.25**2)))
+    assert number > 3
+    return torch.from_numpy(model.coef_)[labels].relu()
+
+
+def short_glas(light=True, shadow=True, sigmas=(3, 3, 3)):
+    return lambda slow: glas(slow, light=light, shadow=shadow, sigmas=sigmas)
+
+
+REFERENCES = {
+    "rise(masks=40,cells=5,p=0.4)": rise,
+    "glas(k=4)": short_glas(),
+    "glas(k=4,preset=ilsvrc)": short_glas(sigmas=(5, 3, 6)),
+    "glas_light(k=4)": short_glas(shadow=False),
+    "glas_shadow(k=4)": short_glas(light=False),
+    "rglas(k=4,rounds=3)": rglas,
+    "occlusion(window=8,stride=5)": occlusion,
+    "score_cam": score_cam,
+    "score_cam(score_norm=none)": lambda slow: score_cam(slow, softmax=False),
+    "ablation_cam": ablation_cam,
+    "lime(samples=60,kernel=2)": lime,
+}
+
+
+def test_every_masked_method_has_a_reference():
+    assert {written.partition("(")[0] for written in REFERENCES} == {name for name, method in METHODS.items() if method.family == "masked"}
+
+
+@pytest.mark.parametrize("written", sorted(REFERENCES))
+def test_maps_are_the_formulas_in_double_precision(network, pixels, written):
+    backbone, double = network
+    scene, request, spans = scene_of(backbone, pixels), parse(written, METHODS, "method"), []
+    for target in (0, 1):
+        found = ours(written, scene, target)
+        if request.name.startswith("glas"):
+            found = upsample(found, scene.size, METHODS[request.name].render(request.args))
+        for image in range(IMAGES):
+            expected = REFERENCES[written](Slow(double, scene, image, target))
+            spans.append((expected.max() - expected.min()).item())
+            assert (found[image] - expected).abs().max() <= 1e-4 * max(spans[-1], 1e-6)
+    assert max(spans) > 1e-5, "rectified maps may be flat, but not all of them"
+
+
+@pytest.mark.parametrize("written", sorted(REFERENCES))
+def test_a_map_depends_on_nothing_but_its_image(network, pixels, written):
+    """Neither on the batch, nor on the budget, nor on what else is asked, and it repeats bit for bit."""
+    scene = scene_of(network[0], pixels)
+    whole = [ours(written, scene, target) for target in (0, 1)]
+    alone = [torch.cat([ours(written, scene_of(network[0], pixels, part=slice(i, i + 1)), t) for i in range(IMAGES)]) for t in (0, 1)]
+    tight = scene_of(network[0], pixels)
+    tight.once("budget", lambda: masked.Budget(7))
+    for target in (0, 1):
+        span = (whole[target].amax((1, 2)) - whole[target].amin((1, 2))).clamp(min=1e-6)
+        assert ((whole[target] - alone[target]).abs().amax((1, 2)) <= 1e-4 * span).all()
+        assert ((whole[target] - ours(written, tight, target)).abs().amax((1, 2)) <= 1e-4 * span).all()
+        only = scene_of(network[0], pixels, targets=[("label", "finer")[target]])
+        assert torch.equal(ours(written, only), whole[target])
+
+
+def test_rise_follows_the_run_seed_and_lime_each_image_seed(network, pixels):
+    def run(written, **how):
+        return ours(written, scene_of(network[0], pixels, **how))
+
+    assert not torch.equal(run("rise(masks=20)"), run("rise(masks=20)", seed=1))
+    assert not torch.equal(run("rise(masks=20)"), run("rise(masks=21)"))
+    assert METHODS["rise"].seeded
+    assert METHODS["lime"].seeded
+    assert not METHODS["glas"].seeded
+    shifted = replace(scene_of(network[0], pixels), seeds=lambda name: [9, 8, 7])
+    assert not torch.equal(run("lime(samples=40,kernel=2)"), ours("lime(samples=40,kernel=2)", shifted))
+
+
+# Passes of one image beyond the look, of the trunk and of the head alone, for any number of targets.
+COSTS = {
+    "rise(masks=33)": (33, 0),
+    "glas": (2 * 15**2, 0),
+    "glas_light(k=4)": (4**2, 0),
+    "glas_shadow(k=4)": (4**2, 0),
+    "occlusion(window=8,stride=5)": (6**2, 0),
+    "score_cam": (12, 0),
+    "score_cam(score_norm=none)": (12 + 1, 0),
+    "ablation_cam": (0, 12),
+    "lime": (1000, 0),
+}
+
+
+class Counted:
+    """A backbone that counts the rows of every pass, and runs out of memory above `most` of them."""
+
+    def __init__(self, backbone, most=10**9):
+        self.backbone, self.most, self.rows, self.heads, self.largest = backbone, most, 0, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.backbone, name)
+
+    def logits(self, x):
+        if len(x) > self.most:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        self.rows, self.largest = self.rows + len(x), max(self.largest, len(x))
+        return self.backbone.logits(x)
+
+    def head(self, A, rest):
+        self.heads += len(A)
+        return self.backbone.head(A, rest)
+
+
+def counted(network, pixels, most=10**9):
+    scene = scene_of(network[0], pixels)
+    counter = Counted(network[0], most)
+    return replace(scene, look=replace(scene.look, backbone=counter)), counter
+
+
+@pytest.mark.parametrize("written", sorted(COSTS))
+def test_passes_spent_are_those_of_the_cost_model_whatever_the_targets(network, pixels, written):
+    scene, counter = counted(network, pixels)
+    for target in (0, 1):
+        ours(written, scene, target)
+    rows, heads = COSTS[written]
+    if network[0].pooled_linear is not None:
+        heads = 0
+    assert (counter.rows, counter.heads) == (IMAGES * rows, IMAGES * heads)
+    assert counter.largest <= masked.ROWS["cpu"]
+    name = written.partition("(")[0]
+    assert (scene.tally[name, "forwards"], scene.tally[name, "heads"]) == (counter.rows, counter.heads)
+
+
+def test_rglas_costs_a_sweep_a_round_and_a_pass_between_rounds_for_each_target(network, pixels):
+    scene, counter = counted(network, pixels)
+    ours("rglas(k=4,rounds=1)", scene)
+    assert counter.rows == IMAGES * 2 * 16
+    ours("rglas(k=4,rounds=3,t2=1e9)", scene)
+    assert counter.rows <= IMAGES * (2 * 16 + 3 * 2 * 16 + 2)
+    assert scene.tally["rglas", "forwards"] == counter.rows
+
+
+def test_glas_glas_light_and_glas_shadow_share_one_sweep(network, pixels):
+    scene, counter = counted(network, pixels)
+    for written, target in itertools.product(["glas_light(k=5)", "glas(k=5)", "glas_shadow(k=5)"], (0, 1)):
+        ours(written, scene, target)
+    assert counter.rows == IMAGES * 2 * 25
+
+
+def test_out_of_memory_halves_the_budget_and_changes_nothing_else(network, pixels):
+    calm, _ = counted(network, pixels)
+    scene, counter = counted(network, pixels, most=20)
+    torch.testing.assert_close(ours("glas(k=5)", scene), ours("glas(k=5)", calm), rtol=1e-4, atol=1e-7)
+    assert counter.rows == IMAGES * 50
+    assert counter.largest == 16
+    assert scene.once("budget", None).rows == 16
+    assert scene.tally["glas", "forwards"] == counter.rows
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        ours("glas(k=5)", counted(network, pixels, most=0)[0])
+
+
+def test_no_more_copies_than_the_budget_are_painted_at_once(network, pixels):
+    scene, painted = scene_of(network[0], pixels), []
+    code = Bernoulli(200, 7, 0.5)
+    bank = masks_of(code, scene)
+    scene._kept["masks", code] = replace(bank, paint=lambda which, images: painted.append(len(which)) or bank.paint(which, images))
+    ours("rise(masks=200)", scene)
+    assert max(painted) <= masked.ROWS["cpu"]
+    # each pass of 64 rows paints a mask once for all three images
+    assert sum(painted) <= 200 * 2 + IMAGES * 200 / 64
+
+
+@pytest.mark.parametrize("how", ["gaussian:3", "gaussian:1.5:norm"])
+@pytest.mark.parametrize("size", [(30, 30), (20, 36)])
+def test_a_gaussian_drawing_is_its_double_sum(how, size):
+    maps = torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(0)).double()
+    sigma = float(how.split(":")[1]) * min(size) / 15
+    drawn = upsample(maps, size, how)
+    for y, x in itertools.product(range(0, size[0], 7), range(0, size[1], 5)):
+        kernel = torch.tensor(
+            [
+                [
+                    np.exp(-((y + 0.5 - (i + 0.5) * size[0] / 4) ** 2 + (x + 0.5 - (j + 0.5) * size[1] / 6) ** 2) / sigma**2)
+                    for j in range(6)
+                ]
+                for i in range(4)
+            ]
+        )
+        expected = (maps * kernel).sum((1, 2)) / (kernel.sum() if how.endswith("norm") else 24)
+        torch.testing.assert_close(drawn[:, y, x], expected)
+
+
+def test_a_gaussian_drawing_with_its_norm_keeps_a_constant_map_constant():
+    drawn = upsample(torch.full((1, 5, 5), 0.7), (40, 40), "gaussian:3:norm")
+    torch.testing.assert_close(drawn, torch.full((1, 40, 40), 0.7))
+
+
+def test_occlusion_of_a_linear_model_is_the_mean_box_sum(network, pixels):
+    """p(m) = sum_j a_j m_j: what a window takes away is its sum of a."""
+    scene, code = scene_of(network[0], pixels), Windows(8, 4)
+    masks, a = masks_of(code, scene), torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    said = Copies(None, (masks.paint(torch.arange(49), None) * a).sum((1, 2))[None], codes=masks.codes)
+    found = METHODS["occlusion"].map(Copies(None, a.sum()[None]), said, window=8, stride=4)[0]
+    sums = F.avg_pool2d(a[None, None], 8, 4, divisor_override=1)
+    ones = torch.ones(1, 1, 8, 8)
+    expected = F.conv_transpose2d(sums, ones, stride=4) / F.conv_transpose2d(torch.ones_like(sums), ones, stride=4)
+    torch.testing.assert_close(found, expected[0, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_score_cam_weighs_channels_by_a_softmax_that_the_baseline_does_not_move():
+    A, u = torch.rand(1, 3, 2, 2), torch.tensor([[1.0, 2.0, 4.0]])
+    found = METHODS["score_cam"].map(A, Copies(u, None), None)
+    e = np.exp([1.0, 2.0, 4.0])
+    expected = sum(w * A[0, k] for k, w in enumerate(e / e.sum()))
+    torch.testing.assert_close(found[0], expected.float())
+    torch.testing.assert_close(METHODS["score_cam"].map(A, Copies(u - 7, None), None), found)
+
+
+def test_ablation_cam_does_not_turn_over_where_the_logit_is_negative():
+    A, drops = torch.rand(1, 2, 3, 3), torch.tensor([[0.5, 0.25]])
+    up, down = (METHODS["ablation_cam"].map(A, Copies(torch.tensor([y]), None), drops) for y in (2.0, -2.0))
+    torch.testing.assert_close(up, (0.25 * A[:, 0] + 0.125 * A[:, 1]))
+    assert torch.equal(up, down)
+
+
+def test_mean_fill_is_what_multiplying_the_normalised_tensor_comes_to(network, pixels):
+    scene = scene_of(network[0], pixels)
+    masks, direction = masks_of(Bernoulli(10, 4, 0.5), scene), scene.targets[0].directions[:, 0]
+    found = masked.ask(scene, masks, [direction], "mean")[0].logit
+    for i in range(10):
+        mask = masks.paint(torch.tensor([i]), None)
+        expected = (network[0].logits(network[0].prepare(pixels) * mask) * direction).sum(1)
+        torch.testing.assert_close(found[:, i], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("fill", "colour"), [("black", 0.0), ("mean", MEAN), ("0.75", 0.75)])
+def test_fills_of_one_colour(network, pixels, fill, colour):
+    assert (fill_of(fill, pixels / 255, network[0].prepare) - colour).abs().max() < 1e-6
+
+
+def test_blur_keeps_a_flat_image_and_removes_detail(network):
+    flat = torch.full((1, 3, SIZE, SIZE), 0.3)
+    torch.testing.assert_close(fill_of("blur", flat, network[0].prepare), flat)
+    checks = (torch.arange(SIZE)[:, None] + torch.arange(SIZE)).remainder(2).float().expand(1, 3, -1, -1)
+    assert (fill_of("blur", checks, network[0].prepare) - 0.5).abs().max() < 0.1
+
+
+def test_what_a_superpixel_hides_shows_its_mean_colour(network, pixels):
+    scene = scene_of(network[0], pixels)
+    masks = masks_of(Segments(8, 2, 200.0, 0.2), scene)
+    for image, (labels, colours) in enumerate(zip(masks.codes.labels, masks.fill, strict=True)):
+        for segment in labels.unique():
+            inside = pixels_of(scene)[image][:, labels == segment]
+            torch.testing.assert_close(colours[:, labels == segment], inside.mean(1, keepdim=True).expand_as(inside))
+        assert masks.paint(torch.tensor([0]), torch.tensor([image])).eq(1).all()
+
+
+@pytest.mark.parametrize("target", ["finer(aggregation=max_pre)", "finer(aggregation=mean_post)", "finer(weighting=prob)"])
+def test_targets_that_are_not_one_scalar_are_for_the_cam_family(network, pixels, target):
+    with pytest.raises(Refusal, match="rise.*finer.*CAM family") as told:
+        pipeline.explain(pixels.numpy(), [0, 1, 2], network[0], ["rise(masks=4)"], [target])
+    assert "\n" not in str(told.value)
+    tables = pipeline.explain(pixels.numpy(), [0, 1, 2], network[0], ["family:masked", "grad_cam"], [target])
+    assert set(tables["maps"]["method"].to_pylist()) == {"grad_cam"}
+    assert tables["errors"].num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("occlusion(window=40)", "40 pixels is larger"),
+        ("rise(fill=pink)", "black, mean, blur"),
+        ("rise(fill=2)", "0 to 1"),
+        ("rise(masks=0)", "masks=0"),
+        ("glas(k=0)", "k=0"),
+        ("glas(preset=cub)", "fine, ilsvrc"),
+        ("lime(samples=0)", "samples=0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_any_work(network, pixels, written, told):
+    with pytest.raises(Refusal, match=told):
+        pipeline.explain(pixels.numpy(), [0, 1, 2], network[0], [written])
+
+
+def test_sigmoid_networks_are_asked_by_their_sigmoid(network, pixels):
+    scene = scene_of(network[0], pixels, activation="sigmoid")
+    slow = Slow(network[1], scene, 0, 0)
+    slow.p = lambda x: float(slow.direction @ slow.logits(x).sigmoid())
+    found = ours("occlusion(window=8,stride=5)", scene)[0]
+    expected = occlusion(slow)
+    assert (found - expected).abs().max() <= 1e-4 * (expected.max() - expected.min())
+
+
+def test_half_precision_moves_maps_a_little(network, pixels):
+    plain = ours("rise(masks=30)", scene_of(network[0], pixels))
+    half = ours("rise(masks=30)", scene_of(network[0], pixels, precision="bf16"))
+    assert 0 < (plain - half).abs().max() < 0.05
+
+
+class Hooked(torch.nn.Module):
+    """The network the grad-cam package and captum see: it takes normalised images."""
+
+    def __init__(self, double):
+        super().__init__()
+        self.features, self.rest = double[:6].float(), double[6:].float()
+
+    def forward(self, x):
+        return self.rest(self.features(x))
+
+
+@pytest.fixture
+def hooked(network):
+    network[1].float()
+    yield Hooked(network[1])
+    network[1].double()
+
+
+def min_max(maps):
+    return np.stack([unit(m) for m in maps])
+
+
+# The package multiplies normalised images, which is fill=mean, and min-maxes before and after it enlarges the map. Its Score-CAM
+# enlarges channels with their corner cells at the image's corners, ours by pixel centres; here it is given ours.
+PACKAGE = {"ScoreCAM": "score_cam(fill=mean)", "AblationCAM": "ablation_cam"}
+
+
+@pytest.mark.parametrize("name", sorted(PACKAGE))
+def test_maps_agree_with_the_grad_cam_package(network, pixels, hooked, name, monkeypatch):
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.image import scale_cam_image
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    monkeypatch.setattr(torch.nn, "UpsamplingBilinear2d", lambda size: torch.nn.Upsample(size, mode="bilinear"))
+    scene = scene_of(network[0], pixels, ["predicted"])
+    classes = [int(c) for c in scene.targets[0].class_id]
+    with getattr(pytorch_grad_cam, name)(hooked, [hooked.features[-1]]) as cam:
+        theirs = cam(network[0].prepare(pixels), [ClassifierOutputTarget(c) for c in classes])
+    found = ours(PACKAGE[name], scene).numpy()
+    found = min_max(scale_cam_image(scale_cam_image(found), (SIZE, SIZE)))
+    np.testing.assert_allclose(found, min_max(theirs), atol=2e-3)
+
+
+def test_occlusion_agrees_with_captum_where_windows_end_at_the_edge(network, pixels, hooked):
+    from captum.attr import Occlusion
+
+    scene = scene_of(network[0], pixels)
+    x, classes = network[0].prepare(pixels), scene.targets[0].class_id
+    attribution = Occlusion(lambda x: hooked(x).softmax(1)).attribute(x, (3, 8, 8), (3, 4, 4), baselines=0, target=classes)
+    found = ours("occlusion(window=8,stride=4)", scene)
+    span = found.amax() - found.amin()
+    assert (attribution[:, 0] - found).abs().max() <= 1e-4 * span
+
+
+def test_lime_agrees_with_captum_within_its_sampling_error(network, pixels, hooked):
+    """Both fit the same linear model to their own coin flips: they differ as much as two of our own seeds do."""
+    from captum._utils.models.linear_model import SkLearnRidge
+    from captum.attr import Lime
+
+    scene, code = scene_of(network[0], pixels, part=slice(0, 1)), "lime(samples=400,kernel=2)"
+    masks = masks_of(Segments(400, 2, 200.0, 0.2), scene)
+    labels = masks.codes.labels[0]
+
+    def similarity(original, perturbed, bits, **rest):
+        distance = 1 - torch.nn.functional.cosine_similarity(bits.float(), torch.ones_like(bits.float())).item()
+        return np.sqrt(np.exp(-(distance**2) / 0.25**2))
+
+    prepare = network[0].prepare
+    model = Lime(lambda x: hooked(x).softmax(1), SkLearnRidge(alpha=1), similarity)
+    said = model.attribute(
+        prepare(pixels[:1]),
+        prepare.normalise(masks.fill),
+        0,
+        feature_mask=labels.expand(1, 3, -1, -1),
+        n_samples=400,
+        perturbations_per_eval=50,
+    )
+    theirs = said[0, 0].float().relu()
+    found = ours(code, scene)[0]
+    # the superpixels stay, the coins change
+    again = replace(scene, seeds=lambda name: [77], _kept={})
+    bits = torch.rand(masks.codes.bits.shape, generator=torch.Generator().manual_seed(5)) < 0.5
+    paint = lambda which, images: bits[images, which].gather(1, labels.flatten()[None].expand(len(which), -1)).view(-1, SIZE, SIZE).float()  # noqa: E731
+    again._kept["masks", Segments(400, 2, 200.0, 0.2)] = replace(masks, paint=paint, codes=replace(masks.codes, bits=bits))
+    chance = (ours(code, again)[0] - found).square().mean().sqrt()
+    assert 0 < (theirs - found).square().mean().sqrt() <= 3 * chance
+    assert np.corrcoef(theirs.flatten(), found.flatten())[0, 1] > 0.9
+
+
+REAL = {
+    # fill and enlargement as above
+    "ScoreCAM": ("timm/vit_tiny_patch16_224", "vit_tiny_patch16_224.imagenet", {}, "score_cam(fill=mean)", 224),
+    # on a ViT the package puts min(A) - 1e7 in place of zero; with a ReLU before the head it ablates as the paper does
+    "AblationCAM": ("timm/mobilenetv2_100", "mobilenetv2_100.imagenet", {"pad_type": "same"}, "ablation_cam", 128),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(REAL))
+def test_maps_agree_with_the_grad_cam_package_on_a_trained_network(realdata, name, monkeypatch):
+    import pytorch_grad_cam
+    import timm
+    from pytorch_grad_cam.utils.image import scale_cam_image
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(torch.nn, "UpsamplingBilinear2d", lambda size: torch.nn.Upsample(size, mode="bilinear"))
+    arch, file, args, written, side = REAL[name]
+    weights = str(realdata / "weights" / f"{file}.safetensors")
+    backbone = backbones.load(arch, weights=weights, args={**args, "mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5"}, image_size=side)
+    plain = timm.create_model(arch.removeprefix("timm/"), **args).eval()
+    plain.load_state_dict(load_file(weights))
+    picture = _picture(realdata, side)
+    seen = look(backbone, backbone.prepare(picture))
+    explained = TARGETS["predicted"].explain(Answers(seen.logits, torch.tensor([-1])))
+    found = ours(written, Scene(seen, (explained,), picture, None)).numpy()
+    vit = hasattr(plain, "cls_token")
+    layer = plain.blocks[-1].norm1 if vit else plain.bn2
+    shape = (lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (14, 14))) if vit else None
+    with getattr(pytorch_grad_cam, name)(plain, [layer], reshape_transform=shape) as cam:
+        theirs = cam(backbone.prepare(picture), [ClassifierOutputTarget(int(explained.class_id[0]))])
+    found = min_max(scale_cam_image(scale_cam_image(found), (side, side)))
+    assert np.corrcoef(found.ravel(), theirs.ravel())[0, 1] >= 0.999
+
+
+def _picture(realdata, side):
+    """One validation image, uint8 [1 3 side side]."""
+    import io
+    import tarfile
+
+    from PIL import Image
+
+    with tarfile.open(realdata / "imagenet_val227" / "00000.tar") as tar:
+        first = min((member for member in tar if member.name.endswith(".jpg")), key=lambda member: member.name)
+        image = Image.open(io.BytesIO(tar.extractfile(first).read())).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1)[None].copy())

@@ -1,0 +1,425 @@
+"""The optimised family against slow references in double precision, one image at a time, written from the papers' formulas."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline import backbones, engine
+from pipeline.engine.look import look
+from pipeline.engine.scene import Scene
+from pipeline.engine.soft import smoothed, spread
+from pipeline.families import METHODS
+from pipeline.methods.optimised import mask as mask_file
+from pipeline.render import upsample
+from pipeline.requests import parse
+from pipeline.targets import TARGETS, Answers
+from tests import tiny
+from tests.test_path import Counted
+
+SIZE, IMAGES = 32, 5
+
+
+def lively(**arguments):
+    """The tiny network with answers that move with its input.
+
+    As torch draws it, its gradients are 1e-8 of nothing: Adam, which divides a gradient by its own size, would then follow rounding.
+    """
+    network = tiny.build(**arguments)
+    for module in network:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.weight.data *= 3
+    return network
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return backbones.load("tests.test_optimised:lively", image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def network():
+    return lively().double().eval()
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.random((IMAGES, 3, 6, 6)))
+    images = (
+        F.interpolate(coarse, (SIZE, SIZE), mode="bicubic").clamp(0, 1) * 235 + torch.from_numpy(rng.random((IMAGES, 3, SIZE, SIZE))) * 20
+    )
+    return images.to(torch.uint8)
+
+
+def scene(backbone, pixels, target="label", ids=range(IMAGES), seed=0):
+    ids = list(ids)
+    seen = look(backbone, backbone.prepare(pixels[ids]))
+    explained = TARGETS[target].explain(Answers(seen.logits, torch.tensor(ids) % 5))
+    return Scene(seen, (explained,), pixels[ids], lambda name: [1000 * seed + 31 * i + len(name) for i in ids])
+
+
+def run(written, *where, **how):
+    return engine.maps(parse(written, METHODS, "method"), scene(*where, **how), 0)
+
+
+def agree(ours, theirs, share=1e-3):
+    """Both within `share` of the range and correlated to 0.9999."""
+    theirs = theirs.detach().to(ours)
+    if theirs.max() - theirs.min() < 1e-3:
+        return torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert (ours - theirs).abs().max() <= share * (theirs.max() - theirs.min())
+    assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] >= 0.9999
+    return None
+
+
+class Slow:
+    """One image, its network in double precision, and the explained scalar."""
+
+    def __init__(self, backbone, network, pixels, i, target="label"):
+        self.x, self.network, self.prepare = pixels[i : i + 1].double() / 255, network, backbone.prepare
+        with torch.no_grad():
+            y = self.logits(self.x)
+            self.A = network[:6](self.prepare.normalise(self.x))
+        self.explained = TARGETS[target].explain(Answers(y, torch.tensor([i % 5])))
+        self.d = self.explained.directions[:, 0].double()
+
+    def logits(self, x):
+        return self.network(self.prepare.normalise(x))
+
+    def g(self, x):
+        return (self.d * self.logits(x)).sum()
+
+    def p(self, x):
+        return (self.d * self.logits(x).softmax(1)).sum()
+
+    def margin(self, x):
+        y, c = self.logits(x)[0], self.explained.class_id.item()
+        return (self.d[0] * y).sum() - max(y[j] for j in range(len(y)) if j != c)
+
+
+def reference_opti_cam(slow, steps, objective, normalisation, g):
+    """Opti-CAM eq. 8-10 and 16-19, A1, A2; Adam with torch's own code; also every objective met."""
+    u = torch.full((slow.A.shape[1],), 0.5, dtype=torch.float64, requires_grad=True)
+    adam, best, found, met = torch.optim.Adam([u], lr=0.1), math.inf, None, []
+    for _ in range(steps):
+        S = sum(w * a for w, a in zip(u.softmax(0), slow.A[0], strict=True))
+        a = F.interpolate(S[None, None], (SIZE, SIZE), mode="bilinear", align_corners=False)[0, 0]
+        s = {
+            "range": lambda a: (a - a.min()) / (a.max() - a.min()),
+            "max": lambda a: a / a.max(),
+            "sigmoid": lambda a: 1 / (1 + torch.exp(-a)),
+        }[normalisation](a)
+        clean, inside, outside = g(slow.x).detach(), g(slow.x * s), g(slow.x * (1 - s))
+        gain = {
+            "mask": inside,
+            "diff": -(clean - inside).abs(),
+            "io_mask": inside - outside,
+            "io_diff": -(clean - inside).abs() + (clean - outside).abs(),
+        }[objective]
+        met.append(gain.item())
+        if -gain.item() < best:
+            best, found = -gain.item(), S.detach()
+        adam.zero_grad()
+        (-gain).backward()
+        adam.step()
+    return found, met
+
+
+@pytest.mark.parametrize("normalisation", ["range", "max", "sigmoid"])
+@pytest.mark.parametrize("objective", ["mask", "diff", "io_mask", "io_diff"])
+def test_opti_cam_is_its_formula(backbone, network, pixels, objective, normalisation):
+    ours = run(f"opti_cam(steps=12,objective={objective},normalisation={normalisation})", backbone, pixels)
+    for i in range(IMAGES):
+        slow = Slow(backbone, network, pixels, i)
+        agree(ours[i], reference_opti_cam(slow, 12, objective, normalisation, slow.g)[0])
+
+
+@pytest.mark.parametrize("target", ["finer", "reverse"])
+@pytest.mark.parametrize("scalar", ["g", "margin"])
+def test_opti_cam_explains_any_direction_by_logit_or_margin(backbone, network, pixels, target, scalar):
+    ours = run(f"opti_cam(steps=12,scalar={'logit' if scalar == 'g' else scalar})", backbone, pixels, target)
+    for i in range(IMAGES):
+        slow = Slow(backbone, network, pixels, i, target)
+        agree(ours[i], reference_opti_cam(slow, 12, "mask", "range", getattr(slow, scalar))[0])
+
+
+def test_opti_cam_starts_at_the_channels_mean_and_never_ends_below_its_start(backbone, network, pixels):
+    plain = look(backbone, backbone.prepare(pixels)).A.mean(1)
+    torch.testing.assert_close(run("opti_cam(steps=1)", backbone, pixels), plain)
+    d = torch.eye(5)[torch.arange(IMAGES) % 5]
+
+    def objective(maps):
+        up = upsample(maps, (SIZE, SIZE), "bilinear")
+        low, high = up.amin((1, 2), keepdim=True), up.amax((1, 2), keepdim=True)
+        x = backbone.prepare.pixels(pixels) * ((up - low) / (high - low))[:, None]
+        return (d * backbone.logits(backbone.prepare.normalise(x))).sum(1)
+
+    start, short, long = (
+        objective(maps) for maps in (plain, run("opti_cam(steps=10)", backbone, pixels), run("opti_cam", backbone, pixels))
+    )
+    assert (short >= start - 1e-6).all()
+    assert (long >= short - 1e-6).all()
+    assert (long > start + 0.01 * start.abs()).any()
+
+
+def test_opti_cam_on_a_constant_combination_is_that_constant(backbone, pixels):
+    where = scene(backbone, pixels)
+    object.__setattr__(where.look, "A", torch.ones_like(where.look.A))
+    torch.testing.assert_close(engine.maps(parse("opti_cam(steps=3)", METHODS, "method"), where, 0), torch.ones(IMAGES, *backbone.grid))
+
+
+def slow_blur(images, sigma):
+    from scipy.ndimage import correlate1d
+
+    radius = math.ceil(4 * sigma)
+    kernel = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
+    kernel /= kernel.sum()
+    return torch.from_numpy(correlate1d(correlate1d(images.numpy(), kernel, -1, mode="nearest"), kernel, -2, mode="nearest"))
+
+
+def test_blur_is_scipy_s_gaussian_with_repeated_borders(pixels):
+    images = pixels.double() / 255
+    for sigma in (0.7, 3.0, 20.0):
+        torch.testing.assert_close(smoothed(images, sigma), slow_blur(images, sigma))
+    assert torch.equal(smoothed(images, 0.0), images)
+
+
+def reference_mask(slow, i, steps, jitter, start, cells=8, soft=2.0, area=1e-3, smooth=1e-2, beta=3):
+    """Fong and Vedaldi eq. 3 by torch's Adam; gradient by autograd, one image."""
+    generator = torch.Generator().manual_seed(31 * i + len("mask"))
+    shifts = [[math.floor(v * (jitter + 1)) - jitter // 2 for v in pair] for pair in torch.rand(steps, 2, generator=generator).tolist()]
+    blurred, soften = slow_blur(slow.x, 4.0), torch.from_numpy(impulses(soft))
+    m = start.double().clone().requires_grad_()
+    adam = torch.optim.Adam([m], lr=0.1)
+    for down, right in shifts:
+        up = F.interpolate(m[None, None], (SIZE, SIZE), mode="bilinear", align_corners=False)[0, 0]
+        up = soften @ up @ soften.T
+        image = up * slow.x + (1 - up) * blurred
+        rows = [min(max(r - down, 0), SIZE - 1) for r in range(SIZE)]
+        columns = [min(max(c - right, 0), SIZE - 1) for c in range(SIZE)]
+        loss = slow.p(image[:, :, rows][:, :, :, columns]) + area * (1 - m).abs().sum()
+        for r in range(cells):
+            for c in range(cells):
+                below, beside = m[min(r + 1, cells - 1), c] - m[r, c], m[r, min(c + 1, cells - 1)] - m[r, c]
+                loss = loss + smooth * ((below**2 + beside**2) + 1e-20) ** (beta / 2)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        m.data.clamp_(0, 1)
+    return 1 - m.detach()
+
+
+def impulses(sigma):
+    """The blur along one axis as a matrix, read off unit impulses."""
+    from scipy.ndimage import correlate1d
+
+    radius = math.ceil(4 * sigma)
+    kernel = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2 * sigma**2))
+    return correlate1d(np.eye(SIZE), kernel / kernel.sum(), 0, mode="nearest")
+
+
+@pytest.mark.parametrize(("jitter", "target"), [(0, "predicted"), (4, "predicted"), (4, "finer")])
+def test_mask_is_its_formula(backbone, network, pixels, jitter, target):
+    settings = f"steps=10,cells=8,away=4.0,soft=2.0,area=0.001,jitter={jitter},start=ones"
+    ours = run(f"mask({settings})", backbone, pixels, target)
+    for i in range(IMAGES):
+        slow = Slow(backbone, network, pixels, i, target)
+        agree(ours[i], reference_mask(slow, i, 10, jitter, torch.ones(8, 8)))
+    assert (ours.amax((1, 2)) > 0.1).sum() >= 2, "images that blurring only helps show nothing"
+
+
+def test_mask_starts_at_the_smallest_disc_that_takes_99_percent(backbone, network, pixels):
+    discs = mask_file.circles(pixels.float(), smoothed, 8, 35, 10.0).float()
+    ours = 1 - run("mask(steps=1,lr=0.0,cells=8,away=4.0,soft=2.0,start=circle)", backbone, pixels)
+    for i in range(IMAGES):
+        slow, scores = Slow(backbone, network, pixels, i), []
+        blurred, soften = slow_blur(slow.x, 4.0), torch.from_numpy(impulses(2.0))
+        for disc in discs.double():
+            up = soften @ F.interpolate(disc[None, None], (SIZE, SIZE), mode="bilinear")[0, 0] @ soften.T
+            scores.append(slow.p(up * slow.x + (1 - up) * blurred).item())
+        enough = [r for r, s in enumerate(scores) if (s - scores[-1]) / (scores[0] - scores[-1]) < 0.01]
+        torch.testing.assert_close(ours[i], discs[enough[0]])
+
+
+def test_discs_grow_from_nothing_and_are_soft(pixels):
+    discs = mask_file.circles(torch.zeros(1, 3, 224, 224), smoothed, 28, 35, 10.0)
+    assert (discs[0] == 1).all()
+    assert (discs.flatten(1).sum(1).diff() <= 0).all()
+    assert discs[-1].mean() < 0.1
+    torch.testing.assert_close(discs, discs.flip(1), atol=1e-6, rtol=0)  # the blur is in single precision
+
+
+def reference_extremal(slow, steps, area, cell=7, sigma=6.0, away=5.0, levels=8):
+    """Fong, Patrick and Vedaldi eq. 5 and 7 by torch's SGD; the mask cell by cell."""
+    cells = [math.ceil(SIZE / cell)] * 2
+    radius, padding, edge = 1 + math.ceil(sigma / cell), 1 + math.ceil(2 * sigma / cell), round(sigma)
+    side = cell * (cells[0] + 2 * (padding - radius) - 1) + 1
+    pyramid = [slow_blur(slow.x, away * (1 - k / (levels - 1))) if k < levels - 1 else slow.x for k in range(levels)]
+    u = torch.ones(cells, dtype=torch.float64, requires_grad=True)
+    canvas_y, canvas_x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+
+    def canvas():
+        taps = []
+        for ky in range(2 * radius + 1):
+            for kx in range(2 * radius + 1):
+                i, j = canvas_y // cell + ky - padding, canvas_x // cell + kx - padding
+                inside = (i >= 0) & (i < cells[0]) & (j >= 0) & (j < cells[1])
+                z = ((canvas_y - sigma - cell * i) ** 2 + (canvas_x - sigma - cell * j) ** 2).double().sqrt() / sigma
+                taps.append(torch.exp(-2 * (z - 0.5).clamp(min=0) ** 2) * inside * u[i.clamp(0, cells[0] - 1), j.clamp(0, cells[1] - 1)])
+        taps = torch.stack(taps)
+        return (taps * torch.softmax(20 * taps, 0)).sum(0).clamp(0, 1)
+
+    sgd = torch.optim.SGD([u], lr=0.01, momentum=0.9, dampening=0.9)
+    total = side * side
+    wanted = torch.ones(total, dtype=torch.float64)
+    wanted[: int(total * (1 - area))] = 0
+    weight = 300.0
+    for t in range(steps):
+        whole = canvas()
+        place = whole[edge : edge + SIZE, edge : edge + SIZE] * (levels - 1)
+        image = 0
+        for k in range(levels):  # a hat function about each level
+            image = image + (1 - (place - k).abs()).clamp(min=0) * pyramid[k]
+        if t % 2 == 0:
+            image = image.flip(3)
+        order = whole.detach().flatten().mul(4096).round().sort(dim=0, stable=True)[1]
+        energy = slow.g(image) - weight * (whole.flatten()[order] - wanted).square().mean()
+        sgd.zero_grad()
+        (-energy).backward()
+        sgd.step()
+        u.data.clamp_(0, 1)
+        weight *= 1.0035
+    return canvas()[edge : edge + SIZE, edge : edge + SIZE]
+
+
+@pytest.mark.parametrize("target", ["label", "finer"])
+def test_extremal_is_its_formula(backbone, network, pixels, target):
+    ours = run("extremal(steps=8,areas=0.3,sigma=6,away=5)", backbone, pixels, target)
+    for i in range(IMAGES):
+        agree(ours[i], reference_extremal(Slow(backbone, network, pixels, i, target), 8, 0.3))
+
+
+def test_extremal_areas_are_optimised_apart_and_added(backbone, pixels):
+    both = run("extremal(steps=6,areas=(0.1,0.4))", backbone, pixels)
+    torch.testing.assert_close(
+        both, sum(run(f"extremal(steps=6,areas={area})", backbone, pixels) for area in (0.1, 0.4)), atol=1e-4, rtol=0
+    )
+
+
+def test_extremal_masks_grow_with_their_area(backbone, pixels):
+    small, middle, large = (
+        run(f"extremal(steps=150,areas={area},sigma=6,away=5)", backbone, pixels).mean((1, 2)) for area in (0.1, 0.4, 0.8)
+    )
+    assert (small < middle).all()
+    assert (middle < large).all()
+
+
+def test_one_open_cell_is_its_kernel(backbone):
+    """A soft maximum at coldness 20 of one value v among 80 zeros is v e^20v / (e^20v + 80), v the kernel at its distance."""
+    u = torch.zeros(1, 8, 8)
+    u[0, 4, 4] = 1
+    canvas = spread((56, 56), 7, 21, torch.device("cpu"))(u)[0]
+    for y, x in ((28, 28), (28, 38), (20, 40), (45, 28)):
+        v = math.exp(-2 * max(0, math.hypot(y - 28, x - 28) / 21 - 0.5) ** 2)
+        expected = v * math.exp(20 * v) / (math.exp(20 * v) + 80)
+        assert canvas[21 + y, 21 + x].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "forwards", "backwards"),
+    [
+        ("opti_cam(steps=9)", 9, 9),
+        ("opti_cam(steps=9,objective=io_mask)", 18, 18),
+        ("mask(steps=7,start=ones)", 7, 7),
+        ("mask(steps=7)", 7 + 35, 7),
+        ("extremal(steps=6)", 6, 6),
+        ("extremal(steps=6,areas=(0.1,0.2,0.3))", 18, 18),
+    ],
+)
+def test_counted_passes_are_the_cost_model_s(backbone, pixels, method, forwards, backwards):
+    counted = Counted(backbone)
+    run(method, counted, pixels)
+    assert (counted.forwards, counted.backwards) == (IMAGES * forwards, IMAGES * backwards)
+
+
+def test_an_image_that_has_stopped_costs_nothing_more_and_changes_nothing(backbone, network, pixels):
+    """At a coarse tolerance images stop at different steps; the reference says at which."""
+    tolerance, steps, stops, counted = 2e-2, 40, [], Counted(backbone)
+    ours = run(f"opti_cam(steps={steps},tolerance={tolerance})", counted, pixels)
+    for i in range(IMAGES):
+        slow = Slow(backbone, network, pixels, i)
+        met = reference_opti_cam(slow, steps, "mask", "range", slow.g)[1]
+        stops.append(next((t + 1 for t in range(1, steps) if abs(met[t] - met[t - 1]) < tolerance), steps))
+        agree(ours[i], reference_opti_cam(slow, stops[-1], "mask", "range", slow.g)[0])
+    assert len(set(stops)) > 1, "the test wants images that stop apart"
+    assert counted.forwards == sum(stops)
+
+
+METHOD_SETTINGS = [
+    "opti_cam(steps=40)",
+    "opti_cam(steps=20,objective=io_diff,tolerance=0.01)",
+    "mask(steps=20,cells=8)",
+    "extremal(steps=10,sigma=6)",
+]
+
+
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
+def test_a_map_does_not_depend_on_its_neighbours(backbone, pixels, method):
+    whole = run(method, backbone, pixels)
+    alone = torch.cat([run(method, backbone, pixels, ids=[i]) for i in range(IMAGES)])
+    turned = run(method, backbone, pixels, ids=reversed(range(IMAGES))).flip(0)
+    span = (whole.amax((1, 2)) - whole.amin((1, 2))).clamp(min=1e-12)
+    for other in (alone, turned):
+        assert ((other - whole).abs().amax((1, 2)) <= 1e-3 * span).all(), ((other - whole).abs().amax((1, 2)) / span).tolist()
+
+
+def test_groups_change_nothing(backbone, pixels):
+    many = list(range(IMAGES)) * 2
+    twice = run("extremal(steps=4,sigma=6)", backbone, pixels, ids=many)  # ten images, eight at a time
+    torch.testing.assert_close(twice[IMAGES:], twice[:IMAGES], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
+def test_bits_repeat_and_follow_the_seed(backbone, pixels, method):
+    first = run(method, backbone, pixels)
+    assert torch.equal(first, run(method, backbone, pixels))
+    assert torch.equal(first, run(method, backbone, pixels, seed=1)) is not METHODS[method.partition("(")[0]].seeded
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
+def test_nothing_is_left_on_the_network(backbone, pixels, method, precision):
+    where = scene(backbone, pixels)
+    object.__setattr__(where, "precision", precision)
+    maps = engine.maps(parse(method, METHODS, "method"), where, 0)
+    assert maps.isfinite().all()
+    assert not maps.requires_grad
+    assert maps.dtype == torch.float32
+    for module in backbone.cut.modules():
+        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
+        assert not module.training
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_network_that_answers_nan_gives_nan_for_that_image_alone(backbone, pixels):
+    @functools.wraps(backbone.logits)
+    def broken(x):
+        y = backbone.logits(x)
+        return torch.where((torch.arange(len(x)) == 2)[:, None] & (len(x) == IMAGES), torch.nan, y)
+
+    counted = Counted(backbone)
+    counted.logits = broken
+    finite = run("opti_cam(steps=1)", counted, pixels).isfinite().all((1, 2))
+    assert finite.tolist() == [True, True, False, True, True]
+
+
+def test_settings_are_typed_and_refused_where_they_make_no_sense(backbone):
+    request = parse("opti_cam(steps=50)", METHODS, "method")
+    assert request.args["steps"] == 50
+    assert parse("extremal(areas=(0.05,0.1))", METHODS, "method").args["areas"] == (0.05, 0.1)
+    assert "at least 1" in engine.misfit(parse("mask(steps=0)", METHODS, "method"), backbone)

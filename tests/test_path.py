@@ -1,0 +1,308 @@
+"""The path family: captum's numbers, theory's identities, and what every map must not leave behind."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import backbones, engine
+from pipeline.engine import path
+from pipeline.engine.look import look
+from pipeline.engine.scene import Scene
+from pipeline.families import METHODS
+from pipeline.methods.path.gradient_shap import gradient_shap
+from pipeline.methods.path.integrated_gradients import integrated_gradients
+from pipeline.methods.path.smooth_grad import smooth_grad
+from pipeline.refusal import Refusal
+from pipeline.requests import parse
+from pipeline.targets import TARGETS, Answers
+from tests import tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
+SIZE, IMAGES = 32, 5
+PATHS = sorted(name for name, method in METHODS.items() if method.family == "path")
+PASSES = {"gradient": 1, "deconvnet": 1, "integrated_gradients": 50, "smooth_grad": 50, "var_grad": 50, "gradient_shap": 20}
+
+
+@pytest.fixture(scope="module")
+def network():
+    return tiny.build(curved=True)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return backbones.load("tests.tiny:curved", image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8))
+
+
+def scene(backbone, pixels, target="label", ids=range(IMAGES), seed=0):
+    ids = list(ids)
+    seen = look(backbone, backbone.prepare(pixels[ids]))
+    explained = TARGETS[target].explain(Answers(seen.logits, torch.tensor(ids) % 5))
+    return Scene(seen, (explained,), pixels[ids], lambda name: [1000 * seed + 31 * i + len(name) for i in ids])
+
+
+def run(written, *where, **how):
+    return engine.maps(parse(written, METHODS, "method"), scene(*where, **how), 0)
+
+
+class Counted:
+    """A backbone that counts the images passed forwards and backwards."""
+
+    def __init__(self, backbone):
+        self.backbone, self.forwards, self.backwards = backbone, 0, 0
+
+    def __getattr__(self, name):
+        return getattr(self.backbone, name)
+
+    def logits(self, x):
+        self.forwards += len(x)
+        y = self.backbone.logits(x)
+        if y.requires_grad:
+            y.register_hook(lambda gradient: setattr(self, "backwards", self.backwards + len(gradient)))
+        return y
+
+
+def close(ours, theirs, share=1e-5):
+    """Maps agree to `share` of each map's range."""
+    theirs = torch.as_tensor(theirs).to(ours)
+    span = (theirs.amax((1, 2)) - theirs.amin((1, 2))).clamp(min=1e-12)
+    assert ((ours - theirs).abs().amax((1, 2)) <= share * span).all(), ((ours - theirs).abs().amax((1, 2)) / span).tolist()
+
+
+def test_gradient_is_captum_s_saliency(backbone, network, pixels):
+    from captum.attr import Saliency
+
+    x = backbone.prepare(pixels)
+    close(run("gradient", backbone, pixels), Saliency(network.eval()).attribute(x, torch.arange(IMAGES) % 5).amax(1))
+
+
+def test_deconvnet_is_captum_s_deconvolution_on_a_relu_network(backbone, network, pixels):
+    from captum.attr import Deconvolution
+
+    theirs = Deconvolution(network.eval()).attribute(backbone.prepare(pixels), torch.arange(IMAGES) % 5)
+    close(run("deconvnet", backbone, pixels), theirs.abs().amax(1))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("rectifier", ["relu", "relu6", "ReLU", "ReLU6", "hardtanh", "Tensor.relu", "relu_"])
+def test_the_deconvnet_rule_meets_every_way_to_write_a_rectifier(rectifier, inplace):
+    import torch.nn.functional as F
+
+    ways = {
+        "relu": lambda x: F.relu(x, inplace),
+        "relu6": lambda x: F.relu6(x, inplace),
+        "ReLU": torch.nn.ReLU(inplace),
+        "ReLU6": torch.nn.ReLU6(inplace),
+        "hardtanh": lambda x: F.hardtanh(x, 0.0, 6.0, inplace),
+        "Tensor.relu": lambda x: x.relu(),
+        "relu_": lambda x: x.relu_(),
+    }
+    x = torch.tensor([-1.0, 2.0, 3.0, 9.0], requires_grad=True)
+    with path.Deconvolution() as rule:
+        before = 1 * x
+        after = ways[rectifier](before)
+    top = 6.0 if rectifier in ("relu6", "ReLU6", "hardtanh") else 9.0
+    assert after.tolist() == [0.0, 2.0, 3.0, top]
+    assert rule.met == 1
+    if (inplace and rectifier != "Tensor.relu") or rectifier == "relu_":
+        assert before.tolist() == after.tolist()
+    # forward signs play no part, gradients' signs do
+    assert torch.autograd.grad(after, x, torch.tensor([1.0, -1.0, 2.0, 3.0]))[0].tolist() == [1.0, 0.0, 2.0, 3.0]
+    assert torch.autograd.grad(ways[rectifier](1 * x).sum(), x)[0].tolist()[0] == 0.0
+
+
+def test_a_hardtanh_that_is_no_relu6_keeps_its_gradient():
+    x = torch.tensor([-2.0, 0.5], requires_grad=True)
+    with path.Deconvolution() as rule:
+        y = torch.nn.functional.hardtanh(x)
+    assert rule.met == 0
+    assert torch.autograd.grad(y, x, torch.tensor([1.0, -1.0]))[0].tolist() == [0.0, -1.0]
+
+
+def test_deconvnet_is_refused_where_there_is_no_rectifier(backbone):
+    vit = backbones.load("timm/test_vit", args={"pretrained": "false", "img_size": "32"}, image_size=32)
+    assert "neither" in engine.misfit(parse("deconvnet", METHODS, "method"), vit)
+    assert engine.misfit(parse("deconvnet", METHODS, "method"), backbone) is None
+    assert engine.misfit(parse("gradient", METHODS, "method"), vit) is None
+    assert "odd" in engine.misfit(parse("gradient(blur_ksize=4)", METHODS, "method"), vit)
+
+
+@pytest.mark.parametrize("norm", ["minmax", "relu"])
+def test_integrated_gradients_are_captum_s(backbone, network, pixels, norm):
+    from captum.attr import IntegratedGradients
+
+    attribute = IntegratedGradients(network.eval()).attribute
+    theirs = attribute(backbone.prepare(pixels), target=torch.arange(IMAGES) % 5, n_steps=50, method="gausslegendre").sum(1)
+    close(run(f"integrated_gradients(norm={norm})", backbone, pixels), theirs.relu() if norm == "relu" else theirs)
+
+
+@pytest.mark.parametrize("target", ["label", "finer"])
+def test_integrated_gradients_add_up_to_what_the_scalar_gains(backbone, pixels, target):
+    where = scene(backbone, pixels, target)
+    d = where.targets[0].directions[:, 0]
+    gain = (d * (where.look.logits - backbone.logits(torch.zeros(1, 3, SIZE, SIZE)))).sum(1).detach()
+    maps = engine.maps(parse("integrated_gradients(norm=minmax,steps=300)", METHODS, "method"), where, 0)
+    # the integrand jumps where a ReLU turns, so the quadrature's error falls like 1 / steps
+    torch.testing.assert_close(maps.sum((1, 2)), gain, atol=0.01 * gain.abs().max().item(), rtol=0.01)
+
+
+def test_calm_s_integrated_gradients_by_its_formula(backbone, pixels):
+    x, d = backbone.prepare(pixels), torch.eye(5)[torch.arange(IMAGES) % 5]
+    total = 0
+    for t in range(51):
+        point = (t / 50 * x).requires_grad_()
+        total = total + torch.autograd.grad((d * backbone.logits(point)).sum(), point)[0].abs().amax(1) / 50
+    close(run("integrated_gradients(form=calm)", backbone, pixels), total)
+
+
+def test_smooth_grad_and_var_grad_are_captum_s_noise_tunnel_on_the_same_noise(backbone, network, pixels, monkeypatch):
+    """captum tunnels the gradient colour by colour; wrapped so that the magnitude goes through it, the moments are the same."""
+    from captum.attr import NoiseTunnel, Saliency
+    from captum.log import log_usage
+
+    class Magnitude(Saliency):
+        @log_usage()
+        def attribute(self, inputs, **how):
+            found = super().attribute(inputs, **how)
+            return found.amax(1, keepdim=True).expand_as(found)
+
+    samples = 16
+    for i in range(IMAGES):
+        x = backbone.prepare(pixels[i : i + 1])
+        generator = torch.Generator().manual_seed(31 * i + len("smooth_grad"))
+        noise = torch.stack([torch.randn(3, SIZE, SIZE, generator=generator) for _ in range(samples)])
+        monkeypatch.setattr(torch, "normal", lambda mean, scale, noise=noise: noise * scale)
+        how = {"nt_samples": samples, "stdevs": (x.max() - x.min()).item() / 4, "target": i % 5}
+        # captum's variance is float32 and loses digits where it is small against the mean's square
+        for method, kind, share in (("smooth_grad", "smoothgrad", 1e-5), ("var_grad", "vargrad", 1e-3)):
+            theirs = NoiseTunnel(Magnitude(network.eval())).attribute(x, nt_type=kind, **how)[:, 0]
+            close(run(f"{method}(samples={samples})", backbone, pixels, ids=[i]), theirs, share)
+
+
+def test_without_noise_smooth_grad_is_the_gradient_and_var_grad_nothing(backbone, pixels):
+    close(run("smooth_grad(spread=0)", backbone, pixels), run("gradient", backbone, pixels), 1e-6)
+    assert run("var_grad(spread=0)", backbone, pixels).abs().max() < 1e-12
+
+
+def test_gradient_shap_is_captum_s_on_the_same_draws(backbone, network, pixels, monkeypatch):
+    """captum draws noise, baseline and step through three generators; here they return what ours drew."""
+    from captum.attr import GradientShap
+
+    samples = 20
+    for i in range(IMAGES):
+        x = backbone.prepare(pixels[i : i + 1])
+        draws = path._Draws([31 * i + len("gradient_shap")], (SIZE, SIZE), torch.device("cpu"))
+        noise, baselines, steps = [], [], []
+        for _ in range(samples):
+            noise.append(draws.normal())
+            drawn = draws.normal()
+            baselines.append(drawn * (draws.uniform() * 21 >= 1))
+            steps.append(draws.uniform().item())
+        monkeypatch.setattr(torch, "normal", lambda mean, scale, noise=noise: torch.cat(noise) * scale)
+        monkeypatch.setattr(np.random, "choice", lambda bank, size, steps=steps: np.arange(size))
+        monkeypatch.setattr(np.random, "uniform", lambda low, high, size, steps=steps: np.array(steps))
+        stdev = 0.09 * (x.max() - x.min()).item()
+        theirs = GradientShap(network.eval()).attribute(x, torch.cat(baselines), n_samples=samples, stdevs=stdev, target=i % 5)
+        close(run("gradient_shap", backbone, pixels, ids=[i]), theirs.sum(1).relu())
+
+
+def test_one_gradient_shap_baseline_in_21_is_the_mean_colour():
+    x, drawn = torch.zeros(1, 3, 1, 1), iter(range(10**6))
+    walk = gradient_shap(x, lambda: torch.ones_like(x), lambda: torch.tensor(next(drawn) // 2 % 21 / 21), samples=42, spread=0.0)
+    assert sum(bool((weight == 0).all()) for _, weight in walk.points) == 2  # at b = x = 0 the weight x - b is zero
+
+
+@pytest.mark.parametrize("method", PATHS)
+def test_counted_passes_are_the_cost_model_s(backbone, pixels, method):
+    counted = Counted(backbone)
+    run(method, counted, pixels)
+    assert (counted.forwards, counted.backwards) == (IMAGES * PASSES[method],) * 2
+
+
+def test_smooth_grad_and_var_grad_share_one_walk_unless_their_settings_differ(backbone, pixels):
+    counted = Counted(backbone)
+    where = scene(counted, pixels)
+    for written, walks in (("smooth_grad", 1), ("var_grad", 1), ("var_grad(samples=10)", 1.2), ("gradient", 1.22)):
+        engine.maps(parse(written, METHODS, "method"), where, 0)
+        assert counted.forwards == round(walks * 50 * IMAGES)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+@pytest.mark.parametrize("method", PATHS)
+def test_a_map_depends_neither_on_neighbours_nor_on_how_points_are_packed(backbone, pixels, method, rows, monkeypatch):
+    whole = run(method, backbone, pixels)
+    monkeypatch.setattr(path, "ROWS", rows)
+    close(run(method, backbone, pixels), whole)
+    close(torch.cat([run(method, backbone, pixels, ids=[i]) for i in range(IMAGES)]), whole)
+
+
+@pytest.mark.parametrize("method", PATHS)
+def test_bits_repeat_and_follow_the_seed(backbone, pixels, method):
+    first = run(method, backbone, pixels)
+    assert torch.equal(first, run(method, backbone, pixels))
+    assert torch.equal(first, run(method, backbone, pixels, seed=1)) is not METHODS[method].seeded
+
+
+def test_no_more_than_a_pack_of_points_is_held(backbone, pixels, monkeypatch):
+    monkeypatch.setattr(path, "ROWS", 10)
+    made, taken = [], []
+    x = backbone.prepare(pixels)
+
+    def points():
+        for i in range(40):
+            made.append(i)
+            assert len(made) - len(taken) <= 10 // IMAGES
+            yield x, 1.0
+
+    def summand(gradient, weight):
+        taken.append(1)
+        return gradient.sum(1)
+
+    path._walked(path.Walk(points(), summand), scene(backbone, pixels), torch.ones(IMAGES, 5), "gradient")
+    assert len(made) == len(taken) == 40
+
+
+def test_blur_is_a_gaussian_of_the_given_size_and_none_by_default(backbone, pixels):
+    from scipy.ndimage import correlate1d
+
+    sharp, soft = (run(f"gradient(blur_ksize={size})", backbone, pixels) for size in (0, 5))
+    kernel = np.exp(-(np.arange(-2, 3) ** 2) / (2 * 1.1**2))
+    kernel /= kernel.sum()
+    expected = correlate1d(correlate1d(sharp.double().numpy(), kernel, 1, mode="nearest"), kernel, 2, mode="nearest")
+    close(soft, expected)
+    assert torch.equal(run("gradient(blur_ksize=1)", backbone, pixels), sharp)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", PATHS)
+def test_nothing_is_left_on_the_network(backbone, pixels, method, precision):
+    where = scene(backbone, pixels)
+    object.__setattr__(where, "precision", precision)
+    maps = engine.maps(parse(method, METHODS, "method"), where, 0)
+    assert maps.isfinite().all()
+    assert not maps.requires_grad
+    assert maps.dtype == torch.float32
+    assert (maps >= 0).all()
+    for module in backbone.cut.modules():
+        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
+        assert not module.training
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+
+
+def test_settings_are_read_from_the_command_line():
+    request = parse("integrated_gradients(form=calm,steps=10)", METHODS, "method")
+    assert request.args == {"blur_ksize": 0, "form": "calm", "norm": "relu", "steps": 10}
+    with pytest.raises(Refusal, match="canonical"):
+        parse("integrated_gradients(form=other)", METHODS, "method")
+
+
+def test_methods_are_values_and_may_be_called_alone():
+    x = torch.arange(12.0).view(1, 3, 2, 2)
+    points = list(integrated_gradients(x, steps=2).points)
+    assert len(points) == 2
+    torch.testing.assert_close(sum(weight for _, weight in points), x)
+    assert len(list(smooth_grad(x, lambda: torch.randn(1, 3, 2, 2), samples=7).points)) == 7
