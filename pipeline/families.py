@@ -1,7 +1,7 @@
-"""The method families: what a method is made of, and the table of all methods.
+"""The families: what a method and what a metric is made of, and the tables of all of them.
 
-A method is a small pure function whose signature says everything the engine must know: its positional parameters are what it
-asks the engine for, its keyword-only parameters with their defaults are what a user may set.
+Both are small pure functions whose signature says everything: its positional parameters are what it asks for, its keyword-only
+parameters with their defaults are what a user may set.
 
     B images, K channels, C classes, h w cells of the cut layer, H W pixels of the network's input
 """
@@ -19,7 +19,7 @@ from pipeline.refusal import Refusal
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of a method or target: its type (an annotation) and its default."""
+    """One setting of a method, target or metric: its type (an annotation) and its default."""
 
     type: Any
     default: Any
@@ -32,7 +32,7 @@ def parameters(function: Callable) -> Mapping[str, Parameter]:
 
 
 def asked_for(function: Callable) -> frozenset[str]:
-    """The positional parameters of `function`: what the engine hands it."""
+    """The positional parameters of `function`: what it is handed."""
     signature = inspect.signature(function).parameters.values()
     return frozenset(p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD)
 
@@ -110,3 +110,63 @@ def cam(map: Callable | None = None, *, grid: str = "cells", version: int = 1):
         return function
 
     return add(map) if map else add
+
+
+class Undefined(Exception):
+    """A metric has no value for this map; the message is the reason the tables give."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Numbers that say how good one map is, or counts that say so of a dataset once they are added up.
+
+    `score` may ask for
+        S          [H W]  the map at the network's input size, min-max to [0, 1], float64
+        boxes      [N 4]  the object's boxes x0 y0 x1 y1 as fractions of the image, clipped to it, N >= 1
+        inside     [H W]  bool, the pixels whose centre lies in a box
+        positive   [H W]  bool, the object's mask where the data has one, `inside` where it has not
+        Bp         [4]    the tight box around the largest part of the map above its mean (Opti-CAM appendix B)
+        label      int    the image's class
+        predicted  int    the class with the highest logit
+    and returns one number, or one for each of `columns`. Where a metric belongs to a dataset it has a `total`: `score` then returns
+    whole-number counts by name, which are added up over images in any order, and `total` asks for their sums by those names, and for
+    `n`, the number of images. `score` raises `Undefined` where it has nothing to say.
+
+    Attributes:
+        columns: what it fills -> which way is better, None where neither is; every column begins with the metric's name.
+        constant: whether a constant map has a value.
+    """
+
+    name: str
+    score: Callable[..., Any]
+    columns: Mapping[str, Literal["higher", "lower"] | None]
+    total: Callable[..., float] | None = None
+    family: str = "localisation"
+    constant: bool = False
+    version: int = 1
+    asks: frozenset[str] = field(init=False)
+    parameters: Mapping[str, Parameter] = field(init=False)
+
+    def __post_init__(self):
+        known = {"S", "boxes", "inside", "positive", "Bp", "label", "predicted"}
+        asks = asked_for(self.score)
+        if asks - known:
+            raise Refusal(f"metric {self.name!r} asks for {sorted(asks - known)}; what is there: {sorted(known)}")
+        if not all(column.startswith(self.name) for column in self.columns):
+            raise Refusal(f"metric {self.name!r} fills {sorted(self.columns)}; every column must begin with its name")
+        object.__setattr__(self, "asks", asks)
+        object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.score))))
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def metric(score: Callable | None = None, *, better: str | None = "higher", columns: Mapping[str, str | None] | None = None, **traits):
+    """Add a function to the metrics under its own name; raise `version` when its values change."""
+
+    def add(function: Callable) -> Callable:
+        name = function.__name__
+        register(METRICS, name, Metric(name, function, columns or {name: better}, **traits))
+        return function
+
+    return add(score) if score else add
