@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from operator import itemgetter
 
 import pyarrow as pa
 
@@ -133,8 +134,8 @@ def _groups(work: Work, done: Sequence[Task]) -> list[list[reduce.Member]]:
 def _summarised(work: Work, done: Sequence[Task], each: Callable, run_id: str, entries: Sequence[dict]) -> list[dict]:
     """Entries of `partials` and `summary`, made of what has just been published and of the tasks' partials."""
     out, asked = work.ready.job.out, work.ready.questions
-    # Sums of groups come back in any order; counts are whole numbers, so no order changes a bit of their sum.
-    partials = added(pa.concat_tables(each(partial(reduce.added_up, out), _groups(work, done))))
+    sums = sorted(each(partial(reduce.added_up, out), list(enumerate(_groups(work, done)))), key=itemgetter(0))
+    partials = added(pa.concat_tables(rows for _, rows in sums))
     scored: dict[str, list[str]] = {}
     for entry in entries:
         if entry["table"] == "metrics":

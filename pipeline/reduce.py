@@ -87,11 +87,13 @@ def compact(
     return entries
 
 
-def added_up(out: str, group: Sequence[Member]) -> pa.Table:
-    """The partials of some members added up, in the order of their cells' identities."""
+def added_up(out: str, numbered: tuple[int, Sequence[Member]]) -> tuple[int, pa.Table]:
+    """The partials of one group added up in the order of their cells' identities, with the number the group was given."""
+    number, group = numbered
     opened: dict = {}
     members = sorted((m for m in group if m.part.table == "partials" and m.part.rows), key=lambda member: member.cell)
-    return added(pa.concat_tables([schema.PARTIALS.empty_table(), *(_rows(out, member, "partials", opened) for member in members)]))
+    rows = [_rows(out, member, "partials", opened) for member in members]
+    return number, added(pa.concat_tables([schema.PARTIALS.empty_table(), *rows]))
 
 
 def summary_of(out: str, run: str, asked: Questions, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
