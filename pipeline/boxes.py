@@ -34,27 +34,40 @@ def overlaps(some: np.ndarray, others: np.ndarray, edge: float = 0) -> np.ndarra
     return both / (areas[0][:, None] + areas[1] - both)
 
 
-def parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The connected parts of a mask [H W]: a number for each pixel, 0 outside, and their tight boxes in pixels [N 4], far edge outside."""
+def parts(mask: np.ndarray) -> np.ndarray:
+    """Tight boxes in pixels [N 4], far edge outside, of the connected parts of a mask [H W]."""
     from scipy.ndimage import find_objects, label
 
-    numbers, _ = label(mask, TOUCHING)
-    found = [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(numbers)]
-    return numbers, np.array(found, dtype=np.float64).reshape(-1, 4)
+    inner, corner = _cropped(mask)
+    return _corners(find_objects(label(inner, TOUCHING)[0])) + corner
+
+
+def holes(mask: np.ndarray) -> np.ndarray:
+    """Boxes in pixels [N 4] of the rims of a mask's holes: the pixels of the mask all around each."""
+    from scipy.ndimage import find_objects, label
+
+    inner, corner = _cropped(mask)
+    # Number 1 is the outside. Where a hole starts in the padded mask is one pixel behind its rim's start there.
+    found = _corners(find_objects(label(np.pad(~inner, 1, constant_values=True))[0])[1:])
+    return found + corner - [2, 2, 0, 0]
 
 
 def largest(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest connected part of a mask [H W] that is not empty, and its box as fractions [4]; the first one read of equals."""
-    numbers, found = parts(mask)
-    biggest = int(np.bincount(numbers.ravel())[1:].argmax())
-    return numbers == biggest + 1, found[biggest] / [*mask.shape[::-1], *mask.shape[::-1]]
+    from scipy.ndimage import label
+
+    numbers, _ = label(mask, TOUCHING)
+    part = numbers == np.bincount(numbers.ravel())[1:].argmax() + 1
+    return part, parts(part)[0] / [*mask.shape[::-1], *mask.shape[::-1]]
 
 
-def holes(mask: np.ndarray) -> np.ndarray:
-    """Boxes [N 4] in pixels of the rims of a mask's holes: the pixels of the mask all around each."""
-    from scipy.ndimage import find_objects, label
+def _cropped(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a mask that is not empty, and x y x y of its corner; a threshold near the top leaves little to look at."""
+    y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(y):
+        return mask[:0, :0], np.zeros(4)
+    return mask[y[0] : y[-1] + 1, x[0] : x[-1] + 1], np.array([x[0], y[0], x[0], y[0]])
 
-    numbers, _ = label(np.pad(~mask, 1, constant_values=True))
-    # number 1 is the outside; in padded coordinates a hole's own box is its rim's box without the far edge
-    found = [(x.start - 2, y.start - 2, x.stop, y.stop) for y, x in find_objects(numbers)[1:]]
-    return np.array(found, dtype=np.float64).reshape(-1, 4)
+
+def _corners(found: list) -> np.ndarray:
+    return np.array([(x.start, y.start, x.stop, y.stop) for y, x in found], dtype=np.float64).reshape(-1, 4)

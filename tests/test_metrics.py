@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline import backbones, boxes, scoring
 from pipeline.families import METRICS as REGISTRY
-from pipeline.families import Metric, metric
+from pipeline.families import Cam, Metric, metric
+from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.questions import CONTROLS, ask
 from pipeline.refusal import Refusal
@@ -118,7 +119,7 @@ def test_where_there_is_nothing_to_say_there_is_a_reason(name, odd):
 
 
 def test_a_metric_that_raises_is_an_error_with_its_reason(monkeypatch):
-    monkeypatch.setitem(METRICS, "new", Metric("new", lambda S: S / 0 if False else {}["x"], {"new": "higher"}))
+    monkeypatch.setitem(METRICS, "new", Metric("new", lambda S: {}["x"], {"new": "higher"}))
     score = scored(parse("new", METRICS, "metric"), drawn(MAP, row(BOX)))
     assert isinstance(score.error, KeyError) and score.reason.startswith("KeyError")
 
@@ -277,6 +278,36 @@ def test_every_null_has_a_reason_and_every_reason_a_null(answered):
         columns = set(each) - scoring.FIXED
         assert {column for column in columns if each[column] is None} == set(reasons)
         assert all(reasons.values())
+
+
+def test_a_map_that_failed_is_a_null_with_its_reason_and_its_neighbours_are_scored(answered, monkeypatch):
+    def fragile(A):
+        if A.amax() == tallest:
+            raise ValueError("too tall")
+        return A.sum(1)
+
+    tallest = torch.tensor(0.0)
+    monkeypatch.setitem(METHODS, "eigen_cam", Cam("eigen_cam", lambda A: seen.append(A.amax((1, 2, 3))) or A.sum(1)))
+    seen = []
+    answered(1)
+    tallest = torch.cat(seen).max()
+    monkeypatch.setitem(METHODS, "eigen_cam", Cam("eigen_cam", fragile))
+    tables = answered(1)
+    found = [each for each in tables["metrics"].to_pylist() if each["method"] == "eigen_cam"]
+    assert sorted(str(dict(each["reasons"] or ()).get("tie_share")) for each in found) == ["None"] * 5 + ["there is no map: ValueError"]
+    assert [error["stage"] for error in tables["errors"].to_pylist()] == ["map"]
+
+
+def test_an_error_of_a_metric_is_told_and_its_neighbours_stand(answered, monkeypatch):
+    monkeypatch.setitem(METRICS, "odd", Metric("odd", lambda S: {}["x"], {"odd": "higher"}))
+    tables = answered(metrics=["odd", "tie_share"])
+    assert set(tables["errors"]["stage"].to_pylist()) == {"metric"}
+    assert all(dict(each["reasons"]) == {"odd": "KeyError: 'x'"} and each["tie_share"] for each in tables["metrics"].to_pylist())
+
+
+def test_the_names_of_the_controls_are_kept():
+    with pytest.raises(Refusal, match="random"):
+        ask(["random=grad_cam"], ["label"], metrics=["energy"])
 
 
 def test_one_map_is_drawn_once_for_all_its_metrics(answered, monkeypatch):

@@ -121,6 +121,28 @@ def test_a_dataset_without_boxes_has_nulls_with_reasons(tmp_path):
     assert run.sql("SELECT count(*) AS n FROM partials WHERE kind = 'null: no box'").to_pylist() == [{"n": 6}]
 
 
+def test_the_command_line_takes_metrics_like_methods(source, tmp_path, capsys):
+    command = ["--source", source, "--backbone", "tests.tiny:build", "--image-size", "64", "--out", str(tmp_path), "--workers", "0"]
+    command += [
+        "--metrics",
+        "family:localisation",
+        "sharp=pointing_blob(threshold=0.99)",
+        "--metric-args",
+        "pxap.bins=50",
+        "box_acc.step=0.2",
+    ]
+    explain.main([*command, "--dry"])
+    assert "scores energy grad_cam label: 3 of 3 tasks to compute" in capsys.readouterr().out
+    assert explain.main(command) == 0
+    run = tables.open(str(tmp_path))
+    assert {"sharp", "sharp_small", "f1"} < set(run.dataset("metrics").schema.names)
+    assert "tie_share" not in run.dataset("metrics").schema.names
+    lengths = run.sql("SELECT DISTINCT metric, kind, len(values) AS n FROM partials WHERE kind IN ('hits', 'positive')").to_pylist()
+    assert {(row["metric"], row["n"]) for row in lengths} == {("pxap", 51), ("box_acc", 15), ("max_box_acc_v2", 300)}
+    dataset_level = run.sql("SELECT DISTINCT metric FROM summary WHERE metric IN ('pxap', 'box_acc', 'max_box_acc_v2')").to_pylist()
+    assert len(dataset_level) == 3
+
+
 def test_where_nothing_is_scored_the_tables_are_there_and_empty(source, tmp_path):
     explain.run(scoring_job(source, tmp_path, select="predicted < 0"))
     found = content(tmp_path)

@@ -25,6 +25,6 @@ def max_box_acc_v2(S, boxes, *, step: float = 0.01):
     best = []
     for level in levels:
         mask = u > level
-        found = np.minimum(np.concatenate([parts(mask)[1], holes(mask)]), far)
+        found = np.minimum(np.concatenate([parts(mask), holes(mask)]), far)
         best.append(overlaps(found, truth, edge=1).max())
     return {"hits": (DELTAS[:, None] <= np.array(best)[place]).astype(np.int64).ravel()}
