@@ -9,6 +9,7 @@ import sys
 from pipeline.finish import Outcome
 from pipeline.job import Job, command_line
 from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
 from pipeline.prepare import prepare
 from pipeline.refusal import Refusal
 from pipeline.requests import described
@@ -17,7 +18,8 @@ from pipeline.tables.publish import Overtaken
 from pipeline.targets import TARGETS
 
 EPILOGUE = (
-    f"methods: {described(METHODS)}\n\ntargets: {described(TARGETS)}\n\nexit codes: 0 complete, 2 refused, 3 incomplete or overtaken."
+    f"methods: {described(METHODS)}\n\ntargets: {described(TARGETS)}\n\nmetrics: {described(METRICS)}\n\n"
+    "exit codes: 0 complete, 2 refused, 3 incomplete or overtaken."
 )
 
 

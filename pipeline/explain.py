@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline import backbones, engine
+from pipeline import backbones, engine, scoring
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.methods import METHODS
@@ -20,11 +20,14 @@ from pipeline.questions import NO_TARGET, Cell, Network, Questions, ask, cells, 
 from pipeline.refusal import Refusal
 from pipeline.render import reduce
 from pipeline.requests import Request
+from pipeline.scoring import Drawn, Score, scored
 from pipeline.storage import one_line
+from pipeline.summary import summarised
 from pipeline.tables import schema
 from pipeline.tables.errors import told_once
 from pipeline.tables.identity import seed_of
 from pipeline.tables.maps import quantise, summaries
+from pipeline.tables.metrics import widened
 from pipeline.targets import Answers, Explained
 
 log = logging.getLogger(__name__)
@@ -49,10 +52,11 @@ class Pictures:
 
 @dataclass
 class Answer:
-    """Rows and errors of one cell, growing chunk by chunk."""
+    """Rows and errors of one cell, or what its metric counts, growing chunk by chunk."""
 
     columns: dict[str, list] = field(default_factory=dict)
     errors: list[dict] = field(default_factory=list)
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, **columns) -> None:
         for name, values in columns.items():
@@ -74,6 +78,8 @@ class Explainer:
             "features": schema.features(backbone.feature_width),
             "predictions": schema.predictions(backbone.num_classes, "logits" not in questions.no_store),
             "maps": schema.MAPS,
+            "scores": schema.SCORES,
+            "partials": schema.PARTIALS,
         }
 
     def __call__(self, pictures: Pictures, wanted: Sequence[Cell]) -> list[tuple[Cell, pa.Table, pa.Table]]:
@@ -103,19 +109,24 @@ class Explainer:
                 self._chunk(pictures[i : i + 1], answers)
 
     def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
-        wanted = [cell for cell in answers if cell.table == "maps"]
+        wanted = [cell for cell in answers if cell.method]
         scene, said = self._scene(pictures, wanted)
         finite = said.logits.isfinite().all(1).cpu().numpy()
         predictions = self._predictions(said)
         chosen = finite & self._selected(pictures, predictions)
         targets = _targets(wanted)
-        maps = {cell: self._maps(cell, scene, targets.index(cell.target), pictures) for cell in wanted}
+        # A map is computed once for its own cell and all of its metrics, also where one of these is all that is missing.
+        maps = {of: self._maps(*of, scene, targets.index(of[1]), pictures) for of in dict.fromkeys(map(_pair, wanted))}
+        scores = self._scores(wanted, maps, pictures, said, chosen, scene)
         # Nothing is added before everything above is computed: a chunk that fails leaves no half of itself behind.
         for cell, answer in answers.items():
             if cell.table in ("features", "predictions"):
                 self._add_rows(cell, answer, pictures, finite, scene.look.feature if cell.table == "features" else predictions)
             elif cell.table == "maps":
-                self._add_maps(cell, answer, pictures, chosen, maps[cell], scene.targets[targets.index(cell.target)])
+                stored = self._stored(cell.method, maps[_pair(cell)])
+                self._add_maps(cell, answer, pictures, chosen, stored, scene.targets[targets.index(cell.target)])
+            elif cell.metric:
+                self._add_scores(cell, answer, pictures, scores[cell], scene.targets[targets.index(cell.target)])
 
     def _scene(self, pictures: Pictures, wanted: Sequence[Cell]) -> tuple[Scene, Answers]:
         """One look at a batch with the targets of all wanted maps."""
@@ -131,18 +142,44 @@ class Explainer:
 
         return Scene(seen, explained, pixels, seeds, self.questions.activation, self.questions.precision, self.questions.seed), said
 
-    def _maps(self, cell: Cell, scene: Scene, target: int, pictures: Pictures) -> list[np.ndarray | Exception]:
-        """One cell's maps; where the method raises on the batch it is run image by image, and what still fails is its exception."""
+    def _maps(self, method: Request, about: Request, scene: Scene, target: int, pictures: Pictures) -> list[np.ndarray | Exception]:
+        """The maps of one method about one target, which is the scene's number `target`.
+
+        Where the method raises on the batch it is run image by image, and what still fails is its exception.
+        """
         try:
-            maps = engine.maps(cell.method, scene, target)
+            maps = engine.maps(method, scene, target)
         except Exception as error:
             if len(pictures) == 1:
                 return [error]
             alone = [pictures[i : i + 1] for i in range(len(pictures))]
-            return [self._maps(cell, self._scene(one, [cell])[0], 0, one)[0] for one in alone]
-        if METHODS[cell.method.name].grid == "pixels":
-            maps = reduce(maps, self.questions.map_size)
+            cell = Cell("maps", "", method, about)
+            return [self._maps(method, about, self._scene(one, [cell])[0], 0, one)[0] for one in alone]
         return list(maps.float().cpu().numpy())
+
+    def _stored(self, method: Request, maps: list[np.ndarray | Exception]) -> list[np.ndarray | Exception]:
+        """Maps as the tables keep them: those of pixels averaged down."""
+        if METHODS[method.name].grid != "pixels":
+            return maps
+        side = self.questions.map_size
+        return [each if isinstance(each, Exception) else reduce(torch.from_numpy(each)[None], side)[0].numpy() for each in maps]
+
+    def _scores(self, wanted: Sequence[Cell], maps: Mapping, pictures: Pictures, said: Answers, chosen: np.ndarray, scene: Scene) -> dict:
+        """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
+        targets, predicted = _targets(wanted), said.predicted.tolist()
+        drawn, scores = {}, {}
+        for cell in (cell for cell in wanted if cell.metric):
+            method, target = of = _pair(cell)
+            if of not in drawn:
+                classes = scene.targets[targets.index(target)].class_id.tolist()
+                render = METHODS[method.name].render(method.args)
+                drawn[of] = {
+                    i: Drawn(maps[of][i], render, self.backbone.image_size, row, predicted[i])
+                    for i, row in enumerate(pictures.rows)
+                    if chosen[i] and (classes[i] >= 0 or target == NO_TARGET)
+                }
+            scores[cell] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
+        return scores
 
     def _predictions(self, said: Answers) -> dict[str, list]:
         probs = said.logits.softmax(1) if self.questions.activation == "softmax" else said.logits.sigmoid()
@@ -215,10 +252,29 @@ class Explainer:
                 **{name: [None if np.isnan(v) else v for v in values.tolist()] for name, values in summaries(stack).items()},
             )
 
+    def _add_scores(self, cell: Cell, answer: Answer, pictures: Pictures, scores: Mapping[int, Score], explained: Explained) -> None:
+        class_id = explained.class_id.tolist()
+        for i, score in scores.items():
+            row = pictures.rows[i]
+            if score.error:
+                what = f"{cell.metric.alias} of {cell.method.alias} for {cell.target.alias}"
+                answer.fail(row, "metric", score.error, f"{what}: {one_line(score.error)}")
+            if cell.table == "partials":
+                scoring.added(answer.sums, score)
+                continue
+            for column in scoring.columns(cell.metric):
+                about = {"image_id": row["image_id"], "class_id": class_id[i] if class_id[i] >= 0 else None, "label": row["label"]}
+                said = {"metric": column, "value": score.values.get(column), "reason": score.reason}
+                answer.add(**{name: [value] for name, value in (about | said).items()})
+
     def _table(self, cell: Cell, answer: Answer) -> pa.Table:
-        rows = len(answer.columns.get("image_id", ()))
         columns = dict(answer.columns)
-        if cell.table == "maps":
+        if cell.table == "partials":
+            kinds = sorted(answer.sums)
+            named = {"metric": [cell.metric.alias] * len(kinds), "scope": ["all"] * len(kinds)}
+            columns = {"kind": kinds, "values": [answer.sums[kind] for kind in kinds], **named}
+        rows = len(next(iter(columns.values()), ()))
+        if cell.method:
             columns |= {
                 "model": [self.backbone.name] * rows,
                 "method": [cell.method.alias] * rows,
@@ -227,6 +283,11 @@ class Explainer:
             }
         form = self._schemas[cell.table]
         return pa.table([pa.array(columns.get(name, []), form.field(name).type) for name in form.names], schema=form)
+
+
+def _pair(cell: Cell) -> tuple[Request, Request]:
+    """What a map or its metric is about: the method and the target."""
+    return cell.method, cell.target
 
 
 def _targets(wanted: Sequence[Cell]) -> list[Request]:
@@ -246,6 +307,10 @@ def explain(
     batch_size: int | None = None,
     method_args: Sequence[str] = (),
     target_args: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    metric_args: Sequence[str] = (),
+    boxes: Sequence[Sequence[Sequence[float]]] | None = None,
+    masks: Sequence[np.ndarray | None] | None = None,
     **questions,
 ) -> dict[str, pa.Table]:
     """Explain images held in memory, in this process: the code a cluster's workers run, without the cluster.
@@ -254,12 +319,14 @@ def explain(
         images: uint8 [N 3 H W] at the network's input size, RGB.
         labels: class indices, None where there is none.
         backbone: a name such as `timm/resnet50`, a `Network`, or a loaded backbone.
-        methods, targets, method_args, target_args: as on the command line.
+        methods, targets, metrics, method_args, target_args, metric_args: as on the command line.
+        boxes: each image's boxes x0 y0 x1 y1, as fractions of the image.
+        masks: each image's object, bool [H W] at the network's input size.
         keys: names of the images, which seed their noise; their positions by default.
         questions: activation, precision, map_size, seed, select, no_store.
 
     Returns:
-        The tables of a run by name: images, features, predictions, maps, errors.
+        The tables of a run by name: images, features, predictions, maps, errors, and with metrics: metrics, partials, summary.
 
     Raises:
         Refusal: for anything that cannot be carried out.
@@ -276,22 +343,28 @@ def explain(
     wrong = [label for label in labels or () if label is not None and label >= backbone.num_classes]
     if wrong:
         raise Refusal(f"label {wrong[0]} is outside 0 ... {backbone.num_classes - 1}, the classes of {backbone.name}")
-    asked, _ = fitted(ask(methods, targets, method_args, target_args, **questions), backbone)
+    asked, _ = fitted(ask(methods, targets, method_args, target_args, metrics, metric_args, **questions), backbone)
     rows, digests = [], []
     for i, image in enumerate(images):
         key = str(keys[i]) if keys is not None else f"{i:08d}"
         label = None if labels is None or labels[i] is None or labels[i] < 0 else int(labels[i])
-        rows.append({"image_id": key, "key": key, "shard": "", "width": image.shape[2], "height": image.shape[1], "label": label})
+        row = {"image_id": key, "key": key, "shard": "", "width": image.shape[2], "height": image.shape[1], "label": label}
+        corners = [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes[i]] if boxes else []
+        rows.append({**row, "boxes": corners, "mask": masks[i] if masks else None})
         digests.append(hashlib.sha256(image.tobytes()).hexdigest())
     answers = Explainer(backbone, asked, device, batch_size)(Pictures(images, rows, digests), cells(asked, backbone, ()))
-    return gathered(answers)
+    return gathered(answers, asked)
 
 
-def gathered(answers: Sequence[tuple[Cell, pa.Table, pa.Table]]) -> dict[str, pa.Table]:
-    """Cells put together into tables; an error that several cells met is told once."""
+def gathered(answers: Sequence[tuple[Cell, pa.Table, pa.Table]], asked: Questions) -> dict[str, pa.Table]:
+    """Cells put together into the tables of a run; an error that several cells met is told once."""
     tables = {"errors": pa.Table.from_pylist([], schema.ERRORS), "maps": pa.Table.from_pylist([], schema.MAPS)}
     for cell, rows, errors in answers:
         tables[cell.table] = pa.concat_tables([tables[cell.table], rows]) if cell.table in tables else rows
         tables["errors"] = pa.concat_tables([tables["errors"], errors])
     tables["errors"] = told_once(tables["errors"])
+    if asked.metrics:
+        tables["metrics"] = widened(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
+        tables.setdefault("partials", schema.PARTIALS.empty_table())
+        tables["summary"] = summarised(tables["metrics"], tables["partials"], asked)
     return tables

@@ -6,15 +6,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from operator import itemgetter
+
+import pyarrow as pa
 
 from pipeline import reduce, sources, storage
 from pipeline.prepare import Prepared
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
 from pipeline.stages import Task
+from pipeline.summary import joined, of_partials
 from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.identity import digest
+from pipeline.tables.metrics import added
 from pipeline.tables.receipts import Receipt
+
+_ASKED = ("method", "target", "metric")
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ def finish(work: Work, each: Callable) -> Outcome:
         raise Refusal(f"no image could be read, so nothing is published; the first reason: {problems[0]['message']}")
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{plan[:8]}"
     entries = _compacted(work, done, each, run_id, before)
+    entries += _summarised(work, done, each, run_id, entries) if work.ready.questions.metrics else []
     entries += _filled(work, run_id, entries, problems)
     counts = _counted(work, entries, problems)
     used = {work.answered[cell].folder: work.answered[cell] for task in done for cell in work.cells(task)}
@@ -103,8 +111,9 @@ def _compacted(work: Work, done: Sequence[Task], each: Callable, run_id: str, be
     """Entries of the files that the groups of tasks are compacted to."""
     groups = _groups(work, done)
     earlier = {entry["path"]: entry for entry in before["files"]} if before else {}
+    compact = partial(reduce.compact, work.ready.job.out, run_id, earlier, work.previous, sorted(work.ready.questions.columns))
     progress, entries = Progress("publish", len(groups), "groups"), []
-    for more in each(partial(reduce.compact, work.ready.job.out, run_id, earlier, work.previous), groups):
+    for more in each(compact, groups):
         entries += more
         progress.add(1)
     return sorted(entries, key=lambda entry: entry["path"])
@@ -122,11 +131,31 @@ def _groups(work: Work, done: Sequence[Task]) -> list[list[reduce.Member]]:
     return groups
 
 
+def _summarised(work: Work, done: Sequence[Task], each: Callable, run_id: str, entries: Sequence[dict]) -> list[dict]:
+    """Entries of `partials` and `summary`, made of what has just been published and of the tasks' partials."""
+    out, asked = work.ready.job.out, work.ready.questions
+    sums = sorted(each(partial(reduce.added_up, out), list(enumerate(_groups(work, done)))), key=itemgetter(0))
+    partials = added(pa.concat_tables(rows for _, rows in sums))
+    scored: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry["table"] == "metrics":
+            scored.setdefault(entry["path"].split("/")[1], []).append(entry["path"])
+    floor = scored.get("method=random", [])
+    parts = list(each(partial(reduce.summary_of, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
+    written = []
+    for table, rows in (("partials", partials), ("summary", joined([*parts, of_partials(partials, asked)]))):
+        path = f"{table}/part-{digest([cell for task in done for cell in work.cells(task)])}.parquet"
+        written.append(reduce.write(storage.join(out, "runs", run_id, path), path, table, rows))
+    return written
+
+
 def _filled(work: Work, run_id: str, entries: Sequence[dict], problems: list[dict]) -> list[dict]:
     """The shards' own errors, and an empty file for every table without rows, so that queries over it answer with nothing."""
     backbone, questions = work.ready.backbone, work.ready.questions
     forms = {"errors": schema.ERRORS, "images": schema.IMAGES, "maps": schema.MAPS}
     forms["predictions"] = schema.predictions(backbone.num_classes, "logits" not in questions.no_store)
+    if questions.metrics:
+        forms |= {"metrics": schema.metrics(questions.columns)}
     if "features" not in questions.no_store:
         forms["features"] = schema.features(backbone.feature_width)
     present, added = {entry["table"] for entry in entries}, []
@@ -163,10 +192,11 @@ def _described(work: Work) -> dict:
         "backbone": {key: getattr(backbone, key) for key in sizes},
         "methods": [{"name": m.alias, "method": m.name, **m.args} for m in ready.questions.methods],
         "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in ready.questions.targets],
+        "metrics": [{"name": m.alias, "metric": m.name, **m.args} for m in ready.questions.metrics],
         "skipped": ready.skipped,
         "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in work.indexes.items()],
         "cells": [
-            {"table": c.table, "method": c.method and c.method.alias, "target": c.target and c.target.alias, "identity": c.identity}
+            {"table": c.table, "identity": c.identity, **{asked: (r := getattr(c, asked)) and r.alias for asked in _ASKED}}
             for c in ready.cells
         ],
         "versions": {name: version(name) for name in ("torch", "timm", "pyarrow", "numpy")},

@@ -24,10 +24,14 @@ class Job:
     """Methods by name, `all`, or family:NAME; name(setting=value) sets, alias=name(...) renames."""
     targets: tuple[str, ...] = ("label",)
     """What to explain; settings and aliases as for methods."""
+    metrics: tuple[str, ...] = ()
+    """Metrics by name, `all`, or family:NAME, settings and aliases as for methods; fake_cam and random are scored beside the methods."""
     method_args: tuple[str, ...] = ()
     """Settings of methods: grad_cam_pp.eps=1e-6 ..."""
     target_args: tuple[str, ...] = ()
     """Settings of targets: finer.gamma=0.8 ..."""
+    metric_args: tuple[str, ...] = ()
+    """Settings of metrics: pxap.bins=2000 ..."""
     weights: str | None = None
     """Weights of the backbone: a safetensors file, any URL, or hf-hub:ORG/NAME; the model's own by default."""
     backbone_args: tuple[str, ...] = ()

@@ -53,6 +53,8 @@ def prepare(job: Job) -> Prepared:
         job.targets,
         job.method_args,
         job.target_args,
+        job.metrics,
+        job.metric_args,
         activation=job.activation,
         precision=job.precision,
         map_size=job.map_size,

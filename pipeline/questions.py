@@ -6,17 +6,19 @@ from dataclasses import asdict, dataclass, replace
 import pyarrow as pa
 import torch
 
-from pipeline import backbones, engine
+from pipeline import backbones, engine, scoring
 from pipeline.engine.look import PRECISIONS
 from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal, choose
-from pipeline.requests import Request, parse_all
+from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
 from pipeline.tables.identity import digest
 from pipeline.targets import TARGETS, Answers, Explained
 
 NO_TARGET = Request("none", "none")
 TABLES_VERSION = 1
+CONTROLS = ("fake_cam", "random")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ class Questions:
     seed: int = 0
     select: str | None = None
     no_store: tuple[str, ...] = ()
+    metrics: tuple[Request, ...] = ()
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The columns of the metrics table that metrics fill -> which way is better."""
+        each = [scoring.columns(metric) for metric in self.metrics if not METRICS[metric.name].total]
+        return {column: better for columns in each for column, better in columns.items()}
 
     def pairs(self) -> list[tuple[Request, Request]]:
         """Every method with every target it is computed for; class-free methods once, with target `none`."""
@@ -58,16 +67,26 @@ class Questions:
 
 
 def ask(
-    methods: Sequence[str], targets: Sequence[str], method_args: Sequence[str] = (), target_args: Sequence[str] = (), **rest
+    methods: Sequence[str],
+    targets: Sequence[str],
+    method_args: Sequence[str] = (),
+    target_args: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    metric_args: Sequence[str] = (),
+    **rest,
 ) -> Questions:
-    """Questions from names as a user writes them.
+    """Questions from names as a user writes them. With any metric come the two controls, which show its floor and its trap.
 
     Raises:
         Refusal: for an unknown name, setting or value.
     """
-    questions = Questions(parse_all(methods, METHODS, "method", method_args), parse_all(targets, TARGETS, "target", target_args), **rest)
+    explained = parse_all(methods, METHODS, "method", method_args), parse_all(targets, TARGETS, "target", target_args)
+    questions = Questions(*explained, **rest, metrics=parse_all(metrics, METRICS, "metric", metric_args))
+    scoring.refuse_clashes(questions.metrics)
     if not questions.methods:
         raise Refusal("no method is asked for; name some with --methods, for example --methods grad_cam or family:cam")
+    if questions.metrics:
+        questions = _controlled(questions)
     choose(questions.activation, ("softmax", "sigmoid"), "activation")
     choose(questions.precision, PRECISIONS, "precision")
     for table in questions.no_store:
@@ -75,6 +94,18 @@ def ask(
     if questions.select:
         selected(questions.select, schema.predictions(1, logits=False).empty_table())
     return questions
+
+
+def _controlled(questions: Questions) -> Questions:
+    """The questions with both controls among the methods."""
+    named = {method.alias: method.name for method in questions.methods}
+    for control in CONTROLS:
+        if named.get(control, control) != control:
+            raise Refusal(
+                f"the method name {control!r} is kept for the control that comes with metrics; give {named[control]} another alias"
+            )
+    added = [replace(parse(control, METHODS, "method"), explicit=False) for control in CONTROLS if control not in named]
+    return replace(questions, methods=(*questions.methods, *added))
 
 
 def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Questions, list[dict]]:
@@ -109,12 +140,13 @@ def explained_by(target: Request, answers: Answers) -> Explained:
 
 @dataclass(frozen=True)
 class Cell:
-    """One answer asked of every task: a table, or one method and target of it. `identity` leaves out only the images."""
+    """One answer asked of every task: a table, or one method and target of it, or one metric of these. `identity` leaves out the images."""
 
     table: str
     identity: str
     method: Request | None = None
     target: Request | None = None
+    metric: Request | None = None
 
 
 def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[str]) -> list[Cell]:
@@ -139,7 +171,14 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
             "select": questions.select,
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))
-    return result
+    return result + [_scoring(cell, metric) for cell in result if cell.table == "maps" for metric in questions.metrics]
+
+
+def _scoring(map: Cell, metric: Request) -> Cell:
+    """The cell of one metric of one map."""
+    entry = METRICS[metric.name]
+    asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
+    return Cell("partials" if entry.total else "scores", digest(asked), map.method, map.target, metric)
 
 
 def selected(condition: str, predictions: pa.Table) -> list[str]:

@@ -1,4 +1,7 @@
-"""Receipts -> a published run: the rows of fixed groups of tasks, compacted into plain Parquet that any engine reads."""
+"""Receipts -> a published run: the rows of fixed groups of tasks, compacted into plain Parquet that any engine reads.
+
+A task's scores come out as `metrics`, one column a metric; its partials are added up.
+"""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
+from pipeline.questions import Questions
+from pipeline.summary import of_method
 from pipeline.tables import files, schema
 from pipeline.tables import receipts as tasks
 from pipeline.tables.errors import told_once
 from pipeline.tables.identity import digest
+from pipeline.tables.metrics import added, widened
 from pipeline.tables.receipts import Part, Receipt, parquet_bytes
 
 GROUP_TASKS = 64
+PUBLISHED = {"scores": "metrics"}
 ROWS_PER_GROUP = 65_536
 
 
@@ -43,18 +50,23 @@ def file_name(table: str, partition: str | None, members: Sequence[Member]) -> s
 
 
 def pieces(group: Sequence[Member]) -> dict[str, tuple[str, list[Member]]]:
-    """The files of one group: path -> (table, its members)."""
+    """The files of one group: path -> (table, its members). Partials are no file of a group: they are added up over all."""
     gathered: dict[tuple[str, str | None], list[Member]] = {}
     for member in group:
-        if member.part.rows:
-            gathered.setdefault((member.part.table, member.partition), []).append(member)
+        table = PUBLISHED.get(member.part.table, member.part.table)
+        if member.part.rows and table != "partials":
+            gathered.setdefault((table, member.partition), []).append(member)
         if member.part.error_rows:
             gathered.setdefault(("errors", None), []).append(member)
     return {file_name(table, partition, members): (table, members) for (table, partition), members in gathered.items()}
 
 
-def compact(out: str, run: str, before: Mapping[str, dict], previous: str | None, group: Sequence[Member]) -> list[dict]:
+def compact(
+    out: str, run: str, before: Mapping[str, dict], previous: str | None, columns: Sequence[str], group: Sequence[Member]
+) -> list[dict]:
     """Write one group's files into `run`, copying those that are the same from the `previous` run, whose entries are `before`.
+
+    `columns` are those of the run's metrics.
 
     Returns each file's entry for run.json.
 
@@ -68,18 +80,41 @@ def compact(out: str, run: str, before: Mapping[str, dict], previous: str | None
             files.copy(storage.join(out, "runs", previous, path), goal)
             entries.append(before[path])
             continue
-        rows = pa.concat_tables([_rows(out, member, table, opened) for member in members])
+        rows = pa.concat_tables([_rows(out, member, "scores" if table == "metrics" else table, opened) for member in members])
+        if table == "metrics":
+            rows = widened(rows, columns)
         entries.append(write(goal, path, table, rows))
     return entries
 
 
+def added_up(out: str, numbered: tuple[int, Sequence[Member]]) -> tuple[int, pa.Table]:
+    """The partials of one group added up in the order of their cells' identities, with the number the group was given."""
+    number, group = numbered
+    opened: dict = {}
+    members = sorted((m for m in group if m.part.table == "partials" and m.part.rows), key=lambda member: member.cell)
+    rows = [_rows(out, member, "partials", opened) for member in members]
+    return number, added(pa.concat_tables([schema.PARTIALS.empty_table(), *rows]))
+
+
+def summary_of(out: str, run: str, asked: Questions, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
+    """The summary of one method of `run`, from the files of its metrics and from those of the control `random`."""
+    own, floor = (pa.concat_tables([_published(out, run, path) for path in sorted(each)]) for each in paths)
+    return of_method(own, floor, asked)
+
+
+def _published(out: str, run: str, path: str) -> pa.Table:
+    """A published file of `metrics` with its method, which only its folder tells."""
+    rows = files.read_parquet(storage.join(out, "runs", run, path))
+    method = path.split("/")[1].partition("=")[2]
+    return rows.add_column(2, "method", pa.array([method] * rows.num_rows, pa.string()))
+
+
 def write(goal: str, path: str, table: str, rows: pa.Table) -> dict:
-    """One published file, sorted by image; returns its entry for run.json."""
-    rows = (
-        told_once(rows)
-        if table == "errors"
-        else rows.sort_by([(key, "ascending") for key in ("image_id", "target") if key in rows.column_names])
-    )
+    """One published file, sorted by image where there are images; returns its entry for run.json."""
+    if table == "errors":
+        rows = told_once(rows)
+    elif "image_id" in rows.column_names:
+        rows = rows.sort_by([(key, "ascending") for key in ("image_id", "target") if key in rows.column_names])
     incomplete = _incomplete(rows) if table == "errors" else None
     column = schema.PARTITIONED.get(table)
     if column:

@@ -108,7 +108,7 @@ def _missing(task: Task, wanted: Sequence[Cell], answered: dict[str, Receipt]) -
 def _tell_dry(todo: Sequence[Task], wanted: Sequence[Cell], tasks: int) -> None:
     for i, cell in enumerate(wanted):
         count = sum(i in task.missing for task in todo)
-        what = f"{cell.table} {cell.method.alias} {cell.target.alias}" if cell.method else cell.table
+        what = " ".join([cell.table, *(asked.alias for asked in (cell.metric, cell.method, cell.target) if asked)])
         print(f"{what}: {count} of {tasks} tasks to compute")
     print(f"{sum(task.stop - task.start for task in todo)} images would be read")
 

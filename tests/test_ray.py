@@ -17,6 +17,7 @@ import pytest
 from cluster.connect import connected
 from jobs import explain
 from pipeline import tables
+from tests import test_metrics_run
 from tests.s3 import environment_of
 from tests.shards import dataset, good, tar_bytes
 from tests.test_run import content, job
@@ -58,6 +59,18 @@ def test_any_number_of_workers_publishes_the_same_bits(cluster, source, inline, 
     outcome = explain.run(job(source, tmp_path, workers=workers))
     assert outcome.complete
     assert content(tmp_path) == inline
+
+
+def test_metrics_partials_and_summary_have_the_same_bits_on_workers(cluster, source, tmp_path):
+    import torch
+
+    asked = {"methods": ("grad_cam",), "metrics": ("energy", "pointing_blob", "pxap", "box_acc(step=0.1)")}
+    explain.run(job(source, tmp_path / "workers", workers=2, **asked))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    explain.run(job(source, tmp_path / "inline", **asked))
+    torch.set_num_threads(threads)
+    assert test_metrics_run.content(tmp_path / "workers") == test_metrics_run.content(tmp_path / "inline")
 
 
 def test_shard_order_and_restarts_change_nothing(cluster, source, inline, tmp_path):

@@ -73,10 +73,11 @@ def test_the_examples_in_python_run_one_after_the_other(home):
         assert run(folder, f"python -c {shlex.quote(block)}")
 
 
-def test_the_readme_names_every_method_target_and_table():
+def test_the_readme_names_every_method_target_metric_and_table():
     from pipeline.methods import METHODS
+    from pipeline.metrics import METRICS
     from pipeline.tables.schema import TABLES
     from pipeline.targets import TARGETS
 
-    for name in [*METHODS, *TARGETS, *TABLES]:
+    for name in [*METHODS, *TARGETS, *METRICS, *TABLES]:
         assert re.search(rf"`[^`]*\b{name}\b[^`]*`", README), name

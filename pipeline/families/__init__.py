@@ -1,7 +1,7 @@
-"""The method families: what a method is made of, and the table of all methods.
+"""The families: what a method and what a metric is made of, and the tables of all of them.
 
-A method is a small pure function whose signature says everything the engine must know: its positional parameters are what it
-asks the engine for, its keyword-only parameters with their defaults are what a user may set.
+Both are small pure functions whose signature says everything: its positional parameters are what it asks for, its keyword-only
+parameters with their defaults are what a user may set.
 
     B images, K channels, C classes, h w cells of the cut layer, H W pixels of the network's input
 """
@@ -10,10 +10,15 @@ from pipeline.families.attentions import Attention, attention
 from pipeline.families.cams import Cam, cam, rectify
 from pipeline.families.copies import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
 from pipeline.families.descents import Descent, Optimised, optimised
-from pipeline.families.registry import METHODS, Parameter, asked_for, offered, parameters, register
+from pipeline.families.registry import METHODS, METRICS, Parameter, asked_for, offered, parameters, register
+from pipeline.families.scores import Metric, Undefined, metric
 from pipeline.families.walks import Path, Walk, magnitude, noisy, path, spans
 
 __all__ = [
+    "metric",
+    "Undefined",
+    "Metric",
+    "METRICS",
     "Attention",
     "Bernoulli",
     "Cam",

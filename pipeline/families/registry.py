@@ -1,4 +1,4 @@
-"""The table of all methods, and how a function's signature says what it asks for and what may be set."""
+"""The tables of all methods and metrics, and how a function's signature says what it asks for and what may be set."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from pipeline.refusal import Refusal
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of a method or target: its type (an annotation) and its default."""
+    """One setting of a method, target or metric: its type (an annotation) and its default."""
 
     type: Any
     default: Any
@@ -23,7 +23,7 @@ def parameters(function: Callable) -> Mapping[str, Parameter]:
 
 
 def asked_for(function: Callable) -> frozenset[str]:
-    """The positional parameters of `function`: what the engine hands it."""
+    """The positional parameters of `function`: what it is handed."""
     signature = inspect.signature(function).parameters.values()
     return frozenset(p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD)
 
@@ -32,7 +32,7 @@ def offered(name: str, function: Callable, known: set[str], family: str) -> froz
     """What `function` asks for, once it is known that its family offers it."""
     asks = asked_for(function)
     if asks - known:
-        raise Refusal(f"method {name!r} asks for {sorted(asks - known)}; the {family} family offers {sorted(known)}")
+        raise Refusal(f"{name!r} asks for {sorted(asks - known)}; the {family} family offers {sorted(known)}")
     return asks
 
 
@@ -44,3 +44,4 @@ def register(table: dict, name: str, entry: Any) -> None:
 
 
 METHODS: dict[str, Any] = {}
+METRICS: dict[str, Any] = {}

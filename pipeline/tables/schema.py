@@ -1,5 +1,7 @@
 """The tables of a run: the only place where a column is born."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 _ID = [pa.field("image_id", pa.string(), nullable=False)]
@@ -41,6 +43,44 @@ MAPS = pa.schema(
     ]
 )
 
+# One value of one metric, as a task lands it; a published run has them side by side, in `metrics`.
+SCORES = pa.schema(
+    [
+        *_MODEL,
+        ("method", pa.string()),
+        ("target", pa.string()),
+        ("class_id", pa.int32()),
+        ("label", pa.int32()),
+        ("metric", pa.string()),
+        ("value", pa.float32()),
+        ("reason", pa.string()),
+    ]
+)
+
+PARTIALS = pa.schema(
+    [
+        ("metric", pa.string()),
+        ("model", pa.string()),
+        ("method", pa.string()),
+        ("target", pa.string()),
+        ("scope", pa.string()),
+        ("kind", pa.string()),
+        ("values", pa.list_(pa.float64())),
+    ]
+)
+
+_DIFFERENCES = [f"diff_{to}{end}" for to in ("random", "label") for end in ("", "_low", "_high")]
+SUMMARY = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("model", "method", "target", "metric", "scope")],
+        ("n", pa.int64()),
+        ("n_null", pa.int64()),
+        *[(name, pa.float64()) for name in ("mean", "std", "ci_low", "ci_high")],
+        ("better", pa.string()),
+        *[(name, pa.float64()) for name in _DIFFERENCES],
+    ]
+)
+
 ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "stage", "error", "message")])
 
 
@@ -63,18 +103,23 @@ def predictions(classes: int, logits: bool = True) -> pa.Schema:
     return pa.schema(fields + ([("logits", pa.list_(pa.float16(), classes))] if logits else []))
 
 
+def metrics(columns: Iterable[str]) -> pa.Schema:
+    """What metrics say of each map, a nullable column each, and why where they say nothing (column -> reason)."""
+    fields = [(column, pa.float32()) for column in sorted(columns)]
+    return pa.schema([*[SCORES.field(name) for name in SCORES.names[:6]], *fields, ("reasons", pa.map_(pa.string(), pa.string()))])
+
+
 def errors(rows: list[dict]) -> pa.Table:
     """Rows of the errors table."""
     return pa.Table.from_pylist(rows, ERRORS)
 
 
-PARTITIONED = {"maps": "method"}
-TABLES = ("images", "features", "predictions", "maps", "errors")
+PARTITIONED = {"maps": "method", "metrics": "method"}
+TABLES = ("images", "features", "predictions", "maps", "metrics", "partials", "summary", "errors")
+_WORDS = {"model", "method", "target", "render", "shard", "label_name", "stage", "error", "metric", "scope", "kind", "better", "reason"}
 
 
 def writing_options(schema: pa.Schema) -> dict:
     """Parquet settings: names go through a dictionary, numbers do not (a dictionary of maps is larger than the maps)."""
-    words = [
-        field.name for field in schema if field.name in {"model", "method", "target", "render", "shard", "label_name", "stage", "error"}
-    ]
+    words = [field.name for field in schema if field.name in _WORDS]
     return {"compression": "zstd", "compression_level": 9, "use_dictionary": words}

@@ -1,0 +1,73 @@
+"""Boxes as fractions of the image: their pixels, how much they overlap, and the boxes of the connected parts of a map.
+
+N boxes x0 y0 x1 y1, H W pixels
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+TOUCHING = np.ones((3, 3))  # pixels that share a corner belong together, as contours have it
+
+
+def clipped(boxes: Iterable) -> np.ndarray:
+    """Boxes [N 4] cut off at the image's border; those without area in it are dropped."""
+    cut = np.clip(np.array(list(boxes), dtype=np.float64).reshape(-1, 4), 0, 1)
+    return cut[(cut[:, 0] < cut[:, 2]) & (cut[:, 1] < cut[:, 3])]
+
+
+def pixels(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The pixels [H W] whose centre lies in one of the boxes."""
+    height, width = size
+    y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
+    across = (boxes[:, :1] <= x) & (x < boxes[:, 2:3])
+    down = (boxes[:, 1:2] <= y) & (y < boxes[:, 3:])
+    return (down[:, :, None] & across[:, None, :]).any(0)
+
+
+def overlaps(some: np.ndarray, others: np.ndarray, edge: float = 0) -> np.ndarray:
+    """Intersection over union [M N] of boxes [M 4] and [N 4]; `edge` 1 where the far corners are pixels that belong to the box."""
+    low = np.maximum(some[:, None, :2], others[None, :, :2])
+    high = np.minimum(some[:, None, 2:], others[None, :, 2:])
+    both = np.clip(high - low + edge, 0, None).prod(2)
+    areas = [(box[:, 2:] - box[:, :2] + edge).prod(1) for box in (some, others)]
+    return both / (areas[0][:, None] + areas[1] - both)
+
+
+def parts(mask: np.ndarray) -> np.ndarray:
+    """Tight boxes in pixels [N 4], far edge outside, of the connected parts of a mask [H W]."""
+    from scipy.ndimage import find_objects, label
+
+    inner, corner = _cropped(mask)
+    return _corners(find_objects(label(inner, TOUCHING)[0])) + corner
+
+
+def holes(mask: np.ndarray) -> np.ndarray:
+    """Boxes in pixels [N 4] of the rims of a mask's holes: the pixels of the mask all around each."""
+    from scipy.ndimage import find_objects, label
+
+    inner, corner = _cropped(mask)
+    # Number 1 is the outside. Where a hole starts in the padded mask is one pixel behind its rim's start there.
+    found = _corners(find_objects(label(np.pad(~inner, 1, constant_values=True))[0])[1:])
+    return found + corner - [2, 2, 0, 0]
+
+
+def largest(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The largest connected part of a mask [H W] that is not empty, and its box as fractions [4]; the first one read of equals."""
+    from scipy.ndimage import label
+
+    numbers, _ = label(mask, TOUCHING)
+    part = numbers == np.bincount(numbers.ravel())[1:].argmax() + 1
+    return part, parts(part)[0] / [*mask.shape[::-1], *mask.shape[::-1]]
+
+
+def _cropped(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a mask that is not empty, and x y x y of its corner; a threshold near the top leaves little to look at."""
+    y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(y):
+        return mask[:0, :0], np.zeros(4)
+    return mask[y[0] : y[-1] + 1, x[0] : x[-1] + 1], np.array([x[0], y[0], x[0], y[0]])
+
+
+def _corners(found: list) -> np.ndarray:
+    return np.array([(x.start, y.start, x.stop, y.stop) for y, x in found], dtype=np.float64).reshape(-1, 4)

@@ -1,0 +1,9 @@
+"""Localisation error (Opti-CAM A2; E9): 1 minus the best overlap of the map's box with a true one; continuous, unlike ILSVRC's."""
+
+from pipeline.boxes import overlaps
+from pipeline.families import metric
+
+
+@metric(better="lower")
+def loc_error(Bp, boxes):
+    return 1 - overlaps(Bp[None], boxes).max()

@@ -1,0 +1,30 @@
+"""MaxBoxAccV2 (wsolevaluation; E15): images where a contour's box overlaps a true one by delta, in 8 bits, with its pixel conventions.
+
+The best threshold for the dataset at each delta, then the mean over delta. Contours are outlines and the rims of holes.
+"""
+
+import numpy as np
+
+from pipeline.boxes import holes, overlaps, parts
+from pipeline.families import metric
+
+DELTAS = np.array([0.3, 0.5, 0.7])
+
+
+def best_threshold(hits, n):
+    """Hits [D T] in a row, n images -> mean over D of the best accuracy over T."""
+    return (hits.reshape(len(DELTAS), -1).max(1) / n).mean()
+
+
+@metric(total=best_threshold)
+def max_box_acc_v2(S, boxes, *, step: float = 0.01):
+    u = (255 * S).astype(np.uint8)
+    far = np.array([np.inf, np.inf, S.shape[1] - 1, S.shape[0] - 1])
+    truth = np.trunc(boxes * [*S.shape[::-1], *S.shape[::-1]])
+    levels, place = np.unique(np.trunc(np.arange(0, 1, step) * u.max()), return_inverse=True)
+    best = []
+    for level in levels:
+        mask = u > level
+        found = np.minimum(np.concatenate([parts(mask), holes(mask)]), far)
+        best.append(overlaps(found, truth, edge=1).max())
+    return {"hits": (DELTAS[:, None] <= np.array(best)[place]).astype(np.int64).ravel()}

@@ -1,0 +1,8 @@
+"""Pointing game (Opti-CAM appendix B, SP; E12): 1 where any of the map's maximal pixels lies on the object."""
+
+from pipeline.families import metric
+
+
+@metric
+def pointing(S, inside):
+    return float(S[inside].max() == S.max())

@@ -1,0 +1,141 @@
+"""A map and what is true of its image -> what the metrics say of it.
+
+h w cells, H W pixels of the network's input
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from pipeline import boxes as geometry
+from pipeline.families import METRICS, Undefined, asked_for
+from pipeline.refusal import Refusal
+from pipeline.render import unit, upsample
+from pipeline.requests import Request
+from pipeline.storage import one_line
+
+FIXED = {"image_id", "model", "method", "target", "class_id", "label", "reasons"}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One float map as it came from its method, drawn at the input's size on demand; each attribute is something a metric may ask for.
+
+    Attributes:
+        map: [h w], or the exception its method raised.
+        render: how it becomes an image.
+        size: (H, W).
+        row: what is known of the image: label, boxes, and `mask` bool [H W] where the data has one.
+        predicted: the class with the highest logit.
+    """
+
+    map: np.ndarray | Exception
+    render: str
+    size: tuple[int, int]
+    row: Mapping
+    predicted: int
+
+    @cached_property
+    def S(self) -> np.ndarray:
+        if isinstance(self.map, Exception):
+            raise Undefined(f"there is no map: {type(self.map).__name__}")
+        if not np.isfinite(self.map).all():
+            raise Undefined("the map holds NaN or infinity")
+        return unit(upsample(torch.from_numpy(self.map)[None], self.size, self.render)[0].numpy()).astype(np.float64)
+
+    @cached_property
+    def boxes(self) -> np.ndarray:
+        given = self.row.get("boxes") or ()
+        kept = geometry.clipped([box[side] for side in ("x0", "y0", "x1", "y1")] for box in given)
+        if not len(kept):
+            raise Undefined("no box lies in the image" if given else "no box")
+        return kept
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        found = geometry.pixels(self.boxes, self.size)
+        if not found.any():
+            raise Undefined("no pixel's centre lies in a box")
+        return found
+
+    @cached_property
+    def positive(self) -> np.ndarray:
+        return self.inside if self.row.get("mask") is None else self.row["mask"]
+
+    @cached_property
+    def Bp(self) -> np.ndarray:
+        return geometry.largest(self.S.mean() < self.S)[1]
+
+    @property
+    def label(self) -> int:
+        if self.row["label"] is None:
+            raise Undefined("no label")
+        return self.row["label"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one metric says of one map: numbers by column, or counts by name; nothing where there is a `reason`."""
+
+    values: Mapping[str, float | np.ndarray] = field(default_factory=dict)
+    reason: str | None = None
+    error: Exception | None = None
+
+
+def scored(asked: Request, drawn: Drawn) -> Score:
+    """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
+    metric = METRICS[asked.name]
+    try:
+        if not metric.constant and not drawn.S.any():
+            raise Undefined("the map is constant")
+        found = metric.score(**{name: getattr(drawn, name) for name in metric.asks}, **asked.args)
+        if metric.total:
+            return Score(found)
+        values = np.array(found, dtype=np.float64).reshape(-1)
+        if not np.isfinite(values).all():
+            raise Undefined("the metric is not finite")
+        return Score(dict(zip(columns(asked), values.tolist(), strict=True)))
+    except Undefined as undefined:
+        return Score(reason=str(undefined))
+    except Exception as error:
+        return Score(reason=f"{type(error).__name__}: {one_line(error)}", error=error)
+
+
+def columns(asked: Request) -> dict[str, str | None]:
+    """What a metric fills under the name it was asked for by -> which way is better."""
+    metric = METRICS[asked.name]
+    return {asked.alias + column.removeprefix(metric.name): better for column, better in metric.columns.items()}
+
+
+def added(sums: dict[str, np.ndarray], score: Score) -> None:
+    """Add one map's counts to sums by name: `n` and `n_null` count maps with and without them, `null: REASON` says why."""
+    counts = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **score.values}
+    for kind, values in counts.items():
+        sums[kind] = sums.get(kind, 0) + np.asarray(values, dtype=np.float64)
+
+
+def total(asked: Request, sums: Mapping[str, np.ndarray]) -> float | None:
+    """A dataset-level metric from its sums; None where no map had a value."""
+    metric = METRICS[asked.name]
+    if "n" not in sums:
+        return None
+    told = {**sums, "n": sums["n"][0]}
+    value = float(metric.total(**{name: told[name] for name in asked_for(metric.total)}))
+    return value if np.isfinite(value) else None
+
+
+def refuse_clashes(asked: Sequence[Request]) -> None:
+    """Two metrics that fill one column, or one that fills a column that means something else.
+
+    Raises:
+        Refusal: naming the column.
+    """
+    taken = dict.fromkeys(FIXED, "the tables")
+    for metric in asked:
+        for column in columns(metric):
+            if column in taken:
+                raise Refusal(f"metric {metric.alias!r} fills {column!r}, which {taken[column]!r} fills already; give one an alias")
+            taken[column] = metric.alias

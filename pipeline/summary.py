@@ -1,0 +1,117 @@
+"""The summary table: what every metric comes to for every method and target, over all images and over those of each class.
+
+Intervals are Student's t at 95 %, of the mean and of the mean paired difference; a dataset-level metric has one value and no interval.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import scoring
+from pipeline.families import METRICS
+from pipeline.questions import Questions
+from pipeline.tables import schema
+
+CONFIDENCE = 0.95
+
+
+def summarised(metrics: pa.Table, partials: pa.Table, asked: Questions) -> pa.Table:
+    """The summary of a whole run: `metrics` as published, `partials` added up."""
+    per_image = [of_method(metrics.filter(pc.field("method") == m.alias), floor_of(metrics), asked) for m in asked.methods]
+    return joined([*per_image, of_partials(partials, asked)])
+
+
+def joined(parts: Sequence[pa.Table]) -> pa.Table:
+    """Parts of a summary as one, in a fixed order."""
+    return pa.concat_tables(parts).sort_by([(name, "ascending") for name in ("method", "target", "metric", "scope")])
+
+
+def floor_of(metrics: pa.Table) -> pa.Table:
+    """The rows of the control `random`."""
+    return metrics.filter(pc.field("method") == "random")
+
+
+def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
+    """The summary of one method's rows, against the rows of `random`."""
+    rows = []
+    for target in sorted(pc.unique(metrics["target"]).to_pylist()):
+        own = metrics.filter(pc.field("target") == target).sort_by("image_id")
+        plain = metrics.filter(pc.field("target") == "label") if target not in ("label", "none") else metrics.slice(0, 0)
+        names = {"model": own["model"][0].as_py(), "method": own["method"][0].as_py(), "target": target}
+        scopes, group = _scopes(own)
+        for column, better in asked.columns.items():
+            values = _aligned(own, own, column)
+            against = {"random": values - _aligned(own, floor, column), "label": values - _aligned(own, plain, column)}
+            rows += [{**names, "metric": column, "better": better, **told} for told in _by_scope(values, against, scopes, group)]
+    return pa.Table.from_pylist(rows, schema.SUMMARY)
+
+
+def _scopes(own: pa.Table) -> tuple[list[str], np.ndarray]:
+    """The classes that occur, and each row's place among them (-1: no label)."""
+    labels = own["label"].fill_null(-1).to_numpy()
+    classes = np.unique(labels[labels >= 0])
+    return [str(label) for label in classes], np.where(labels >= 0, np.searchsorted(classes, labels), -1)
+
+
+def _aligned(own: pa.Table, other: pa.Table, column: str) -> np.ndarray:
+    """`column` of `other` for each image of `own`; NaN where it has none."""
+    place = pc.index_in(own["image_id"], other["image_id"].combine_chunks())
+    return other[column].combine_chunks().take(place.combine_chunks()).cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def _by_scope(values: np.ndarray, against: dict[str, np.ndarray], scopes: list[str], group: np.ndarray) -> Iterator[dict]:
+    for names, places in ((["all"], np.zeros(len(values), int)), (scopes, group)):
+        told = moments(values, places, len(names))
+        differences = {to: moments(each, places, len(names)) for to, each in against.items()}
+        size = np.bincount(places[places >= 0], minlength=len(names))
+        for i, scope in enumerate(names):
+            row = {"scope": scope, "n": int(told["n"][i]), "n_null": int(size[i] - told["n"][i])}
+            row |= {name: _null(told[name][i]) for name in ("mean", "std", "ci_low", "ci_high")}
+            for to, each in differences.items():
+                row |= {f"diff_{to}{end}": _null(each[name][i]) for end, name in (("", "mean"), ("_low", "ci_low"), ("_high", "ci_high"))}
+            yield row
+
+
+def moments(values: np.ndarray, group: np.ndarray, groups: int) -> dict[str, np.ndarray]:
+    """n, mean, std (of a sample) and the mean's t interval of `values` in each group, leaving out NaN and group -1; NaN where undefined."""
+    from scipy.special import stdtrit
+
+    kept = np.isfinite(values) & (group >= 0)
+    values, group = values[kept], group[kept]
+    n = np.bincount(group, minlength=groups).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(group, values, groups) / n
+        std = np.sqrt(np.bincount(group, (values - mean[group]) ** 2, groups) / np.where(n > 1, n - 1, np.nan))
+        half = stdtrit(n - 1, (1 + CONFIDENCE) / 2) * std / np.sqrt(n)
+    return {"n": n, "mean": mean, "std": std, "ci_low": mean - half, "ci_high": mean + half}
+
+
+def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
+    """The dataset-level metrics; their differences to `random` and to `label` are those of the two values."""
+    sums: dict[tuple, dict[str, np.ndarray]] = {}
+    for row in partials.to_pylist():
+        key = row["model"], row["metric"], row["method"], row["target"], row["scope"]
+        sums.setdefault(key, {})[row["kind"]] = np.array(row["values"])
+    by_alias = {metric.alias: metric for metric in asked.metrics}
+    values = {key: scoring.total(by_alias[key[1]], counts) for key, counts in sums.items()}
+    rows = []
+    for (model, alias, method, target, scope), counts in sums.items():
+        value = values[model, alias, method, target, scope]
+        plain = (model, alias, method, "label", scope) if target not in ("label", "none") else None
+        row = {"model": model, "method": method, "target": target, "metric": alias, "scope": scope, "mean": value}
+        row |= {name: int(counts.get(name, [0])[0]) for name in ("n", "n_null")}
+        row["better"] = METRICS[by_alias[alias].name].columns[by_alias[alias].name]
+        row["diff_random"] = _minus(value, values.get((model, alias, "random", "none", scope)))
+        row["diff_label"] = _minus(value, values.get(plain))
+        rows.append(row)
+    return pa.Table.from_pylist(rows, schema.SUMMARY)
+
+
+def _minus(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
+
+
+def _null(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,198 @@
+"""Metrics from shards to published tables, and what summaries and joins owe."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs import explain
+from pipeline import tables
+from pipeline.summary import moments
+from pipeline.tables import schema
+from pipeline.tables.metrics import added, widened
+from tests.shards import dataset, encoded, picture, tar_bytes
+from tests.test_run import ORDER, job
+
+SORTED = {**ORDER, "metrics": "image_id, method, target", "partials": "ALL", "summary": "ALL"}
+ASKED = ("energy", "pointing", "iou", "pxap", "box_acc(step=0.1)")
+
+
+def content(out) -> dict[str, list]:
+    """Every table of a published run, value by value, sorted by key."""
+    run = tables.open(str(out))
+    return {table: run.sql(f"SELECT * FROM {table} ORDER BY {SORTED[table]}").to_pylist() for table in run.tables}
+
+
+def scoring_job(source, out, metrics=ASKED, **changes):
+    return job(source, out, **{"methods": ("grad_cam",), "metrics": metrics, **changes})
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return dataset(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="module")
+def published(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    assert explain.run(scoring_job(source, out)).complete
+    return out
+
+
+def test_a_run_with_metrics_publishes_them_for_every_map_and_control(published):
+    found = content(published)
+    asked = {("grad_cam", "label"), ("grad_cam", "finer"), ("fake_cam", "none"), ("random", "none")}
+    assert {(row["method"], row["target"]) for row in found["metrics"]} == asked
+    keys = [(row["image_id"], row["method"], row["target"], row["class_id"]) for row in found["metrics"]]
+    assert keys == [(row["image_id"], row["method"], row["target"], row["class_id"]) for row in found["maps"]]
+    assert {*found["metrics"][0]} == {"image_id", "model", "method", "target", "class_id", "label", "reasons"} | {
+        *("energy", "pointing", "iou_10", "iou_30", "iou_50", "iou_70", "iou_90")
+    }
+    scopes = {"all", "0", "1", "2", "3", "4"}
+    assert {(row["method"], row["target"], row["scope"]) for row in found["summary"] if row["metric"] == "energy"} == {
+        (*pair, scope) for pair in asked for scope in scopes
+    }
+    assert [row["mean"] for row in found["summary"] if row["method"] == "fake_cam" and row["metric"] == "pointing"] == [1.0] * 6
+    assert {row["better"] for row in found["summary"]} == {"higher"}
+    assert tables.open(str(published)).facts["metrics"][4] == {"name": "box_acc", "metric": "box_acc", "step": 0.1, "components": "all"}
+
+
+def test_the_summary_is_what_sql_says_of_the_metrics(published):
+    run = tables.open(str(published))
+    found = run.sql("SELECT * FROM summary WHERE metric = 'energy' ORDER BY method, target, scope").to_pylist()
+    for scope in ("all", "2"):
+        kept = "true" if scope == "all" else f"m.label = {scope}"
+        expected = run.sql(
+            "SELECT m.method, m.target, count(m.energy) AS n, count(*) - count(m.energy) AS n_null, avg(m.energy) AS mean, "
+            "stddev_samp(m.energy) AS std, avg(m.energy - r.energy) AS diff_random, "
+            "avg(CASE WHEN m.target NOT IN ('label', 'none') THEN m.energy - p.energy END) AS diff_label "
+            "FROM metrics m LEFT JOIN metrics r ON r.image_id = m.image_id AND r.method = 'random' "
+            "LEFT JOIN metrics p ON p.image_id = m.image_id AND p.method = m.method AND p.target = 'label' "
+            f"WHERE {kept} GROUP BY ALL ORDER BY ALL"
+        ).to_pylist()
+        rows = [row for row in found if row["scope"] == scope]
+        # float32 columns: SQL subtracts them before it widens them
+        assert [{key: row[key] for key in expected[0]} for row in rows] == [pytest.approx(row, abs=1e-7) for row in expected]
+
+
+def test_one_more_metric_computes_that_metric_alone(source, published, tmp_path):
+    explain.run(scoring_job(source, tmp_path, metrics=()))
+    assert not {"metrics", "summary"} & set(tables.open(str(tmp_path)).tables)
+    explain.run(scoring_job(source, tmp_path, metrics=ASKED[:2]))
+    first = set(tmp_path.glob("tasks/**/receipt.json"))
+    explain.run(scoring_job(source, tmp_path))
+    new = [json.loads(path.read_text()) for path in tmp_path.glob("tasks/**/receipt.json") if path not in first]
+    assert {part["table"] for receipt in new for part in receipt["cells"].values()} == {"scores", "partials"}
+    assert {len(receipt["cells"]) for receipt in new} == {4 * 3}, "four maps, three metrics"
+    assert content(tmp_path) == content(published)
+    assert not explain.run(scoring_job(source, tmp_path)).new
+
+
+def test_what_is_unchanged_is_copied(source, tmp_path):
+    before = explain.run(scoring_job(source, tmp_path, metrics=ASKED[:2])).run_id
+    after = explain.run(scoring_job(source, tmp_path)).run_id
+    old, new = ({e["path"] for e in tables.open(str(tmp_path), run_id=run).facts["files"]} for run in (before, after))
+    assert {path.split("/")[0] for path in new - old} == {"metrics", "partials", "summary"}
+
+
+@pytest.mark.parametrize("size", [3, 4])
+def test_numbers_do_not_depend_on_how_images_are_dealt_out(source, published, tmp_path, size):
+    explain.run(scoring_job(source, tmp_path, task_images=size))
+    found, expected = content(tmp_path), content(published)
+    for table in ("metrics", "partials", "summary"):
+        exact = [[row for row in each[table] if row["method"] != "grad_cam"] for each in (found, expected)]
+        assert exact[0] == exact[1], table
+        for row, same in zip(found[table], expected[table], strict=True):
+            assert {k: v for k, v in row.items() if k not in ("reasons", "values")} == pytest.approx(
+                {k: v for k, v in same.items() if k not in ("reasons", "values")}, abs=1e-4
+            )
+
+
+def test_a_dataset_without_boxes_has_nulls_with_reasons(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar_bytes([(f"x{i}", {"png": encoded(picture(i)), "cls": b"1"}) for i in range(3)]))
+    assert explain.run(scoring_job(str(tmp_path / "a.tar"), tmp_path / "out", targets=("label",))).complete
+    run = tables.open(str(tmp_path / "out"))
+    assert run.sql("SELECT DISTINCT energy, reasons['energy'] AS why FROM metrics").to_pylist() == [{"energy": None, "why": "no box"}]
+    rows = run.sql("SELECT DISTINCT n, n_null, mean FROM summary WHERE scope = 'all'").to_pylist()
+    assert rows == [{"n": 0, "n_null": 3, "mean": None}]
+    assert run.sql("SELECT count(*) AS n FROM partials WHERE kind = 'null: no box'").to_pylist() == [{"n": 6}]
+
+
+def test_the_command_line_takes_metrics_like_methods(source, tmp_path, capsys):
+    command = ["--source", source, "--backbone", "tests.tiny:build", "--image-size", "64", "--out", str(tmp_path), "--workers", "0"]
+    command += [
+        "--metrics",
+        "family:localisation",
+        "sharp=pointing_blob(threshold=0.99)",
+        "--metric-args",
+        "pxap.bins=50",
+        "box_acc.step=0.2",
+    ]
+    explain.main([*command, "--dry"])
+    assert "scores energy grad_cam label: 3 of 3 tasks to compute" in capsys.readouterr().out
+    assert explain.main(command) == 0
+    run = tables.open(str(tmp_path))
+    assert {"sharp", "sharp_small", "f1"} < set(run.dataset("metrics").schema.names)
+    assert "tie_share" not in run.dataset("metrics").schema.names
+    lengths = run.sql("SELECT DISTINCT metric, kind, len(values) AS n FROM partials WHERE kind IN ('hits', 'positive')").to_pylist()
+    assert {(row["metric"], row["n"]) for row in lengths} == {("pxap", 51), ("box_acc", 15), ("max_box_acc_v2", 300)}
+    dataset_level = run.sql("SELECT DISTINCT metric FROM summary WHERE metric IN ('pxap', 'box_acc', 'max_box_acc_v2')").to_pylist()
+    assert len(dataset_level) == 3
+
+
+def test_where_nothing_is_scored_the_tables_are_there_and_empty(source, tmp_path):
+    explain.run(scoring_job(source, tmp_path, select="predicted < 0"))
+    found = content(tmp_path)
+    assert (found["metrics"], found["partials"], found["summary"]) == ([], [], [])
+
+
+def test_intervals_are_those_of_scipy():
+    from scipy.stats import ttest_1samp
+
+    rng = np.random.default_rng(0)
+    values, group = rng.random(40), rng.integers(0, 4, 40)
+    values[::7] = np.nan
+    group[:2] = -1
+    group[2] = 3
+    group[3:][group[3:] == 3] = 0  # one value in group 3
+    found = moments(values, group, 4)
+    for i in range(3):
+        mine = values[(group == i) & np.isfinite(values)]
+        interval = ttest_1samp(mine, 0).confidence_interval(0.95)
+        assert (found["n"][i], found["mean"][i]) == (len(mine), pytest.approx(mine.mean()))
+        assert (found["ci_low"][i], found["ci_high"][i]) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert found["n"][3] == 1 and np.isnan(found["std"][3]) and np.isnan(found["ci_low"][3])
+
+
+def score_rows(metrics, order):
+    rows = [
+        {"image_id": f"i{i}", "model": "m", "method": "cam", "target": target, "class_id": i, "label": None, "metric": metric}
+        | ({"value": i / 8, "reason": None} if i else {"value": None, "reason": f"no {metric}"})
+        for metric in metrics
+        for i in range(3)
+        for target in ("label", "finer")
+    ]
+    return pa.Table.from_pylist([rows[i] for i in order], schema.SCORES)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(12)))
+def test_scores_widen_to_the_same_rows_in_any_order(order):
+    found = widened(score_rows(["a", "b"], order), ["b", "a", "never"]).to_pylist()
+    assert [(row["image_id"], row["target"], row["a"], row["b"], row["never"]) for row in found] == [
+        (f"i{i}", target, *([i / 8] * 2 if i else [None] * 2), None) for i in range(3) for target in ("finer", "label")
+    ]
+    assert [dict(row["reasons"] or ()) for row in found] == [{"a": "no a", "b": "no b"}] * 2 + [{}] * 4
+
+
+def test_partials_add_up_key_by_key():
+    rows = [
+        {"metric": "m", "model": "n", "method": method, "target": "t", "scope": "all", "kind": "hits", "values": values}
+        for method, values in (("b", [1, 2]), ("a", [3, 4]), ("b", [10, 20]))
+    ]
+    found = added(pa.Table.from_pylist(rows, schema.PARTIALS)).to_pylist()
+    assert [(row["method"], row["values"]) for row in found] == [("a", [3, 4]), ("b", [11, 22])]
+    assert added(schema.PARTIALS.empty_table()).schema == schema.PARTIALS
