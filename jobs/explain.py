@@ -23,7 +23,7 @@ EPILOGUE = (
 )
 
 
-def run(job: Job) -> Outcome:
+def run(job: Job) -> Outcome | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
     ready = prepare(job)
     if job.workers == 0:
@@ -55,15 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
     return tell(outcome)
 
 
-def tell(outcome: Outcome) -> int:
+def tell(outcome: Outcome | None) -> int:
     """Print the last line of the log; returns the exit code."""
-    counts = outcome.counts
-    if "images" in counts:
-        news = "published" if outcome.new else "nothing new: still"
-        print(
-            f"{news} run {outcome.run_id}: {counts['explained']} of {counts['images']} images explained, "
-            f"{counts['failed']} failed, {counts['shards_failed']} of {counts['shards']} shards with problems, {counts['errors']} errors"
-        )
+    if outcome is None:
+        return 0
+    counts, news = outcome.counts, "published" if outcome.new else "nothing new: still"
+    print(
+        f"{news} run {outcome.run_id}: {counts['explained']} of {counts['images']} images explained, "
+        f"{counts['failed']} failed, {counts['shards_failed']} of {counts['shards']} shards with problems, {counts['errors']} errors"
+    )
     return 0 if outcome.complete else 3
 
 

@@ -3,7 +3,6 @@
 N images of a task, B of a chunk, C classes
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,18 +15,14 @@ from pipeline import backbones, engine, scoring
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.methods import METHODS
-from pipeline.questions import NO_TARGET, Cell, Network, Questions, ask, cells, explained_by, fitted, selected
-from pipeline.refusal import Refusal
+from pipeline.questions import NO_TARGET, Cell, Questions, explained_by, selected
 from pipeline.render import reduce
 from pipeline.requests import Request
 from pipeline.scoring import Drawn, Score, scored
 from pipeline.storage import one_line
-from pipeline.summary import summarised
 from pipeline.tables import schema
-from pipeline.tables.errors import told_once
 from pipeline.tables.identity import seed_of
 from pipeline.tables.maps import quantise, summaries
-from pipeline.tables.metrics import widened
 from pipeline.targets import Answers, Explained
 
 log = logging.getLogger(__name__)
@@ -293,78 +288,3 @@ def _pair(cell: Cell) -> tuple[Request, Request]:
 def _targets(wanted: Sequence[Cell]) -> list[Request]:
     """The targets of some cells, each once, in order."""
     return list(dict.fromkeys(cell.target for cell in wanted))
-
-
-def explain(
-    images: np.ndarray,
-    labels: Sequence[int | None] | None,
-    backbone: str | backbones.Backbone | Network,
-    methods: Sequence[str],
-    targets: Sequence[str] = ("label",),
-    *,
-    keys: Sequence[str] | None = None,
-    device: str = "cpu",
-    batch_size: int | None = None,
-    method_args: Sequence[str] = (),
-    target_args: Sequence[str] = (),
-    metrics: Sequence[str] = (),
-    metric_args: Sequence[str] = (),
-    boxes: Sequence[Sequence[Sequence[float]]] | None = None,
-    masks: Sequence[np.ndarray | None] | None = None,
-    **questions,
-) -> dict[str, pa.Table]:
-    """Explain images held in memory, in this process: the code a cluster's workers run, without the cluster.
-
-    Args:
-        images: uint8 [N 3 H W] at the network's input size, RGB.
-        labels: class indices, None where there is none.
-        backbone: a name such as `timm/resnet50`, a `Network`, or a loaded backbone.
-        methods, targets, metrics, method_args, target_args, metric_args: as on the command line.
-        boxes: each image's boxes x0 y0 x1 y1, as fractions of the image.
-        masks: each image's object, bool [H W] at the network's input size.
-        keys: names of the images, which seed their noise; their positions by default.
-        questions: activation, precision, map_size, seed, select, no_store.
-
-    Returns:
-        The tables of a run by name: images, features, predictions, maps, errors, and with metrics: metrics, partials, summary.
-
-    Raises:
-        Refusal: for anything that cannot be carried out.
-    """
-    if isinstance(backbone, str):
-        backbone = Network(backbone)
-    if isinstance(backbone, Network):
-        backbone = backbone.load()
-    images = np.ascontiguousarray(images)
-    if images.dtype != np.uint8 or images.shape[1:] != (3, *backbone.image_size):
-        raise Refusal(
-            f"images are {images.dtype} {images.shape}; {backbone.name} takes uint8 [N 3 {' '.join(map(str, backbone.image_size))}]"
-        )
-    wrong = [label for label in labels or () if label is not None and label >= backbone.num_classes]
-    if wrong:
-        raise Refusal(f"label {wrong[0]} is outside 0 ... {backbone.num_classes - 1}, the classes of {backbone.name}")
-    asked, _ = fitted(ask(methods, targets, method_args, target_args, metrics, metric_args, **questions), backbone)
-    rows, digests = [], []
-    for i, image in enumerate(images):
-        key = str(keys[i]) if keys is not None else f"{i:08d}"
-        label = None if labels is None or labels[i] is None or labels[i] < 0 else int(labels[i])
-        row = {"image_id": key, "key": key, "shard": "", "width": image.shape[2], "height": image.shape[1], "label": label}
-        corners = [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes[i]] if boxes else []
-        rows.append({**row, "boxes": corners, "mask": masks[i] if masks else None})
-        digests.append(hashlib.sha256(image.tobytes()).hexdigest())
-    answers = Explainer(backbone, asked, device, batch_size)(Pictures(images, rows, digests), cells(asked, backbone, ()))
-    return gathered(answers, asked)
-
-
-def gathered(answers: Sequence[tuple[Cell, pa.Table, pa.Table]], asked: Questions) -> dict[str, pa.Table]:
-    """Cells put together into the tables of a run; an error that several cells met is told once."""
-    tables = {"errors": pa.Table.from_pylist([], schema.ERRORS), "maps": pa.Table.from_pylist([], schema.MAPS)}
-    for cell, rows, errors in answers:
-        tables[cell.table] = pa.concat_tables([tables[cell.table], rows]) if cell.table in tables else rows
-        tables["errors"] = pa.concat_tables([tables["errors"], errors])
-    tables["errors"] = told_once(tables["errors"])
-    if asked.metrics:
-        tables["metrics"] = widened(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
-        tables.setdefault("partials", schema.PARTIALS.empty_table())
-        tables["summary"] = summarised(tables["metrics"], tables["partials"], asked)
-    return tables

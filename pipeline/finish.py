@@ -28,13 +28,13 @@ _ASKED = ("method", "target", "metric")
 class Outcome:
     """How a job ended: the run now published under its name, and the counts its last line tells."""
 
-    run_id: str | None
+    run_id: str
     counts: dict
     new: bool
 
     @property
     def complete(self) -> bool:
-        return self.run_id is not None and not self.counts["shards_failed"]
+        return not self.counts["shards_failed"]
 
 
 @dataclass(frozen=True)

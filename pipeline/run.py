@@ -42,8 +42,8 @@ class Hands:
         return Hands(flow.each, flow.explain_tasks, job.workers or gpus or cpus, gpus)
 
 
-def execute(ready: Prepared, hands: Hands) -> Outcome:
-    """Explain what is missing and publish the run."""
+def execute(ready: Prepared, hands: Hands) -> Outcome | None:
+    """Explain what is missing and publish the run; a dry job says what that would be, and is None."""
     job, started = ready.job, time.time()
     indexes = _index(ready.shards, hands)
     tasks = _tasks(ready, indexes)
@@ -56,7 +56,7 @@ def execute(ready: Prepared, hands: Hands) -> Outcome:
     log.info("%d images in %d tasks; %d tasks have something missing", sum(t.stop - t.start for t in tasks), len(tasks), len(todo))
     if job.dry:
         _tell_dry(todo, wanted, len(tasks))
-        return Outcome(previous, {"shards_failed": 0}, new=False)
+        return None
     failures, spent = _explain(ready, todo, hands, answered)
     return finish(Work(ready, tasks, indexes, answered, failures, previous, started, spent), hands.each)
 

@@ -133,7 +133,7 @@ def test_the_same_plan_again_publishes_nothing(source, plain, tmp_path, capsys):
 
 
 def test_dry_computes_and_publishes_nothing(source, tmp_path, capsys):
-    explain.run(job(source, tmp_path / "out", methods=("grad_cam",), dry=True))
+    assert explain.tell(explain.run(job(source, tmp_path / "out", methods=("grad_cam",), dry=True))) == 0
     assert "maps grad_cam finer: 6 of 6 tasks to compute" in capsys.readouterr().out
     assert not (tmp_path / "out" / "current.json").exists()
     assert not list((tmp_path / "out").rglob("*.parquet"))
