@@ -171,14 +171,14 @@ def head(tmp_path):
 
 
 def submitted(address: str, environment: dict, *command: str) -> subprocess.CompletedProcess:
-    """`ray job submit` from the project's root, once the head answers."""
+    """`ray job submit` from the project's root, tried again until the head and its job agent are up."""
     ray = str(Path(sys.executable).with_name("ray"))
-    for _ in range(60):
-        probe = subprocess.run([ray, "job", "list", "--address", address], env=environment, capture_output=True, timeout=120)
-        if probe.returncode == 0:
-            break
     line = [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", *command]
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    for _ in range(60):
+        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+        if not any(sign in done.stderr for sign in ("Failed to connect", "No available agent")):
+            break
+    return done
 
 
 def test_ray_job_submit_publishes_the_same_tables_from_a_small_working_directory(source, inline, head, tmp_path):
