@@ -12,9 +12,11 @@ import pyarrow as pa
 import torch
 
 from pipeline import backbones, engine, scoring
+from pipeline.engine.dimmed import clean, dimmed
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
 from pipeline.questions import NO_TARGET, Cell, Questions, explained_by, selected
 from pipeline.render import reduce
 from pipeline.requests import Request
@@ -173,8 +175,22 @@ class Explainer:
                     for i, row in enumerate(pictures.rows)
                     if chosen[i] and (classes[i] >= 0 or target == NO_TARGET)
                 }
+            if "o" in METRICS[cell.metric.name].asks:
+                self._dim(drawn[of], scene)
             scores[cell] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
         return scores
+
+    def _dim(self, drawn: dict[int, Drawn], scene: Scene) -> None:
+        """Give the drawn maps of a batch what the network says of their images as they are and dimmed by them, once."""
+        if not drawn or any(each.said for each in drawn.values()):
+            return
+        size, blank = self.backbone.image_size, [0, 0]
+        classes = [drawn[i].classes if i in drawn else blank for i in range(len(scene.pixels))]
+        maps = [drawn[i].S if i in drawn and drawn[i].drawable else np.zeros(size) for i in range(len(scene.pixels))]
+        p, q = clean(scene, classes)
+        o = dimmed(scene, maps, classes, "ad ai ag")
+        for i, each in drawn.items():
+            each.said.update(p=p[i], q=q[i], o=o[i])
 
     def _predictions(self, said: Answers) -> dict[str, list]:
         probs = said.logits.softmax(1) if self.questions.activation == "softmax" else said.logits.sigmoid()

@@ -30,6 +30,7 @@ class Drawn:
         size: (H, W).
         row: what is known of the image: label, boxes, and `mask` bool [H W] where the data has one.
         predicted: the class with the highest logit.
+        said: `p`, `q` and `o` [2] of the network, see `families.Metric`; without them nothing was asked of it.
     """
 
     map: np.ndarray | Exception
@@ -37,6 +38,7 @@ class Drawn:
     size: tuple[int, int]
     row: Mapping
     predicted: int
+    said: dict[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def S(self) -> np.ndarray:
@@ -68,6 +70,28 @@ class Drawn:
     @cached_property
     def Bp(self) -> np.ndarray:
         return geometry.largest(self.S.mean() < self.S)[1]
+
+    @property
+    def classes(self) -> tuple[int, int]:
+        """The class that is scored, the label or the predicted one where there is none, and the predicted one."""
+        return (self.predicted if self.row["label"] is None else self.row["label"]), self.predicted
+
+    @property
+    def p(self) -> np.ndarray:
+        return self.said["p"]
+
+    @property
+    def q(self) -> np.ndarray:
+        return self.said["q"]
+
+    @property
+    def o(self) -> np.ndarray:
+        return self.said["o"] if self.drawable else self.S
+
+    @property
+    def drawable(self) -> bool:
+        """Whether there is a map to dim the image by."""
+        return not isinstance(self.map, Exception) and bool(np.isfinite(self.map).all())
 
     @property
     def label(self) -> int:

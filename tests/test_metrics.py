@@ -29,6 +29,10 @@ HAND = {
     "loc_error": {"loc_error": 1 / 3},
     "f1": {"f1": 17 / 28},  # precision 17/24, recall 17/32
     "iou": {"iou_10": 3 / 8, "iou_30": 3 / 4, "iou_50": 3 / 4, "iou_70": 1 / 4, "iou_90": 1 / 4},
+    # probabilities 0.5 and 0.8 of the label and the predicted class, 0.2 and 0.9 under the map
+    "ad": {"ad": 3 / 5, "ad_pred": 0},
+    "ai": {"ai": 0, "ai_pred": 1},
+    "ag": {"ag": 0, "ag_pred": 1 / 2},
     "tie_share": {"tie_share": 12 / 16},  # nine zeros and three quarters
     # from the top: 1, 5/8, 1/2 on the object, then 3 + 1 off it, then the zeros, one of nine on it
     "pxap": {"pxap": 3 / 4 + 1 / 4 * 4 / 16},
@@ -44,7 +48,8 @@ def row(*corners, label=0, mask=None):
 
 
 def drawn(map, about, predicted=0, render="bilinear", size=None):
-    return Drawn(map, render, size or map.shape, about, predicted)
+    said = {"p": np.array([0.5, 0.8]), "q": np.array([0.5, 0.2]), "o": np.array([0.2, 0.9])}
+    return Drawn(map, render, size or map.shape, about, predicted, said)
 
 
 def numbers(written, draws):
@@ -89,6 +94,7 @@ def test_a_box_is_cut_off_at_the_border():
         assert repr(numbers(name, [drawn(MAP, out)])) == repr(numbers(name, [drawn(MAP, cut)]))
 
 
+UNBOXED = {name for name, entry in METRICS.items() if not entry.asks & {"boxes", "inside", "positive"}}
 ODD = {
     "no box": (MAP, row(), "no box"),
     "a box outside": (MAP, row((1.2, 1.2, 1.6, 1.6)), "no box lies in the image"),
@@ -111,11 +117,11 @@ def test_where_there_is_nothing_to_say_there_is_a_reason(name, odd):
     silent = {
         "no label": {"official"},
         "a box between pixels": {"energy", "pointing", "f1", "iou", "pxap"},
-        "a constant map": set(METRICS) - {"tie_share"},
+        "a constant map": {name for name, entry in METRICS.items() if not entry.constant},
         "NaN": set(METRICS),
         "no map": set(METRICS),
     }
-    assert (score.reason is not None) == (name in silent.get(odd, set(METRICS) - {"tie_share"}))
+    assert (score.reason is not None) == (name in silent.get(odd, set(METRICS) - UNBOXED))
 
 
 def test_a_metric_that_raises_is_an_error_with_its_reason(monkeypatch):
@@ -262,10 +268,13 @@ def test_scores_do_not_depend_on_the_batch(answered):
     for other in others:
         for one, same in zip(whole["metrics"].to_pylist(), other["metrics"].to_pylist(), strict=True):
             assert one["reasons"] == same["reasons"]
-            # a network's last digits follow the batch, and an exact tie hangs on the last digit
-            loose = {"reasons"} if one["method"] in CONTROLS else {"reasons", "tie_share"}
-            wanted, found = ({k: v for k, v in each.items() if k not in loose} for each in (one, same))
-            assert found == (wanted if one["method"] in CONTROLS else pytest.approx(wanted, abs=1e-3))
+            # a network's last digits follow the batch, and an exact tie, of pixels or of probabilities, hangs on the last digit
+            asked = {column for name in ("ad", "ai", "ag") for column in METRICS[name].columns}
+            for name, value in one.items():
+                if name == "reasons" or name.startswith("ai") or (name == "tie_share" and one["method"] not in CONTROLS):
+                    continue
+                exact = one["method"] in CONTROLS and name not in asked
+                assert same[name] == (value if exact or isinstance(value, str) else pytest.approx(value, abs=1e-3)), name
         for control in CONTROLS:
             assert [r for r in other["partials"].to_pylist() if r["method"] == control] == [
                 r for r in whole["partials"].to_pylist() if r["method"] == control
@@ -344,3 +353,45 @@ def test_a_metric_that_asks_for_what_does_not_exist_is_refused():
     with pytest.raises(Refusal, match="logits"):
         metric(better="lower")(lambda S, logits: 0.0)
     assert set(REGISTRY) == set(METRICS)
+
+
+@pytest.mark.parametrize("target", ["label", "predicted"])
+def test_ad_ai_and_ag_are_what_one_forward_of_the_dimmed_image_says(target):
+    """Against the formulas, an image at a time, the map drawn from what the engine gives."""
+    backbone = backbones.load("tests.tiny:build", image_size=64)
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), dtype=np.uint8)
+    labels = [0, 1, None, 3, 4]
+    found = pipeline.explain(images, labels, backbone, ["layer_cam"], [target], metrics=["ad", "ai", "ag"])
+    rows = {(row["image_id"], row["method"]): row for row in found["metrics"].to_pylist()}
+    stored = {(row["image_id"], row["method"]): row for row in found["maps"].to_pylist()}
+    assert ("00000002", "layer_cam") in rows or target == "label"
+    for (image_id, method), row in rows.items():
+        if method == "random":  # 8 bits a cell are exact to 0.4 % of the range
+            continue
+        x = torch.tensor(images[int(image_id)])[None] / 255
+        S = torch.ones(64, 64)
+        if method == "fake_cam":
+            S[0, 0] = 0
+        else:
+            S = torch.tensor(pipeline.tables.render(stored[image_id, method], (64, 64)))
+        p, o = (backbone.logits(backbone.prepare.normalise(z.float())).double().softmax(1)[0].detach().numpy() for z in (x, x * S))
+        c, best = labels[int(image_id)], int(p.argmax())
+        c = best if c is None else c
+        for suffix, k in (("", c), ("_pred", best)):
+            assert row[f"ad{suffix}"] == pytest.approx(max(p[k] - o[k], 0) / p[k], abs=2e-3)
+            assert row[f"ag{suffix}"] == pytest.approx(max(o[k] - p[k], 0) / (1 - p[k]), abs=2e-3)
+            assert row[f"ad{suffix}"] * row[f"ag{suffix}"] == 0
+            assert row[f"ai{suffix}"] in (0, 1)
+            assert row[f"ai{suffix}"] >= (row[f"ag{suffix}"] > 0)
+
+
+def test_metrics_of_a_map_share_one_forward(monkeypatch):
+    from pipeline.engine import dimmed as engine_dimmed
+
+    rows = []
+    asked = engine_dimmed.ask
+    monkeypatch.setattr(engine_dimmed, "ask", lambda scene, *a, **k: rows.append(len(scene.pixels)) or asked(scene, *a, **k))
+    backbone = backbones.load("tests.tiny:build", image_size=64)
+    images = np.zeros((4, 3, 64, 64), np.uint8)
+    pipeline.explain(images, [0] * 4, backbone, ["grad_cam"], ["label"], metrics=["ad", "ai", "ag", "energy"])
+    assert rows == [4] * 3, "grad_cam, and the two controls"

@@ -159,6 +159,7 @@ def head(tmp_path):
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: the path of a socket has at most 107 characters
     settings = {"node-ip-address": "127.0.0.1", "port": port, "num-cpus": 2, "temp-dir": folder}
     settings |= {"include-dashboard": "true", "dashboard-host": "127.0.0.1", "dashboard-port": dashboard}
+    settings |= {"dashboard-agent-listen-port": free_port()}  # its default is taken by the Ray of the tests above
     command = [ray, "start", "--head", "--block", "--disable-usage-stats", *(f"--{key}={value}" for key, value in settings.items())]
     with open(tmp_path / "head.log", "wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -174,7 +175,7 @@ def submitted(address: str, environment: dict, *command: str) -> subprocess.Comp
     """`ray job submit` from the project's root, tried again until the head and its job agent are up."""
     ray = str(Path(sys.executable).with_name("ray"))
     line = [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", *command]
-    for _ in range(60):
+    for _ in range(30):
         done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
         if not any(sign in done.stderr for sign in ("Failed to connect", "No available agent")):
             break

@@ -28,6 +28,9 @@ class Metric:
         Bp         [4]    the tight box around the largest part of the map above its mean (Opti-CAM appendix B)
         label      int    the image's class
         predicted  int    the class with the highest logit
+        p          [2]    probability of the label (of the predicted class where there is none), and of the predicted class
+        q          [2]    what is left beside them
+        o          [2]    the same of the image times its map, in pixel space; costs one forward
     and returns one number, or one for each of `columns`. Where a metric belongs to a dataset it has a `total`: `score` then returns
     whole-number counts by name, which are added up over images in any order, and `total` asks for their sums by those names, and for
     `n`, the number of images. `score` raises `Undefined` where it has nothing to say.
@@ -48,7 +51,7 @@ class Metric:
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        asks = offered(self.name, self.score, {"S", "boxes", "inside", "positive", "Bp", "label", "predicted"}, self.family)
+        asks = offered(self.name, self.score, {"S", "boxes", "inside", "positive", "Bp", "label", "predicted", "p", "q", "o"}, self.family)
         if not all(column.startswith(self.name) for column in self.columns):
             raise Refusal(f"metric {self.name!r} fills {sorted(self.columns)}; every column must begin with its name")
         object.__setattr__(self, "asks", asks)
