@@ -14,13 +14,12 @@ import torch.nn.functional as F
 
 from pipeline.backbones import Preprocessing
 from pipeline.engine.scene import Scene
-from pipeline.engine.soft import smoothed
 from pipeline.families import Bernoulli, Channels, Even, Segments, Spots, Superpixels, Windows
 from pipeline.refusal import Refusal
 from pipeline.tables.identity import seed_of
 
 FILLS = ("black", "mean", "blur")
-BLUR = 10 / 224  # standard deviation of `blur` as a share of the shorter side (perturb_explanations: 10 px at 224)
+BLUR = 10 / 224  # standard deviation of `blur` as a share of each side (perturb_explanations: 10 px at 224)
 
 
 @dataclass(frozen=True)
@@ -175,7 +174,8 @@ def fill_of(fill: str, pixels: torch.Tensor, prepare: Preprocessing) -> torch.Te
         Refusal: for any other word.
     """
     if fill == "blur":
-        return smoothed(pixels, BLUR * min(pixels.shape[2:]))
+        down, across = (_smoothing(side, pixels.device) for side in pixels.shape[2:])
+        return down @ pixels @ across.T
     if fill == "mean":
         return pixels.new_tensor(prepare.mean).view(1, 3, 1, 1)
     try:
@@ -185,3 +185,10 @@ def fill_of(fill: str, pixels: torch.Tensor, prepare: Preprocessing) -> torch.Te
     if not 0 <= level <= 1:
         raise Refusal(f"fill is {fill!r}; it must be {', '.join(FILLS)} or a grey level from 0 to 1")
     return pixels.new_full((1, 3, 1, 1), level)
+
+
+def _smoothing(side: int, device: torch.device) -> torch.Tensor:
+    """Gaussian smoothing along one axis as a matrix [side side], its rows summing to one at the edges too."""
+    pixels = torch.arange(side, device=device)
+    weights = (-((pixels - pixels[:, None]) ** 2) / (2 * (BLUR * side) ** 2)).exp()
+    return weights / weights.sum(1, keepdim=True)
