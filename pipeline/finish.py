@@ -83,8 +83,9 @@ def finish(work: Work, each: Callable) -> Outcome:
     if not done:
         raise Refusal(f"no image could be read, so nothing is published; the first reason: {problems[0]['message']}")
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{plan[:8]}"
-    entries = _compacted(work, done, each, run_id, before)
-    entries += _summarised(work, done, each, run_id, entries) if work.ready.questions.metrics else []
+    groups = _groups(work, done)
+    entries = _compacted(work, groups, each, run_id, before)
+    entries += _summarised(work, groups, each, run_id, entries) if work.ready.questions.metrics else []
     entries += _filled(work, run_id, entries, problems)
     counts = _counted(work, entries, problems)
     used = {work.answered[cell].folder: work.answered[cell] for task in done for cell in work.cells(task)}
@@ -107,9 +108,8 @@ def finish(work: Work, each: Callable) -> Outcome:
     return Outcome(run_id, counts, new=True)
 
 
-def _compacted(work: Work, done: Sequence[Task], each: Callable, run_id: str, before: dict | None) -> list[dict]:
+def _compacted(work: Work, groups: Sequence[list[reduce.Member]], each: Callable, run_id: str, before: dict | None) -> list[dict]:
     """Entries of the files that the groups of tasks are compacted to."""
-    groups = _groups(work, done)
     earlier = {entry["path"]: entry for entry in before["files"]} if before else {}
     compact = partial(reduce.compact, work.ready.job.out, run_id, earlier, work.previous, sorted(work.ready.questions.columns))
     progress, entries = Progress("publish", len(groups), "groups"), []
@@ -131,10 +131,10 @@ def _groups(work: Work, done: Sequence[Task]) -> list[list[reduce.Member]]:
     return groups
 
 
-def _summarised(work: Work, done: Sequence[Task], each: Callable, run_id: str, entries: Sequence[dict]) -> list[dict]:
+def _summarised(work: Work, groups: Sequence[list[reduce.Member]], each: Callable, run_id: str, entries: Sequence[dict]) -> list[dict]:
     """Entries of `partials` and `summary`, made of what has just been published and of the tasks' partials."""
     out, asked = work.ready.job.out, work.ready.questions
-    sums = sorted(each(partial(reduce.added_up, out), list(enumerate(_groups(work, done)))), key=itemgetter(0))
+    sums = sorted(each(partial(reduce.added_up, out), list(enumerate(groups))), key=itemgetter(0))
     partials = added(pa.concat_tables(rows for _, rows in sums))
     scored: dict[str, list[str]] = {}
     for entry in entries:
@@ -144,7 +144,7 @@ def _summarised(work: Work, done: Sequence[Task], each: Callable, run_id: str, e
     parts = list(each(partial(reduce.summary_of, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
     written = []
     for table, rows in (("partials", partials), ("summary", joined([*parts, of_partials(partials, asked)]))):
-        path = f"{table}/part-{digest([cell for task in done for cell in work.cells(task)])}.parquet"
+        path = f"{table}/part-{digest([member.cell for group in groups for member in group])}.parquet"
         written.append(reduce.write(storage.join(out, "runs", run_id, path), path, table, rows))
     return written
 

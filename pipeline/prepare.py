@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipeline import sources
 from pipeline.backbones import Backbone
@@ -29,7 +30,7 @@ class Prepared:
     classes: Classes
     names_are_labels: bool
 
-    @property
+    @cached_property
     def cells(self) -> list[Cell]:
         return cells(self.questions, self.backbone, self.classes.names)
 

@@ -11,7 +11,6 @@ from torch import nn
 
 from pipeline import backbones, engine
 from pipeline.engine.look import look
-from pipeline.engine.scene import Scene
 from pipeline.engine.soft import smoothed, spread
 from pipeline.families import METHODS
 from pipeline.methods.optimised import mask as mask_file
@@ -19,7 +18,7 @@ from pipeline.render import upsample
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers
 from tests import tiny
-from tests.test_path import Counted
+from tests.test_path import Counted, run, scene
 
 SIZE, IMAGES = 32, 5
 
@@ -54,17 +53,6 @@ def pixels():
         F.interpolate(coarse, (SIZE, SIZE), mode="bicubic").clamp(0, 1) * 235 + torch.from_numpy(rng.random((IMAGES, 3, SIZE, SIZE))) * 20
     )
     return images.to(torch.uint8)
-
-
-def scene(backbone, pixels, target="label", ids=range(IMAGES), seed=0):
-    ids = list(ids)
-    seen = look(backbone, backbone.prepare(pixels[ids]))
-    explained = TARGETS[target].explain(Answers(seen.logits, torch.tensor(ids) % 5))
-    return Scene(seen, (explained,), pixels[ids], lambda name: [1000 * seed + 31 * i + len(name) for i in ids])
-
-
-def run(written, *where, **how):
-    return engine.maps(parse(written, METHODS, "method"), scene(*where, **how), 0)
 
 
 def agree(ours, theirs, share=1e-3):
