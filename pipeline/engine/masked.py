@@ -18,7 +18,7 @@ from pipeline.refusal import Refusal
 from pipeline.render import upsample
 from pipeline.requests import Request
 
-ROWS = {"cpu": 64, "cuda": 256}  # rows of one pass, whatever the batch of images
+ROWS = {"cpu": 16, "cuda": 256}  # rows of one pass, whatever the batch of images; more only costs memory on a CPU
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:
