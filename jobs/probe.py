@@ -1,0 +1,48 @@
+"""Train linear probes on a frozen network: shards in, a classifier for jobs.explain --probe out.
+
+python -m jobs.probe --train 'cub/train-*.tar' --test 'cub/test-*.tar' --classes cub/classes.txt --backbone timm/vit_tiny_patch16_224 --out out/atlas
+"""
+
+import logging
+import sys
+
+from jobs import explain
+from pipeline import storage, tables
+from pipeline.job import command_line
+from pipeline.probe.job import ProbeJob
+from pipeline.probe.train import trained
+from pipeline.refusal import Refusal
+from pipeline.sources.labels import read_names
+
+EPILOGUE = (
+    "Features are computed once for each pooling and reused while nothing changed. Writes OUT/probes/NAME/<pool>-<solver>.safetensors, and "
+    "accuracy.parquet beside them. Exit codes: 0 complete, 2 refused."
+)
+
+
+def run(job: ProbeJob) -> list[dict]:
+    """Carry out a job; the rows of the accuracy table."""
+    names = read_names(job.classes)
+    for pool in job.pools:
+        explain.run(job.features(pool))
+    return trained(job, {pool: tables.open(job.out, job.features(pool).name) for pool in job.pools}, names)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job a command line describes; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        job = command_line(ProbeJob, "jobs.probe", arguments, EPILOGUE)
+        rows = run(job)
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 2
+    for row in rows:
+        if row["class_id"] is None:
+            print(f"{row['probe']} ({row['setting']:g}, step {row['step']}): {row['split']} {row['n']} images, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
+    print(f"the probes are below {storage.join(job.out, 'probes', job.name)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Linear probes: features of a dataset to a classifier on a frozen network."""

@@ -1,0 +1,81 @@
+"""Features of a published run as arrays on disk: what training reads, whatever the size of the dataset.
+
+N images, D features
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.refusal import Refusal
+from pipeline.tables.identity import seed_of
+from pipeline.tables.read import Run
+
+ROWS = 4096  # rows held in memory at a time
+
+
+@dataclass(frozen=True)
+class Features:
+    """x float16 [N D] and labels int32 [N]; memory maps, so that only the rows in use are in memory."""
+
+    x: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def part(self, columns: slice) -> "Features":
+        """The same images with some of the columns."""
+        return Features(self.x[:, columns], self.labels)
+
+
+def collected(run: Run, splits: dict[str, Collection[str]], folder: Path, held_out: float = 0.0, seed: int = 0) -> dict[str, Features]:
+    """The labelled images of each split (shards by name) in the order of their ids; an image without a label or a feature is left out.
+
+    Parameters:
+        held_out: the share of `train` that becomes `val`, each image by its id and the seed, where `splits` has no val.
+
+    Raises:
+        Refusal: where a split has no labelled image.
+    """
+    width = run.dataset("features").schema.field("feature").type.list_size
+    of_shard = {shard: split for split, shards in splits.items() for shard in shards}
+    names = [*splits, *(["val"] if held_out and "val" not in splits else [])]
+    files = {name: (open(folder / f"{name}.x", "wb"), open(folder / f"{name}.labels", "wb")) for name in names}
+    query = "SELECT image_id, shard, label, feature FROM features JOIN images USING (image_id) WHERE label IS NOT NULL ORDER BY image_id"
+    try:
+        with run.connect() as connection:
+            connection.execute("SET preserve_insertion_order = false")
+            for batch in connection.sql(query).to_arrow_reader(ROWS):
+                x = batch["feature"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float16)
+                labels = batch["label"].to_numpy(zero_copy_only=False).astype(np.int32)
+                places = np.array(
+                    [
+                        _split(of_shard.get(shard), image, held_out if len(names) > len(splits) else 0.0, seed)
+                        for image, shard in zip(batch["image_id"].to_pylist(), batch["shard"].to_pylist(), strict=True)
+                    ]
+                )
+                for name, (features, classes) in files.items():
+                    features.write(x[places == name].tobytes())
+                    classes.write(labels[places == name].tobytes())
+    finally:
+        for pair in files.values():
+            for file in pair:
+                file.close()
+    return {name: _mapped(folder, name, width) for name in names}
+
+
+def _split(split: str | None, image_id: str, held_out: float, seed: int) -> str:
+    """The split of one image; the held-out part of `train` does not depend on which other images there are."""
+    if split == "train" and held_out and seed_of(seed, "held out", image_id) / (1 << 63) < held_out:
+        return "val"
+    return split or ""
+
+
+def _mapped(folder: Path, name: str, width: int) -> Features:
+    labels = folder / f"{name}.labels"
+    if not labels.stat().st_size:
+        raise Refusal(f"no image of the {name} split has both a label and a feature; the run's errors table says why")
+    return Features(np.memmap(folder / f"{name}.x", np.float16, "r").reshape(-1, width), np.memmap(labels, np.int32, "r"))

@@ -1,0 +1,84 @@
+"""A probe job as a value, and the explain job that makes its features."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.job import Job
+from pipeline.refusal import Refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeJob:
+    """Train linear probes on the features of a frozen network: shards in, probes and their accuracy out."""
+
+    train: tuple[str, ...]
+    """Shards to train on, as for jobs.explain."""
+    val: tuple[str, ...] = ()
+    """Shards that choose the epoch and the settings; by default a share of the training images is held out for it."""
+    test: tuple[str, ...] = ()
+    """Shards that are only measured."""
+    classes: str
+    """A file with one class name a line, in class order."""
+    backbone: str
+    """As for jobs.explain; its own classifier is left out."""
+    out: str
+    """Where the features go, and the probes below probes/NAME."""
+    pools: tuple[str, ...] = ("",)
+    """How a transformer's tokens become one feature: token avg (tok avg for open_clip); the network's own way by default."""
+    solvers: tuple[Literal["adam", "lbfgs"], ...] = ("adam", "lbfgs")
+    """Adam with early stopping, as Finer-CAM's release has it, and L-BFGS logistic regression to convergence."""
+    lr: tuple[float, ...] = (3e-4,)
+    """Adam's learning rates."""
+    epochs: int = 20
+    """Adam's epochs; the best on the validation images is kept."""
+    batch: int = 128
+    """Images in one step of Adam."""
+    l2: tuple[float, ...] = (1.0,)
+    """Penalties of L-BFGS: l2 / 2 |weight|^2 beside the sum of the cross-entropies; scikit-learn's 1 / C."""
+    held_out: float = 0.1
+    """The share of the training images that validates where there is no --val."""
+    weights: str | None = None
+    """As for jobs.explain."""
+    backbone_args: tuple[str, ...] = ()
+    """As for jobs.explain."""
+    image_size: int | None = None
+    """As for jobs.explain."""
+    crop: Literal["squash", "center"] = "squash"
+    """As for jobs.explain."""
+    seed: int = 0
+    """Decides the held-out images, the first weights and the order of the images."""
+    workers: int | None = None
+    """As for jobs.explain."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """As for jobs.explain; the probes themselves are trained on the CPU."""
+    task_images: int = 256
+    """As for jobs.explain."""
+    name: str = "probe"
+    """Names the features' runs and the probes' folder."""
+
+    def __post_init__(self):
+        for flag, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 1)):
+            if value < least:
+                raise Refusal(f"--{flag} is {value}; it must be at least {least}")
+        for flag, values in (("lr", self.lr), ("l2", self.l2)):
+            for value in values:
+                if value < 0 or (flag == "lr" and not value):
+                    raise Refusal(f"--{flag} is {value:g}; it must be above 0")
+        if not 0 <= self.held_out < 1:
+            raise Refusal(f"--held-out is {self.held_out:g}; it must be a share from 0 to below 1")
+        if not self.val and not self.held_out:
+            raise Refusal("nothing chooses the epoch: give --val SHARDS or a --held-out share")
+
+    def features(self, pool: str) -> Job:
+        """The explain job that computes the features of one pooling and nothing else."""
+        pooled = (f"pool={pool}",) if pool else ()
+        shared = ("backbone", "out", "weights", "image_size", "crop", "classes", "seed", "workers", "device", "task_images")
+        return Job(
+            source=(*self.train, *self.val, *self.test),
+            methods=(),
+            targets=(),
+            backbone_args=(*self.backbone_args, "num_classes=0", *pooled),
+            no_store=("logits",),
+            name=f"{self.name}-{pool}" if pool else self.name,
+            **{field: getattr(self, field) for field in shared},
+        )

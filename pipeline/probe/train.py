@@ -1,0 +1,88 @@
+"""Probes from features: every pooling, solver and setting, measured on every split; the best of each pooling and solver is kept."""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import sources, storage
+from pipeline.probe import file
+from pipeline.probe.accuracy import ACCURACY, measured
+from pipeline.probe.features import Features, collected
+from pipeline.probe.job import ProbeJob
+from pipeline.probe.solvers import Linear, accuracy, adam, lbfgs
+from pipeline.refusal import Refusal
+from pipeline.tables import files
+from pipeline.tables.read import Run
+
+log = logging.getLogger(__name__)
+
+
+def trained(job: ProbeJob, runs: dict[str, Run], names: Sequence[str]) -> list[dict]:
+    """Train on the features of `runs`, one a pooling, and write the probes and `accuracy.parquet`; the rows of that table.
+
+    Raises:
+        Refusal: where a split is empty, or a class has no training image.
+    """
+    place, rows = storage.join(job.out, "probes", job.name), []
+    for pool, run in runs.items():
+        with tempfile.TemporaryDirectory(prefix="features-") as folder:
+            splits = collected(run, _shards(job), Path(folder), job.held_out if not job.val else 0.0, job.seed)
+            _refuse_empty_classes(splits["train"], names)
+            for solver in job.solvers:
+                best = max(_candidates(job, pool, solver, splits, len(names)), key=lambda found: accuracy(found, splits["val"]))
+                name = f"{pool or 'own'}-{solver}"
+                told = measured(name, pool, best, splits, names)
+                overall = {row["split"]: row["top1"] for row in told if row["class_id"] is None}
+                about = {"solver": solver, "setting": best.setting, "step": best.step, "top1": overall, "run": run.run_id}
+                probe = file.Probe(best.weight, best.bias, tuple(names), pool, run.facts["backbone"]["trunk"], about)
+                file.write(storage.join(place, f"{name}.safetensors"), probe)
+                rows += told
+    files.write_parquet(storage.join(place, "accuracy.parquet"), pa.Table.from_pylist(rows, ACCURACY))
+    return rows
+
+
+def _candidates(job: ProbeJob, pool: str, solver: str, splits: dict[str, Features], classes: int):
+    """The probes of one solver, one a setting."""
+    for setting in job.lr if solver == "adam" else job.l2:
+        what = f"{pool or 'own pooling'}, {solver} {setting:g}"
+        if solver == "adam":
+
+            def told(epoch: int, right: float, what: str = what) -> None:
+                log.info("%s: epoch %d of %d, top-1 on val %.4f", what, epoch, job.epochs, right)
+
+            found: Linear = adam(
+                splits["train"], splits["val"], classes, lr=setting, epochs=job.epochs, batch=job.batch, seed=job.seed, told=told
+            )
+        else:
+            found = lbfgs(splits["train"], classes, l2=setting)
+            log.info("%s: %d iterations, top-1 on val %.4f", what, found.step, accuracy(found, splits["val"]))
+        yield found
+
+
+def _shards(job: ProbeJob) -> dict[str, set[str]]:
+    """The shards of each split by the names they have in the features' run.
+
+    Raises:
+        Refusal: where one shard is in two splits.
+    """
+    named = {shard.urls: shard.name for shard in sources.list_shards((*job.train, *job.val, *job.test))}
+    given = {"train": job.train, "val": job.val, "test": job.test}
+    splits = {split: {named[shard.urls] for shard in sources.list_shards(urls)} for split, urls in given.items() if urls}
+    for split, shards in splits.items():
+        shared = next((name for other, more in splits.items() if other != split for name in shards & more), None)
+        if shared:
+            raise Refusal(f"shard {shared} is in two splits, {split} and another; give each shard to one of --train, --val, --test")
+    return splits
+
+
+def _refuse_empty_classes(train: Features, names: Sequence[str]) -> None:
+    labels = np.asarray(train.labels)
+    if labels.max() >= len(names):
+        raise Refusal(f"label {labels.max()} is outside 0 ... {len(names) - 1}; --classes must name every class")
+    empty = [names[c] for c in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
+    if empty:
+        raise Refusal(f"{len(empty)} of {len(names)} classes have no training image ({', '.join(empty[:3])}); take them out of --classes")
