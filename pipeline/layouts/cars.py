@@ -82,7 +82,7 @@ def _read(tree: Tree, path: str, variable: str) -> dict:
     except Exception as error:  # the file boundary: scipy meets damage with exceptions of many kinds
         raise Refusal(f"{path} is not a whole MATLAB file: {type(error).__name__}: {' '.join(str(error).split())[:100]}") from error
     if variable not in found:
-        raise Refusal(f"{path} has no variable {variable}")
+        raise Refusal(f"{path} is not a whole MATLAB file of the dataset: it has no variable {variable}")
     return found
 
 

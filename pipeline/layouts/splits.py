@@ -13,14 +13,16 @@ FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", 
 
 
 def recognises(tree: Tree) -> bool:
-    return bool(tree.images) and all(path.count("/") >= 2 and _split(path) for path in tree.images)
+    return any(map(_split, tree.images))
 
 
 def dataset(tree: Tree, level: None) -> Dataset:
     inside = [path for path in tree.images if _split(path)]
-    loose = next((path for path in inside if path.count("/") < 2), None)
+    loose = next((path for path in tree.images if path.count("/") < 2 or not _split(path)), None)
     if loose:
-        raise Refusal(f"{loose} lies in no class folder, as in train/CLASS/NAME.jpg")
+        raise Refusal(
+            f"{loose} does not lie in SPLIT/CLASS/, as in train/cat/; --layout folder takes every folder of {tree.root} for a class"
+        )
     if not inside:
         raise Refusal(f"{tree.root} has no images in {', '.join(FOLDERS)} folders")
     classes = tuple(sorted({path.split("/")[1] for path in inside}))
@@ -36,7 +38,7 @@ def dataset(tree: Tree, level: None) -> Dataset:
 
 
 def _split(path: str) -> str | None:
-    return FOLDERS.get(path.split("/")[0].lower())
+    return FOLDERS.get(path.split("/")[0].lower()) if "/" in path else None
 
 
 LAYOUT = Layout(recognises, dataset, aliases=("chest_xray",), last=True)

@@ -206,14 +206,16 @@ def _unpublish(out: str) -> None:
 
 def _finish(job: Pack, head: dict, dataset: Dataset, survey: Survey, splits, known, receipts) -> dict:
     """Remove shards that are no longer of these splits, and write pack.json, which names all that are."""
-    stale = [name for name, receipt in known.items() if receipt.split in splits and name not in receipts]
+    written = {name for name, receipt in receipts.items() if receipt.images}
+    stale = [name for name, receipt in known.items() if receipt.split in splits and name not in written]
     for name in stale:
         _unpublish(job.out)
         for url in (storage.join(job.out, name), receipt_url(job.out, name)):
             fs, path = storage.filesystem(url)
             fs.rm_file(path)
     kept = {name: receipt for name, receipt in known.items() if receipt.split not in splits}
-    shards = [receipt for _, receipt in sorted((kept | receipts).items()) if receipt.images]
+    all_of_them = [receipt for _, receipt in sorted((kept | receipts).items())]
+    shards = [receipt for receipt in all_of_them if receipt.images]
     labels = {label for counts in survey.counts.values() for label in counts}
     content = head | {
         "images": sum(receipt.images for receipt in shards),
@@ -223,7 +225,7 @@ def _finish(job: Pack, head: dict, dataset: Dataset, survey: Survey, splits, kno
             {"name": receipt.name, "split": receipt.split, "images": receipt.images, "bytes": receipt.bytes, "sha256": receipt.sha256}
             for receipt in shards
         ],
-        "problems": survey.problems + [problem for receipt in shards for problem in receipt.problems],
+        "problems": survey.problems + [problem for receipt in all_of_them for problem in receipt.problems],
     }
     content["splits"] = {split: sums for split, sums in content["splits"].items() if sums["shards"]}
     files.write_json(storage.join(job.out, "pack.json"), content)
