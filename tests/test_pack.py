@@ -16,6 +16,7 @@ from jobs import pack as job
 from pipeline import sources, tables
 from pipeline.layouts import LAYOUTS
 from pipeline.packing import Pack, pack
+from pipeline.packing.shard import AT_ONCE
 from pipeline.refusal import Refusal
 from tests.layouts import HEIGHT, MINIATURES, WIDTH, half, photo, pixels, put
 from tests.test_run import job as explain_job
@@ -441,11 +442,37 @@ def test_the_same_shards_from_and_to_a_bucket(cub, tmp_path, s3):
     assert len(read(join(s3, "out"))) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_two_workers_write_the_same_bytes(cub, tmp_path):
     packed(cub, tmp_path / "inline", images_per_shard=1)
     job.run(Pack(root=str(cub), out=str(tmp_path / "ray"), images_per_shard=1, workers=2))
     assert content(tmp_path / "inline") == content(tmp_path / "ray")
+
+
+def test_memory_does_not_grow_with_the_images_of_a_shard(tmp_path):
+    import tracemalloc
+
+    size = 200_000
+    rng = np.random.default_rng(0)
+    photo(tmp_path / "photo.jpg", 0)
+    whole = (tmp_path / "photo.jpg").read_bytes()
+
+    def peak(count: int) -> int:
+        root, out = tmp_path / f"root{count}", tmp_path / f"out{count}"
+        for i in range(count):
+            put(root / "c" / f"{i:03}.jpg", whole + rng.bytes(size))  # what follows a JPEG's end is nobody's
+        tracemalloc.start()
+        told = packed(root, out, images_per_shard=count)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert told["shards"][0]["bytes"] > size * count
+        return found
+
+    peak(2)  # what is imported on the way
+    few, many = peak(2 * AT_ONCE), peak(8 * AT_ONCE)
+    assert few < 2 * AT_ONCE * size
+    assert many - few < 5 * size  # of 6 * AT_ONCE more that passed through; the records' own rows are small
 
 
 def test_the_main_job_explains_what_was_packed(cub, tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -117,9 +118,9 @@ def _contents(task: Task) -> Iterator[tuple[Item, list[bytes | Exception]]]:
     items = iter(task.items)
     while batch := list(islice(items, AT_ONCE)):
         paths = [item.record.paths for item in batch]
-        found = iter(storage.read_many([storage.join(task.root, path) for some in paths for path in some]))
+        found = deque(storage.read_many([storage.join(task.root, path) for some in paths for path in some]))
         for item, some in zip(batch, paths, strict=True):
-            yield item, list(islice(found, len(some)))
+            yield item, [found.popleft() for _ in some]  # what is packed is not held
 
 
 def _sound(item: Item, contents: list[bytes | Exception]) -> list[bytes]:
