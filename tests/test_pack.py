@@ -421,6 +421,37 @@ def test_numbers_of_a_job_are_checked(tmp_path):
             Pack(root="a", out="b", **wrong)
 
 
+def test_inside_a_submitted_job_paths_must_be_seen_from_everywhere(monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert Pack(root="/data/cub", out="s3://b/cub")
+    for root, out, flag in (("cub", "/out", "--root"), ("/cub", "out", "--out")):
+        with pytest.raises(Refusal, match=f"{flag} '.*' is relative to a working directory"):
+            Pack(root=root, out=out)
+
+
+def test_of_several_datasets_one_is_named(tmp_path):
+    """A checkout of wsolevaluation with two of its datasets, one of them ImageNet's validation images."""
+    MINIATURES["wsol masks"][1](tmp_path / "root")
+    folder = tmp_path / "root" / "metadata" / "ILSVRC" / "test"
+    names = [f"val/ILSVRC2012_val_0000000{i}.JPEG" for i in (1, 2)]
+    for seed, name in enumerate(names):
+        photo(tmp_path / "root" / "dataset" / "ILSVRC" / name, seed)
+    put(folder / "image_ids.txt", names)
+    put(folder / "class_labels.txt", [f"{names[0]},1", f"{names[1]},0"])
+    with pytest.raises(Refusal, match="holds the metadata of ILSVRC OpenImages; say which with --level"):
+        packed(tmp_path / "root", tmp_path / "out")
+    assert packed(tmp_path / "root", tmp_path / "a", level="OpenImages")["images"] == 6
+    assert packed(tmp_path / "root", tmp_path / "b", level="ILSVRC")["splits"] == {"test": {"images": 2, "shards": 1}}
+    assert (tmp_path / "b" / "classes.txt").read_text() == "0\n1\n"
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "no utf-8 \udcff"])
+def test_class_names_that_cannot_be_written_are_refused(tmp_path, name):
+    photo(tmp_path / "root" / name / "a.jpg", 0)
+    with pytest.raises(Refusal, match="the class name 'two.*cannot be printed|the class name 'no utf-8.*cannot be printed"):
+        packed(tmp_path / "root", tmp_path / "out")
+
+
 def test_two_layouts_in_one_folder_are_told_apart_by_name(cub, tmp_path):
     MINIATURES["cars"][1](cub)
     with pytest.raises(Refusal, match="looks like cars and cub; say which with --layout"):

@@ -58,8 +58,9 @@ class Files:
 
 
 def recognises(tree: Tree) -> bool:
-    # Sorted by class into folders, it is a dataset of class folders.
-    return any(IMAGE.fullmatch(_stem(path)) and not SYNSET.fullmatch(path.rpartition("/")[0].rpartition("/")[2]) for path in tree.images)
+    # Sorted by class into folders, it is a dataset of class folders; beside wsolevaluation's metadata, that decides.
+    flat = (path for path in tree.images if not SYNSET.fullmatch(path.rpartition("/")[0].rpartition("/")[2]))
+    return any(IMAGE.fullmatch(_stem(path)) for path in flat) and not tree.named("image_ids.txt")
 
 
 def dataset(tree: Tree, level: None) -> Dataset:

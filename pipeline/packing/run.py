@@ -44,6 +44,7 @@ def pack(job: Pack, each: Callable = map) -> dict:
     layout = layouts.find(tree) if job.layout == "auto" else layouts.named(job.layout)
     level = layouts.level_of(layout, job.level)
     dataset = layouts.LAYOUTS[layout].dataset(tree, level)
+    _refuse_names(dataset.classes, job.root)
     survey = _survey(tree, dataset)
     splits = _splits(survey, job)
     _refuse_problems(survey.problems, job)
@@ -54,6 +55,13 @@ def pack(job: Pack, each: Callable = map) -> dict:
     _tables(job.out, dataset)
     receipts = _write(job, tree, layout, dataset, survey, splits, known, each)
     return _finish(job, head, dataset, survey, splits, known, receipts)
+
+
+def _refuse_names(classes: Sequence[str], root: str) -> None:
+    """A class name stands on a line of its own and means one class."""
+    for name, times in Counter(classes).items():
+        if times > 1 or not name.strip() or not name.isprintable():
+            raise Refusal(f"{root}: the class name {name!a} " + ("comes more than once" if times > 1 else "is empty or cannot be printed"))
 
 
 def _survey(tree: Tree, dataset: Dataset) -> Survey:
