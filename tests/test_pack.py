@@ -102,11 +102,12 @@ def test_what_lies_beside_the_shards_is_true(mini, tmp_path):
     assert told["images"] == len(expected.samples) and told["problems"] == []
 
 
-def test_the_same_dataset_elsewhere_gives_the_same_bytes(mini, tmp_path):
-    layout, root, expected = mini
-    packed(root, tmp_path / "a", level=expected.level)
-    build = next(build for name, build in MINIATURES.values() if build(tmp_path / "other" / str(id(build))).samples == expected.samples)
-    packed(tmp_path / "other" / str(id(build)), tmp_path / "b", layout=layout, level=expected.level)
+@pytest.mark.parametrize("name", MINIATURES)
+def test_the_same_dataset_elsewhere_gives_the_same_bytes(name, tmp_path):
+    layout, build = MINIATURES[name]
+    for place in ("a", "b"):
+        expected = build(tmp_path / f"root {place}")
+        packed(tmp_path / f"root {place}", tmp_path / place, layout=layout if place == "b" else "auto", level=expected.level)
     assert content(tmp_path / "a") == content(tmp_path / "b")
     for path in (tmp_path / "a").glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -384,6 +385,8 @@ def test_skip_missing_goes_on_and_says_what_is_left_out(cub, tmp_path):
     put(cub / "images/001.Black_footed_Albatross/A_0046_18.jpg", b"GIF89")
     told = packed(cub, tmp_path / "out", skip_missing=True)
     assert told["images"] == 2 and told["splits"] == {"train": {"images": 2, "shards": 1}}
+    with pytest.raises(Refusal, match="1 problems: .*B_0003_56.jpg .* is missing"):
+        packed(cub, tmp_path / "out")
     assert [problem.split(" ")[0] for problem in told["problems"]] == [
         "images/002.Laysan_Albatross/B_0003_56.jpg",
         "images/001.Black_footed_Albatross/A_0046_18.jpg",
