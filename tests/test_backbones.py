@@ -575,7 +575,6 @@ def test_weights_that_cannot_be_read_are_refused(tmp_path: Path):
         ("timm/zzzzzzzz", {}, "none of 1[0-9]+ is close"),
         ("resnet18", {}, "timm/resnet18"),
         ("torchvision/resnet18", {}, "timm/resnet18"),
-        ("open_clip/ViT-B-16", {}, "open_clip is not supported yet"),
         ("timm/test_resnet", {"args": {"num_class": "3"}}, "takes no argument 'num_class'"),
         ("timm/test_resnet", {"args": {"mean": "0.5,0.5"}}, "mean=0.5,0.5,0.5"),
         ("timm/test_resnet", {"args": {"std": "0"}}, "above 0"),
