@@ -114,10 +114,10 @@ def scored(asked: Request, drawn: Drawn) -> Score:
     """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
     metric = METRICS[asked.name]
     try:
-        if not metric.constant and not drawn.S.any():
-            raise Undefined("the map is constant")
         if drawn.predicted < 0 and metric.asks & OF_CLASSES:
             raise Undefined("there are no classes, so no probability and no predicted class")
+        if not metric.constant and not drawn.S.any():
+            raise Undefined("the map is constant")
         found = metric.score(**{name: getattr(drawn, name) for name in metric.asks}, **asked.args)
         if metric.total:
             return Score(found)

@@ -133,8 +133,8 @@ def load(
             `my_module:build` for a network of one's own.
         weights: file, URL or hf-hub:<org>/<name>; the hub's own weights where None.
         args: arguments of the network, and mean, std, interpolation, crop_pct of its preprocessing; text is read as numbers, true, false,
-            none or comma-separated tuples. For timm, `img_size=H,W` is an image size that need not be square, and `pretrained=false`
-            draws random weights from `seed`. For open_clip see `open_clip_models.build`.
+            none or comma-separated tuples. For timm and open_clip, `img_size=H,W` is an image size that need not be square, and
+            `pretrained=false` draws random weights from `seed`; for open_clip see also `open_clip_models.build`.
         layer: module path whose output is A; found where None.
         image_size: side of the square the network looks at, in pixels.
         crop: `squash` or `center`.
@@ -147,7 +147,7 @@ def load(
     settings = {key: typed(value) for key, value in args.items()}
     shown = {key: settings.pop(key) for key in SETTINGS if key in settings}
     size = _pair(image_size)
-    if name.startswith("timm/"):
+    if name.startswith(("timm/", "open_clip/")):
         size = _pair(settings.pop("img_size", None)) or size
     if name.startswith("open_clip/"):
         texts = {"classes": text_classes, "templates": templates, "phrases": phrases}

@@ -4,6 +4,7 @@ B images, C classes, P phrases, E numbers of an embedding
 """
 
 import contextlib
+import json
 import logging
 import math
 import os
@@ -95,9 +96,10 @@ def build(
     place = _fetched(arch, CONFIG) if arch.startswith("hf-hub:") else None
     source = weights or (_published(arch, tag, place) if pretrained else None)
     located = f"local-dir:{Path(place).parent}" if place else arch
+    published = open_clip.get_pretrained_cfg(arch, tag) if tag else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        clip = _created(located, open_clip.get_pretrained_cfg(arch, tag) if tag else {}, args, size)
+        clip = _created(located, published, args, size)
     if source:
         _install(clip, source)
     clip.eval().float().requires_grad_(False)
@@ -106,7 +108,9 @@ def build(
         raise Refusal("texts are compared with projected embeddings; take projection=false out of --backbone-args")
     asked = [tuple(_filled(template, text) for template in own or templates) for text, own in (*given[0], *given[1])]
     embedded = embeddings(clip, located, asked) if asked else torch.empty(0, 1)
-    return Clip(clip, embedded[: len(classes)], embedded[len(classes) :], _config(arch, clip))
+    known = open_clip.get_model_config(located) if located.startswith(SCHEMES) else arch
+    architecture = json.dumps([known, bool(published.get("quick_gelu"))], sort_keys=True)
+    return Clip(clip, embedded[: len(classes)], embedded[len(classes) :], _config(architecture, clip))
 
 
 @torch.no_grad()
@@ -232,13 +236,13 @@ def _fetched(hub: str, file: str) -> str:
         ) from error
 
 
-def _config(arch: str, clip: nn.Module) -> dict:
+def _config(architecture: str, clip: nn.Module) -> dict:
     """What the model states about its input, in timm's keys."""
     stated = clip.visual.preprocess_cfg
     side = clip.visual.image_size
     side = tuple(side) if isinstance(side, (tuple, list)) else (side, side)
     shown = {key: stated[key] for key in ("mean", "std", "interpolation")}
-    return {**shown, "input_size": (3, *side), "crop_pct": 1.0, "architecture": arch}
+    return {**shown, "input_size": (3, *side), "crop_pct": 1.0, "architecture": architecture}
 
 
 @contextlib.contextmanager
