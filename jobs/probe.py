@@ -39,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for row in rows:
         if row["class_id"] is None:
-            print(f"{row['probe']} ({row['setting']:g}, step {row['step']}): {row['split']} {row['n']} images, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
+            how = f"{row['probe']} ({row['setting']:g}, step {row['step']})"
+            print(f"{how}: {row['split']} {row['n']} images, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
     print(f"the probes are below {storage.join(job.out, 'probes', job.name)}")
     return 0
 

@@ -152,7 +152,7 @@ def _summarised(work: Work, groups: Sequence[list[reduce.Member]], each: Callabl
 def _filled(work: Work, run_id: str, entries: Sequence[dict], problems: list[dict]) -> list[dict]:
     """The shards' own errors, and an empty file for every table without rows, so that queries over it answer with nothing."""
     backbone, questions = work.ready.backbone, work.ready.questions
-    forms = {"errors": schema.ERRORS, "images": schema.IMAGES, "maps": schema.MAPS}
+    forms = {"errors": schema.ERRORS, "images": schema.IMAGES} | ({"maps": schema.MAPS} if questions.methods else {})
     forms["predictions"] = schema.predictions(backbone.num_classes, "logits" not in questions.no_store)
     if questions.metrics:
         forms |= {"metrics": schema.metrics(questions.columns)}
@@ -189,7 +189,7 @@ def _described(work: Work) -> dict:
     sizes = ("name", "layer", "num_classes", "channels", "grid", "image_size", "identity")
     return {
         "job": {field: _public(value) for field, value in vars(ready.job).items()},
-        "backbone": {key: getattr(backbone, key) for key in sizes},
+        "backbone": {key: getattr(backbone, key) for key in sizes} | {"origin": dict(backbone.origin)},
         "methods": [{"name": m.alias, "method": m.name, **m.args} for m in ready.questions.methods],
         "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in ready.questions.targets],
         "metrics": [{"name": m.alias, "metric": m.name, **m.args} for m in ready.questions.metrics],

@@ -22,7 +22,7 @@ class Job:
     out: str
     """Where tables go: a folder or bucket, shared by all runs."""
     methods: tuple[str, ...] = ("grad_cam",)
-    """Methods by name, `all`, or family:NAME; name(setting=value) sets, alias=name(...) renames."""
+    """Methods by name, `all`, or family:NAME; name(setting=value) sets, alias=name(...) renames. None: features and predictions alone."""
     targets: tuple[str, ...] = ("label",)
     """What to explain; settings and aliases as for methods."""
     metrics: tuple[str, ...] = ()
@@ -38,6 +38,8 @@ class Job:
     backbone_args: tuple[str, ...] = ()
     """KEY=VALUE for the network's constructor (num_classes, pad_type; pool, projection for open_clip) and its preprocessing (mean, std,
     interpolation, crop_pct)."""
+    probe: str | None = None
+    """A linear probe that jobs.probe has trained on this backbone, in place of its own classifier."""
     layer: str | None = None
     """Module whose output is explained; by default the last feature map before pooling, or norm1 of the last transformer block."""
     image_size: int | None = None

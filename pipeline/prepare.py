@@ -10,7 +10,7 @@ from pipeline.backbones import Backbone
 from pipeline.job import Job
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
 from pipeline.refusal import Refusal
-from pipeline.sources.labels import Classes, folder_names, read_classes, read_names
+from pipeline.sources.labels import Classes, folder_names, read_names
 from pipeline.stages import Read
 from pipeline.tables import files
 
@@ -64,23 +64,24 @@ def prepare(job: Job) -> Prepared:
         select=job.select,
         no_store=job.no_store,
     )
-    network = replace(network, phrases=asked.phrases)
+    network = replace(network, phrases=asked.phrases, probe=job.probe)
     shards = sources.list_shards(job.source)
     backbone = network.load()
     questions, skipped = fitted(asked, backbone)
     for item in skipped:
         log.warning("skipping %s: %s", item["method"], item["reason"])
-    classes, named = _classes(job, shards, backbone.num_classes, texts, questions)
+    classes, named = _classes(job, shards, backbone.num_classes, texts or backbone.class_names, questions)
     return Prepared(job, network, backbone, questions, skipped, shards, classes, named)
 
 
-def _classes(job: Job, shards: Sequence[sources.Shard], count: int, texts: tuple[str, ...], questions: Questions) -> tuple[Classes, bool]:
+def _classes(job: Job, shards: Sequence[sources.Shard], count: int, known: tuple[str, ...], questions: Questions) -> tuple[Classes, bool]:
     """The classes in order, and whether a folder's or a sample's class name says which of them is meant."""
     folders = folder_names(shards)
     if job.classes:
-        return read_classes(job.classes, count), True
-    if texts:
-        return Classes(count, texts), True
+        names = read_names(job.classes)
+        return Classes(count or len(names), names), True  # a network without classes leaves their number to the file
+    if known:
+        return Classes(count, known), True
     if not folders or len(folders) == count:
         return Classes(count, folders), True
     if any(target.name == "label" for _, target in questions.pairs()):

@@ -36,6 +36,7 @@ class Network:
     text_classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = backbones.TEMPLATES
     phrases: tuple[Phrase, ...] = ()
+    probe: str | None = None
 
     def load(self) -> backbones.Backbone:
         return backbones.load(**{**asdict(self), "args": dict(self.args)})
@@ -93,8 +94,6 @@ def ask(
     explained = parse_all(methods, METHODS, "method", method_args), parse_all(targets, TARGETS, "target", target_args)
     questions = Questions(*explained, **rest, metrics=parse_all(metrics, METRICS, "metric", metric_args))
     scoring.refuse_clashes(questions.metrics)
-    if not questions.methods:
-        raise Refusal("no method is asked for; name some with --methods, for example --methods grad_cam or family:cam")
     if questions.metrics:
         questions = _controlled(questions)
     choose(questions.activation, ("softmax", "sigmoid"), "activation")
@@ -146,7 +145,7 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
             )
         explained_by(target, trial)
     fit = replace(questions, methods=tuple(kept))
-    if not fit.pairs():
+    if questions.methods and not fit.pairs():
         raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
     return fit, skipped
 

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.backbones import open_clip_models, own, timm_models
+from pipeline.backbones import probe as probes
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.arguments import typed
 from pipeline.backbones.cut import Cut, cut_network
@@ -46,6 +47,8 @@ class Backbone:
         cut: what computes both halves.
         phrases: texts, each with its templates, whose logits follow those of the classes; only open_clip's networks have any.
         text: logit scale x unit text embeddings [C + P, E] where classes and phrases are texts, else None.
+        class_names: where a probe is the classifier, its classes in order.
+        origin: what a linear probe on its feature goes with, key by key, where the network has no classifier of its own.
     """
 
     name: str
@@ -61,6 +64,8 @@ class Backbone:
     cut: Cut | own.OwnCut
     phrases: tuple[Phrase, ...] = ()
     text: Tensor | None = None
+    origin: Mapping = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
     @torch.no_grad()
     def trunk(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -125,6 +130,7 @@ def load(
     text_classes: tuple[str, ...] = (),
     templates: tuple[str, ...] = TEMPLATES,
     phrases: tuple[Phrase, ...] = (),
+    probe: str | None = None,
 ) -> Backbone:
     """A backbone by name.
 
@@ -140,11 +146,15 @@ def load(
         crop: `squash` or `center`.
         text_classes: texts that are the classes, filled into each of `templates` ({} in them); only for open_clip.
         phrases: texts whose logits follow those of the classes, and touch them in nothing.
+        probe: file or URL of a linear probe that is the classifier, in place of the network's own.
 
     Raises:
         Refusal: one line, with the value that cannot be and the fix.
     """
     settings = {key: typed(value) for key, value in args.items()}
+    linear = probes.read(probe) if probe else None
+    if linear:
+        settings |= probes.pooling(name, linear.pool)
     shown = {key: settings.pop(key) for key in SETTINGS if key in settings}
     size = _pair(image_size)
     if name.startswith(("timm/", "open_clip/")):
@@ -162,11 +172,19 @@ def load(
     config = _config(network)
     size = size or tuple(config.get("input_size", (3, 224, 224))[1:])
     prepare = preprocessing(config, shown, size, crop)
+    origin = (
+        _origin(name, network, settings, prepare) if isinstance(network, nn.Module) and getattr(network, "num_classes", None) == 0 else {}
+    )
+    if linear:
+        network = probes.with_probe(network, linear, origin, probe)
     images = prepare(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     cut = own.OwnCut(network, images, layer) if own.is_cut(network) else cut_network(network, images, layer)
     settings |= {"templates": templates} if name.startswith("open_clip/") else {}
-    backbone = _described(name, network, cut, prepare, images, _identity(name, network, settings, cut, prepare))
-    return dataclasses.replace(backbone, phrases=phrases, text=getattr(network, "rows", None))
+    identity = _identity(name, network, settings, cut, prepare, linear)
+    backbone = _described(name, network, cut, prepare, images, identity)
+    return dataclasses.replace(
+        backbone, phrases=phrases, text=getattr(network, "rows", None), origin=origin, class_names=linear.classes if linear else ()
+    )
 
 
 def _network(name: str, settings: dict, weights: str | None, size: tuple[int, int] | None, seed: int) -> object:
@@ -184,9 +202,22 @@ def _network(name: str, settings: dict, weights: str | None, size: tuple[int, in
     return network.to(memory_format=torch.channels_last) if isinstance(network, nn.Module) else network
 
 
-def _identity(name: str, network: object, settings: dict, cut: Cut | own.OwnCut, prepare: Preprocessing) -> str:
+def _origin(name: str, network: nn.Module, settings: dict, prepare: Preprocessing) -> dict:
+    """What decides the feature of a network without a classifier, for a probe to be refused by."""
+    arguments = {key: value for key, value in settings.items() if key not in ("num_classes", "pretrained")}
+    weights = network.origin if isinstance(network, open_clip_models.Clip) else weight_files.digest(network.state_dict())
+    shown = {**dataclasses.asdict(prepare), "args": arguments}
+    told = {"network": _config(network).get("architecture") or name, "weights": weights, **shown}
+    return json.loads(json.dumps(told, default=str))
+
+
+def _identity(
+    name: str, network: object, settings: dict, cut: Cut | own.OwnCut, prepare: Preprocessing, linear: probes.Probe | None = None
+) -> str:
     """The libraries' networks are known by name; of one's own, the code and every tensor that it uses count too."""
     decides = {"layer": cut.layer, "prepare": dataclasses.asdict(prepare)}
+    if linear:
+        decides["probe"] = weight_files.digest({"weight": linear.weight, "bias": linear.bias})
     if name.startswith("timm/"):
         arguments = {key: value for key, value in getattr(network, "_model_args", settings).items() if key != "img_size"}
         architecture = _config(network).get("architecture") or name
@@ -204,7 +235,7 @@ def _described(name: str, network: object, cut: Cut | own.OwnCut, prepare: Prepr
     with torch.no_grad():
         A, rest = cut.trunk(images)
         logits, feature = cut.readout(A, rest)
-        known = isinstance(network, open_clip_models.Clip) or getattr(network, "num_classes", None) == 0
+        known = isinstance(network, (open_clip_models.Clip, probes.Headed)) or getattr(network, "num_classes", None) == 0
         classes = network.num_classes if known else logits.shape[1]
     W = pooled_linear(cut.head, A, rest)
     return Backbone(name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut)

@@ -50,12 +50,13 @@ class Clip(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach().reshape(1), requires_grad=False)
         self.num_prefix_tokens = 1 if hasattr(clip.visual, "class_embedding") else None
         self.rows = torch.cat(list(self.texts)) if parts else None
+        self.linear: nn.Linear | None = None  # a probe on the embedding
         self.origin = weight_files.digest(clip.state_dict() | ({"classes": classes} if self.num_classes else {}))
 
     def forward(self, x: Tensor) -> Tensor:
         e = self.visual(x)
         if not len(self.texts):
-            return e
+            return e if self.linear is None else self.linear(e)
         u = F.normalize(e, dim=-1)
         logits = torch.cat([F.linear(u, rows) for rows in self.texts], 1)
         return logits if self.bias is None else logits + self.bias

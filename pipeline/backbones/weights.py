@@ -39,11 +39,17 @@ def read(source: str) -> dict[str, Tensor]:
 def install(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Put every tensor of `state` in its place.
 
-    Where names or shapes differ and the network's family has timm's own filter for old or resized checkpoints, that is tried too.
+    Where names or shapes differ and the network's family has timm's own filter for old or resized checkpoints, that is tried too. A network
+    of timm without classes leaves the classifier of the file out.
 
     Raises:
         Refusal: naming the first few keys that are missing, unexpected or of another shape.
     """
+    if getattr(network, "num_classes", None) == 0:
+        stated = getattr(network, "pretrained_cfg", None) or {}
+        names = stated.get("classifier") or () if isinstance(stated, Mapping) else ()
+        behind = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+        state = {name: value for name, value in state.items() if not behind or not name.startswith(behind)}
     convert = getattr(sys.modules.get(type(network).__module__), "checkpoint_filter_fn", None)
     if convert and _differences(network, state):
         try:

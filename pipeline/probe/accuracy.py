@@ -43,5 +43,7 @@ def measured(name: str, pool: str, linear: Linear, splits: Mapping[str, Features
         everyone = [(None, None, count.sum(), first.sum(), five.sum())]
         for class_id, class_name, n, one, top in [*everyone, *zip(range(len(names)), names, count, first, five, strict=True)]:
             share = (one / n, top / n) if n else (None, None)
-            rows.append({**about, "split": split, "class_id": class_id, "class_name": class_name, "n": int(n), "top1": share[0], "top5": share[1]})
+            rows.append(
+                {**about, "split": split, "class_id": class_id, "class_name": class_name, "n": int(n), "top1": share[0], "top5": share[1]}
+            )
     return rows

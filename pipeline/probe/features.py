@@ -4,6 +4,7 @@ N images, D features
 """
 
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,27 +44,19 @@ def collected(run: Run, splits: dict[str, Collection[str]], folder: Path, held_o
     width = run.dataset("features").schema.field("feature").type.list_size
     of_shard = {shard: split for split, shards in splits.items() for shard in shards}
     names = [*splits, *(["val"] if held_out and "val" not in splits else [])]
-    files = {name: (open(folder / f"{name}.x", "wb"), open(folder / f"{name}.labels", "wb")) for name in names}
     query = "SELECT image_id, shard, label, feature FROM features JOIN images USING (image_id) WHERE label IS NOT NULL ORDER BY image_id"
-    try:
-        with run.connect() as connection:
-            connection.execute("SET preserve_insertion_order = false")
-            for batch in connection.sql(query).to_arrow_reader(ROWS):
-                x = batch["feature"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float16)
-                labels = batch["label"].to_numpy(zero_copy_only=False).astype(np.int32)
-                places = np.array(
-                    [
-                        _split(of_shard.get(shard), image, held_out if len(names) > len(splits) else 0.0, seed)
-                        for image, shard in zip(batch["image_id"].to_pylist(), batch["shard"].to_pylist(), strict=True)
-                    ]
-                )
-                for name, (features, classes) in files.items():
-                    features.write(x[places == name].tobytes())
-                    classes.write(labels[places == name].tobytes())
-    finally:
-        for pair in files.values():
-            for file in pair:
-                file.close()
+    with ExitStack() as opened:
+        files = {name: [opened.enter_context(open(folder / f"{name}.{part}", "wb")) for part in ("x", "labels")] for name in names}
+        connection = opened.enter_context(run.connect())
+        for batch in connection.sql(query).to_arrow_reader(ROWS):
+            x = batch["feature"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float16)
+            labels = batch["label"].to_numpy(zero_copy_only=False).astype(np.int32)
+            shards, images = batch["shard"].to_pylist(), batch["image_id"].to_pylist()
+            share = held_out if len(names) > len(splits) else 0.0
+            places = np.array([_split(of_shard.get(shard), image, share, seed) for shard, image in zip(shards, images, strict=True)])
+            for name, (features, classes) in files.items():
+                features.write(x[places == name].tobytes())
+                classes.write(labels[places == name].tobytes())
     return {name: _mapped(folder, name, width) for name in names}
 
 

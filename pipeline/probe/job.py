@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.backbones.probe import pooling
 from pipeline.job import Job
 from pipeline.refusal import Refusal
 
@@ -37,6 +38,8 @@ class ProbeJob:
     """Penalties of L-BFGS: l2 / 2 |weight|^2 beside the sum of the cross-entropies; scikit-learn's 1 / C."""
     held_out: float = 0.1
     """The share of the training images that validates where there is no --val."""
+    keep_empty: bool = False
+    """Train although some classes have no training image; they are then never predicted with confidence."""
     weights: str | None = None
     """As for jobs.explain."""
     backbone_args: tuple[str, ...] = ()
@@ -71,13 +74,13 @@ class ProbeJob:
 
     def features(self, pool: str) -> Job:
         """The explain job that computes the features of one pooling and nothing else."""
-        pooled = (f"pool={pool}",) if pool else ()
+        pooled = (f"{key}={value}" for key, value in pooling(self.backbone, pool).items())
         shared = ("backbone", "out", "weights", "image_size", "crop", "classes", "seed", "workers", "device", "task_images")
         return Job(
             source=(*self.train, *self.val, *self.test),
             methods=(),
             targets=(),
-            backbone_args=(*self.backbone_args, "num_classes=0", *pooled),
+            backbone_args=(*self.backbone_args, *pooled),
             no_store=("logits",),
             name=f"{self.name}-{pool}" if pool else self.name,
             **{field: getattr(self, field) for field in shared},

@@ -3,8 +3,9 @@
 N images, D features, C classes
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from pipeline.probe.features import Features
 
 ROWS = 8192  # rows held in memory at a time
+NEVER = -1e4  # a logit that leaves no probability, and that half precision still holds
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ def adam(
     """
     rng = torch.Generator().manual_seed(seed)
     bound = train.x.shape[1] ** -0.5  # as torch.nn.Linear starts
-    weight, bias = (torch.empty(shape).uniform_(-bound, bound, generator=rng).requires_grad_() for shape in ((classes, train.x.shape[1]), (classes,)))
+    weight, bias = (
+        torch.empty(shape).uniform_(-bound, bound, generator=rng).requires_grad_() for shape in ((classes, train.x.shape[1]), (classes,))
+    )
     optimiser, best, kept = torch.optim.Adam([weight, bias], lr=lr), -1.0, None
     for epoch in range(1, epochs + 1):
         order = np.random.default_rng([seed, epoch]).permutation(len(train))
@@ -64,33 +68,36 @@ def adam(
     return kept
 
 
-def lbfgs(train: Features, classes: int, *, l2: float = 1.0, iterations: int = 1000, tolerance: float = 1e-5) -> Linear:
+def lbfgs(parts: Sequence[Features], classes: int, *, l2: float = 1.0, iterations: int = 1000, tolerance: float = 1e-5) -> Linear:
     """Multinomial logistic regression, mean cross-entropy + l2 / (2 N) |weight|^2 (scikit-learn's with C = 1 / l2), in double precision.
 
-    Each evaluation streams over the features. Ends where no component of the gradient exceeds `tolerance`.
+    Each evaluation streams over the features of all parts. Ends where no component of the gradient exceeds `tolerance`. A class without
+    images, whose best bias is minus infinity, gets the logit `NEVER`.
     """
     from scipy.optimize import minimize
 
-    width, count = train.x.shape[1], len(train)
+    width, count = parts[0].x.shape[1], sum(map(len, parts))
+    seen = np.unique(np.concatenate([np.unique(part.labels) for part in parts]))
+    place = torch.from_numpy(np.searchsorted(seen, np.arange(classes)))
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        W, b = (torch.from_numpy(part) for part in np.split(theta.reshape(classes, width + 1), [width], 1))
-        total, dW, db = 0.0, torch.zeros_like(W), torch.zeros(classes, dtype=torch.float64)
-        for x, labels in chunks(train):
-            x = x.double()
+        W, b = torch.from_numpy(theta.reshape(len(seen), width + 1)).split([width, 1], 1)
+        total, gradient = 0.0, torch.zeros(len(seen), width + 1, dtype=torch.float64)
+        for x, labels in chain.from_iterable(map(chunks, parts)):
+            x, own = x.double(), place[labels]
             logs = F.log_softmax(x @ W.T + b[:, 0], 1)
-            total -= logs.gather(1, labels[:, None]).sum().item()
-            left = logs.exp() - F.one_hot(labels, classes)
-            dW += left.T @ x
-            db += left.sum(0)
-        value = total / count + l2 / (2 * count) * W.square().sum().item()
-        return value, torch.cat([dW / count + l2 / count * W, db[:, None] / count], 1).numpy().ravel()
+            total -= logs.gather(1, own[:, None]).sum().item()
+            left = logs.exp() - F.one_hot(own, len(seen))
+            gradient += torch.cat([left.T @ x, left.sum(0)[:, None]], 1)
+        gradient[:, :width] += l2 * W
+        return (total + l2 / 2 * W.square().sum().item()) / count, (gradient / count).numpy().ravel()
 
-    found = minimize(
-        loss, np.zeros(classes * (width + 1)), jac=True, method="L-BFGS-B", options={"maxiter": iterations, "gtol": tolerance, "ftol": 0}
-    )
-    theta = torch.from_numpy(found.x.reshape(classes, width + 1)).float()
-    return Linear(theta[:, :width].contiguous(), theta[:, width].contiguous(), "lbfgs", l2, int(found.nit))
+    options = {"maxiter": iterations, "gtol": tolerance, "ftol": 0}
+    found = minimize(loss, np.zeros(len(seen) * (width + 1)), jac=True, method="L-BFGS-B", options=options)
+    weight, bias = torch.zeros(classes, width), torch.full((classes,), NEVER)
+    theta = torch.from_numpy(found.x.reshape(len(seen), width + 1)).float()
+    weight[seen], bias[seen] = theta[:, :width], theta[:, width]
+    return Linear(weight, bias, "lbfgs", l2, int(found.nit))
 
 
 def chunks(features: Features) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -105,7 +112,7 @@ def accuracy(linear: Linear, features: Features) -> float:
 
 
 def _tensor(x: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(x)).float()
+    return torch.from_numpy(x.astype(np.float32))
 
 
 def _labels(labels: np.ndarray) -> torch.Tensor:

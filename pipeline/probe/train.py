@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import sources, storage
-from pipeline.probe import file
+from pipeline.backbones import probe as probes
 from pipeline.probe.accuracy import ACCURACY, measured
 from pipeline.probe.features import Features, collected
 from pipeline.probe.job import ProbeJob
@@ -31,15 +31,17 @@ def trained(job: ProbeJob, runs: dict[str, Run], names: Sequence[str]) -> list[d
     for pool, run in runs.items():
         with tempfile.TemporaryDirectory(prefix="features-") as folder:
             splits = collected(run, _shards(job), Path(folder), job.held_out if not job.val else 0.0, job.seed)
-            _refuse_empty_classes(splits["train"], names)
+            _refuse_empty_classes(splits["train"], names, job.keep_empty)
             for solver in job.solvers:
                 best = max(_candidates(job, pool, solver, splits, len(names)), key=lambda found: accuracy(found, splits["val"]))
+                if solver == "lbfgs" and not job.val:  # the setting is chosen: what was held out for it trains as well
+                    best = lbfgs([splits["train"], splits["val"]], len(names), l2=best.setting)
                 name = f"{pool or 'own'}-{solver}"
                 told = measured(name, pool, best, splits, names)
                 overall = {row["split"]: row["top1"] for row in told if row["class_id"] is None}
                 about = {"solver": solver, "setting": best.setting, "step": best.step, "top1": overall, "run": run.run_id}
-                probe = file.Probe(best.weight, best.bias, tuple(names), pool, run.facts["backbone"]["trunk"], about)
-                file.write(storage.join(place, f"{name}.safetensors"), probe)
+                probe = probes.Probe(best.weight, best.bias, tuple(names), pool, run.facts["backbone"]["origin"], about)
+                probes.write(storage.join(place, f"{name}.safetensors"), probe)
                 rows += told
     files.write_parquet(storage.join(place, "accuracy.parquet"), pa.Table.from_pylist(rows, ACCURACY))
     return rows
@@ -58,7 +60,7 @@ def _candidates(job: ProbeJob, pool: str, solver: str, splits: dict[str, Feature
                 splits["train"], splits["val"], classes, lr=setting, epochs=job.epochs, batch=job.batch, seed=job.seed, told=told
             )
         else:
-            found = lbfgs(splits["train"], classes, l2=setting)
+            found = lbfgs([splits["train"]], classes, l2=setting)
             log.info("%s: %d iterations, top-1 on val %.4f", what, found.step, accuracy(found, splits["val"]))
         yield found
 
@@ -79,10 +81,11 @@ def _shards(job: ProbeJob) -> dict[str, set[str]]:
     return splits
 
 
-def _refuse_empty_classes(train: Features, names: Sequence[str]) -> None:
+def _refuse_empty_classes(train: Features, names: Sequence[str], kept: bool) -> None:
     labels = np.asarray(train.labels)
     if labels.max() >= len(names):
         raise Refusal(f"label {labels.max()} is outside 0 ... {len(names) - 1}; --classes must name every class")
     empty = [names[c] for c in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
-    if empty:
-        raise Refusal(f"{len(empty)} of {len(names)} classes have no training image ({', '.join(empty[:3])}); take them out of --classes")
+    if empty and not kept:
+        few = ", ".join(empty[:3])
+        raise Refusal(f"{len(empty)} of {len(names)} classes have no training image ({few}); give some, or --keep-empty to train without")
