@@ -17,7 +17,7 @@ from pipeline.tables.identity import digest
 from pipeline.targets import TARGETS, Answers, Explained
 
 NO_TARGET = Request("none", "none")
-TABLES_VERSION = 1
+TABLES_VERSION = 2
 CONTROLS = ("fake_cam", "random")
 
 

@@ -17,6 +17,7 @@ from pipeline.render import unit, upsample
 from pipeline.requests import Request
 from pipeline.storage import one_line
 
+IGNORED = 128  # the code of a mask's pixels that are neither object nor ground
 FIXED = {"image_id", "model", "method", "target", "class_id", "label", "reasons"}
 
 
@@ -28,7 +29,7 @@ class Drawn:
         map: [h w], or the exception its method raised.
         render: how it becomes an image.
         size: (H, W).
-        row: what is known of the image: label, boxes, and `mask` bool [H W] where the data has one.
+        row: what is known of the image: label, boxes, and `mask` [H W] where the data has one (bool, or 0 the ground and IGNORED neither).
         predicted: the class with the highest logit.
         said: `p`, `q` and `o` [2] of the network, see `families.Metric`; without them nothing was asked of it.
     """
@@ -65,7 +66,12 @@ class Drawn:
 
     @cached_property
     def positive(self) -> np.ndarray:
-        return self.inside if self.row.get("mask") is None else self.row["mask"]
+        return self.inside if self.row.get("mask") is None else (self.row["mask"] > 0) & self.counted
+
+    @cached_property
+    def counted(self) -> np.ndarray:
+        mask = self.row.get("mask")
+        return np.ones(self.size, bool) if mask is None else mask != IGNORED
 
     @cached_property
     def Bp(self) -> np.ndarray:

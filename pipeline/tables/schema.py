@@ -18,6 +18,8 @@ IMAGES = pa.schema(
         ("label", pa.int32()),
         ("label_name", pa.string()),
         ("boxes", pa.list_(_BOX)),
+        ("split", pa.string()),
+        ("has_mask", pa.bool_()),
     ]
 )
 
@@ -116,7 +118,22 @@ def errors(rows: list[dict]) -> pa.Table:
 
 PARTITIONED = {"maps": "method", "metrics": "method"}
 TABLES = ("images", "features", "predictions", "maps", "metrics", "partials", "summary", "errors")
-_WORDS = {"model", "method", "target", "render", "shard", "label_name", "stage", "error", "metric", "scope", "kind", "better", "reason"}
+_WORDS = {
+    "model",
+    "method",
+    "target",
+    "render",
+    "shard",
+    "label_name",
+    "stage",
+    "error",
+    "metric",
+    "scope",
+    "kind",
+    "better",
+    "reason",
+    "split",
+}
 
 
 def writing_options(schema: pa.Schema) -> dict:
