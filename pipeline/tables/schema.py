@@ -137,6 +137,6 @@ _WORDS = {
 
 
 def writing_options(schema: pa.Schema) -> dict:
-    """Parquet settings: names go through a dictionary, numbers do not (a dictionary of maps is larger than the maps)."""
-    words = [field.name for field in schema if field.name in _WORDS]
+    """Parquet settings: names and counts go through a dictionary, other numbers do not (a dictionary of maps is larger than the maps)."""
+    words = [field.name for field in schema if field.name in _WORDS] + ["values.list.element"] * ("values" in schema.names)
     return {"compression": "zstd", "compression_level": 9, "use_dictionary": words}
