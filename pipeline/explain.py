@@ -15,6 +15,7 @@ from pipeline import backbones, engine, scoring
 from pipeline.engine.dimmed import clean, dimmed
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
+from pipeline.families import Undefined
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.pairs import partners, parts_of
@@ -30,6 +31,7 @@ from pipeline.targets import Answers, Explained
 
 log = logging.getLogger(__name__)
 CHUNK = 32
+PER_TARGET = ("optimised", "path")  # families that pay for every target; others look once for all of them
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Pictures:
 
     def __getitem__(self, part: slice) -> "Pictures":
         return Pictures(self.pixels[part], self.rows[part], self.digests[part])
+
+    def at(self, places: Sequence[int]) -> "Pictures":
+        return Pictures(self.pixels[places], [self.rows[i] for i in places], [self.digests[i] for i in places])
 
 
 @dataclass
@@ -150,13 +155,19 @@ class Explainer:
 
         Where the method raises on the batch it is run image by image, and what still fails is its exception.
         """
+        place, cell = scene.names.index(name), Cell("maps", "", method, of)
+        asked = [i for i, own in enumerate(scene.targets[place].class_id.tolist()) if own >= 0]
+        if of.name == "pairs" and METHODS[method.name].family in PER_TARGET and len(asked) < len(pictures):
+            # Few classes have as many partners as the one that has most: the others' images are not explained for nothing.
+            some = pictures.at(asked)
+            each = iter(self._maps(method, of, name, self._scene(some, [cell])[0], some) if asked else ())
+            return [next(each) if i in asked else Undefined("not asked for") for i in range(len(pictures))]
         try:
-            maps = engine.maps(method, scene, scene.names.index(name))
+            maps = engine.maps(method, scene, place)
         except Exception as error:
             if len(pictures) == 1:
                 return [error]
             alone = [pictures[i : i + 1] for i in range(len(pictures))]
-            cell = Cell("maps", "", method, of)
             return [self._maps(method, of, name, self._scene(one, [cell])[0], one)[0] for one in alone]
         return list(maps.float().cpu().numpy())
 
