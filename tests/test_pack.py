@@ -5,6 +5,7 @@ import io
 import json
 import re
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from jobs import explain
 from jobs import pack as job
-from pipeline import sources, tables
+from pipeline import pairs, sources, tables
 from pipeline.layouts import LAYOUTS
 from pipeline.packing import Pack, pack
 from pipeline.packing.shard import AT_ONCE
@@ -563,3 +564,4 @@ def test_the_real_cub_agrees_with_its_own_files(realdata, tmp_path):
     assert attributes["attributes"] == [name for _, name in table("attributes/attributes.txt")]
     official = np.loadtxt(root / "attributes" / "class_attribute_labels_continuous.txt")
     assert np.allclose(np.array(attributes["values"]) * 100, official)
+    assert Counter(len(pair.parts) for pair in pairs.read(str(out / "pairs.json"))) == {1: 31, 2: 64, 3: 96}  # CALM's table 1
