@@ -238,10 +238,12 @@ def test_a_tag_and_a_hub_id_are_fetched_as_safetensors(files, tmp_path, monkeypa
     expected = loaded()
     for tag in ("a", "b"):
         assert load(f"open_clip/tiny-vit/{tag}").identity == expected.identity
+    assert load("open_clip/tiny-vit", weights="hf-hub:org/w").identity == expected.identity
     hubs = load("open_clip/hf-hub:org/tiny", text_classes=CLASSES)
     assert asked == [
         ("org/a", "open_clip_model.safetensors"),
         ("org/b", "model.safetensors"),
+        ("org/w", "open_clip_model.safetensors"),
         ("org/tiny", "open_clip_config.json"),
         ("org/tiny", "open_clip_model.safetensors"),
     ]
