@@ -19,7 +19,7 @@ from pipeline.families import Undefined
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.pairs import partners, parts_of
-from pipeline.questions import NO_TARGET, Cell, Questions, explained_by, selected
+from pipeline.questions import Cell, Questions, explained_by, selected
 from pipeline.render import reduce
 from pipeline.requests import Request
 from pipeline.scoring import Contrast, Drawn, Score, scored
@@ -114,8 +114,8 @@ class Explainer:
     def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
         wanted = [cell for cell in answers if cell.method]
         scene, said = self._scene(pictures, wanted)
-        finite = said.logits.isfinite().all(1).cpu().numpy()
-        predictions = self._predictions(said)
+        finite = scene.look.logits.isfinite().all(1).cpu().numpy()
+        predictions = self._predictions(said, scene)
         chosen = finite & self._selected(pictures, predictions)
         # A map is computed once for its own cell and all of its metrics, also where one of these is all that is missing.
         asked = dict.fromkeys((cell.method, cell.target) for cell in wanted)
@@ -139,7 +139,8 @@ class Explainer:
         pixels = torch.tensor(pictures.pixels, device=self.device)
         seen = look(self.backbone, self.backbone.prepare(pixels), self.questions.precision)
         labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
-        said = Answers(seen.logits, labels, self.backbone.class_weights)
+        classes = seen.logits[:, : self.backbone.num_classes]
+        said = Answers(classes, labels, self.backbone.class_weights, self.backbone.phrases)
         targets = dict.fromkeys(cell.target for cell in wanted)
         explained = {name: each for target in targets for name, each in explained_by(target, said).items()}
 
@@ -183,20 +184,20 @@ class Explainer:
         predicted = said.predicted.tolist()
         drawn, scores = {}, {}
 
-        def draw(method: Request, name: str, target: Request, i: int) -> Drawn | None:
-            explained = scene.targets[scene.names.index(name)].class_id[i] >= 0 or target == NO_TARGET
+        def draw(method: Request, name: str, i: int) -> Drawn | None:
+            missing = scene.targets[scene.names.index(name)].missing[i]
             shown = METHODS[method.name].render(method.args), self.backbone.image_size, pictures.rows[i], predicted[i]
-            return Drawn(maps[method, name][i], *shown) if chosen[i] and explained else None
+            return Drawn(maps[method, name][i], *shown) if chosen[i] and not missing else None
 
         for cell in (cell for cell in wanted if cell.metric):
             method, target = of = cell.method, cell.target
             if METRICS[cell.metric.name].of_pairs:
                 names = _names(target, scene)
-                each = ({name: draw(method, name, target, i) for name in names} for i in range(len(pictures)))
+                each = ({name: draw(method, name, i) for name in names} for i in range(len(pictures)))
                 scores[cell] = list(self._contrasts(cell, pictures, each))
                 continue
             if of not in drawn:
-                every = ((i, draw(method, target.alias, target, i)) for i in range(len(pictures)))
+                every = ((i, draw(method, target.alias, i)) for i in range(len(pictures)))
                 drawn[of] = {i: each for i, each in every if each}
             if "o" in METRICS[cell.metric.name].asks:
                 self._dim(drawn[of], scene)
@@ -223,7 +224,7 @@ class Explainer:
 
     def _dim(self, drawn: dict[int, Drawn], scene: Scene) -> None:
         """Give the drawn maps of a batch what the network says of their images as they are and dimmed by them, once."""
-        if not drawn or any(each.said for each in drawn.values()):
+        if not self.backbone.num_classes or not drawn or any(each.said for each in drawn.values()):
             return
         size, blank = self.backbone.image_size, [0, 0]
         classes = [drawn[i].classes if i in drawn else blank for i in range(len(scene.pixels))]
@@ -233,9 +234,14 @@ class Explainer:
         for i, each in drawn.items():
             each.said.update(p=p[i], q=q[i], o=o[i])
 
-    def _predictions(self, said: Answers) -> dict[str, list]:
-        probs = said.logits.softmax(1) if self.questions.activation == "softmax" else said.logits.sigmoid()
-        top = probs.topk(min(5, probs.shape[1]))
+    def _predictions(self, said: Answers, scene: Scene) -> dict[str, list]:
+        """Columns of `predictions`; null, or empty, where there are no classes."""
+        classes, labels = said.logits.shape[1], [label if label >= 0 else None for label in said.labels.tolist()]
+        if not classes:
+            nothing = dict.fromkeys(("predicted", "label_logit", "label_prob", "predicted_prob"), [None] * len(labels))
+            return {"label": labels, **nothing, "top5": [[]] * len(labels), "logits": [[]] * len(labels)}
+        probs = scene.probabilities(scene.look.logits)[:, :classes]
+        top = probs.topk(min(5, classes))
         known = said.labels >= 0
         own = said.labels.clamp(min=0)[:, None]
 
@@ -243,7 +249,7 @@ class Explainer:
             return [v if k else None for v, k in zip(values.gather(1, own)[:, 0].tolist(), known.tolist(), strict=True)]
 
         return {
-            "label": [label if label >= 0 else None for label in said.labels.tolist()],
+            "label": labels,
             "predicted": said.predicted.tolist(),
             "label_logit": at_label(said.logits),
             "label_prob": at_label(probs),
@@ -278,13 +284,13 @@ class Explainer:
         self, cell: Cell, answer: Answer, pictures: Pictures, chosen: np.ndarray, maps: list, target: str, explained: Explained
     ) -> None:
         kept, what = [], f"{cell.method.alias} for {target}"
-        class_id = explained.class_id.tolist()
+        class_id, missing = explained.class_id.tolist(), explained.missing.tolist()
         for i, row in enumerate(pictures.rows):
             if not chosen[i]:
                 continue
-            if class_id[i] < 0 and cell.target.name == "pairs" and row["label"] is not None:
+            if missing[i] and cell.target.name == "pairs" and row["label"] is not None:
                 continue  # its class makes no pair, or fewer than others
-            if class_id[i] < 0 and cell.target != NO_TARGET:
+            if missing[i]:
                 answer.fail(row, "target", "MissingLabel", f"no usable label, so target {cell.target.alias!r} has nothing to explain")
             elif isinstance(maps[i], Exception):
                 answer.fail(row, "map", maps[i], f"{what}: {one_line(maps[i])}")

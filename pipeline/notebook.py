@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -54,17 +55,18 @@ def explain(
     """
     if isinstance(backbone, str):
         backbone = Network(backbone)
+    asked = ask(methods, targets, method_args, target_args, metrics, metric_args, **questions)
     if isinstance(backbone, Network):
-        backbone = backbone.load()
+        backbone = replace(backbone, phrases=asked.phrases).load()
     images = np.ascontiguousarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != (3, *backbone.image_size):
         raise Refusal(
             f"images are {images.dtype} {images.shape}; {backbone.name} takes uint8 [N 3 {' '.join(map(str, backbone.image_size))}]"
         )
-    wrong = [label for label in labels or () if label is not None and label >= backbone.num_classes]
+    wrong = [label for label in labels or () if label is not None and label >= backbone.num_classes > 0]
     if wrong:
         raise Refusal(f"label {wrong[0]} is outside 0 ... {backbone.num_classes - 1}, the classes of {backbone.name}")
-    asked, _ = fitted(ask(methods, targets, method_args, target_args, metrics, metric_args, **questions), backbone)
+    asked, _ = fitted(asked, backbone)
     rows, digests = [], []
     for i, image in enumerate(images):
         key = str(keys[i]) if keys is not None else f"{i:08d}"

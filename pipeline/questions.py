@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 
 from pipeline import backbones, engine, scoring
 from pipeline.engine.look import PRECISIONS
@@ -15,7 +16,7 @@ from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
 from pipeline.tables.identity import digest
-from pipeline.targets import TARGETS, Answers, Explained
+from pipeline.targets import TARGETS, Answers, Explained, Phrase
 
 NO_TARGET = Request("none", "none")
 TABLES_VERSION = 2
@@ -33,6 +34,9 @@ class Network:
     image_size: int | None = None
     crop: str = "squash"
     seed: int = 0
+    text_classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = backbones.TEMPLATES
+    phrases: tuple[Phrase, ...] = ()
 
     def load(self) -> backbones.Backbone:
         return backbones.load(**{**asdict(self), "args": dict(self.args)})
@@ -62,6 +66,12 @@ class Questions:
     def class_pairs(self) -> tuple[Pair, ...]:
         """The pairs of classes that a target asks to tell apart."""
         return next((target.argument for target in self.targets if target.name == "pairs"), ())
+
+    @property
+    def phrases(self) -> tuple[Phrase, ...]:
+        """The texts that targets name, each once."""
+        asked = [(target, TARGETS[target.name].texts) for target in self.targets]
+        return tuple(dict.fromkeys((text, target.args["templates"]) for target, texts in asked if texts for text in texts(target.argument)))
 
     def pairs(self) -> list[tuple[Request, Request]]:
         """Every method with every target it is computed for; class-free methods once, with target `none`."""
@@ -136,9 +146,17 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
             skipped.append({"method": method.alias, "reason": reason})
         else:
             kept.append(method)
+    absent = next((text for text, _ in set(questions.phrases) - set(backbone.phrases)), None)
+    if absent:
+        raise Refusal(f"the loaded {backbone.name} knows no phrase {absent!r}; load it with phrases=, or give the backbone by name")
     # One made-up answer shows at once what a target refuses: a class that is not there, more references than classes.
-    trial = Answers(torch.zeros(1, backbone.num_classes), torch.zeros(1, dtype=torch.long), backbone.class_weights)
+    trial = Answers(torch.zeros(1, backbone.num_classes), torch.zeros(1, dtype=torch.long), backbone.class_weights, backbone.phrases)
     for target in questions.targets:
+        if not backbone.num_classes and not TARGETS[target.name].texts and target.name != "none":
+            raise Refusal(
+                f"target {target.alias!r} is about a class, and {backbone.name} has none; give an open_clip backbone --text-classes FILE "
+                f"or a target text:<phrase>, another a classifier"
+            )
         explained_by(target, trial)
     metrics, unasked = _comparable(questions)
     skipped += unasked
@@ -165,10 +183,19 @@ def _comparable(questions: Questions) -> tuple[tuple[Request, ...], list[dict]]:
 
 
 def explained_by(target: Request, answers: Answers) -> dict[str, Explained]:
-    """What is explained, by its name in the tables: a target's own, or several that begin with it."""
+    """What is explained, by its name in the tables: a target's own, or several that begin with it.
+
+    Directions [B T C + P] are over the logits of classes and phrases.
+    """
     argument = {"argument": target.argument} if target.argument is not None else {}
     found = TARGETS[target.name].explain(answers, **argument, **target.args)
-    return {target.alias + part: each for part, each in (found.items() if isinstance(found, dict) else [("", found)])}
+    parts = found.items() if isinstance(found, dict) else [("", found)]
+    return {target.alias + part: _over_all(each, answers) for part, each in parts}
+
+
+def _over_all(explained: Explained, answers: Answers) -> Explained:
+    beside = answers.logits.shape[1] + len(answers.phrases) - explained.directions.shape[2]
+    return replace(explained, directions=F.pad(explained.directions, (0, beside))) if beside else explained
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pipeline.requests import Request
 from pipeline.storage import one_line
 
 IGNORED = 128  # the code of a mask's pixels that are neither object nor ground
+OF_CLASSES = {"predicted", "p", "q", "o"}  # what a metric asks of the network's classes, if it has any
 FIXED = {"image_id", "model", "method", "target", "class_id", "label", "reasons"}
 
 
@@ -31,7 +32,7 @@ class Drawn:
         render: how it becomes an image.
         size: (H, W).
         row: what is known of the image: label, boxes, and `mask` [H W] where the data has one (bool, or 0 the ground and IGNORED neither).
-        predicted: the class with the highest logit.
+        predicted: the class with the highest logit, -1 where there are no classes.
         said: `p`, `q` and `o` [2] of the network, see `families.Metric`; without them nothing was asked of it.
     """
 
@@ -159,6 +160,8 @@ def scored(asked: Request, drawn: Drawn | Contrast) -> Score:
     """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
     metric = METRICS[asked.name]
     try:
+        if metric.asks & OF_CLASSES and drawn.predicted < 0:
+            raise Undefined("there are no classes, so no probability and no predicted class")
         if not metric.constant and not drawn.S.any():
             raise Undefined("the map is constant")
         found = metric.score(**{name: getattr(drawn, name) for name in sorted(metric.asks)}, **_settings(metric.score, asked))

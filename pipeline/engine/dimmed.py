@@ -17,8 +17,7 @@ from pipeline.engine.scene import Scene
 def clean(scene: Scene, classes: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of some classes of each image [B 2], and what is left beside them [B 2], in double precision."""
     y = scene.look.logits.double().cpu()
-    p = y.softmax(1) if scene.activation == "softmax" else y.sigmoid()
-    chosen = p.gather(1, torch.tensor(classes))
+    chosen = scene.probabilities(y).gather(1, torch.tensor(classes))
     return chosen.numpy(), (1 - chosen).numpy()
 
 

@@ -92,7 +92,7 @@ def features(width: int) -> pa.Schema:
 
 
 def predictions(classes: int, logits: bool = True) -> pa.Schema:
-    """What the network says; `logits` False leaves the widest column out."""
+    """What the network says; `logits` False leaves the widest column out, which is empty lists where there are no classes."""
     fields = [
         *_MODEL,
         ("label", pa.int32()),
@@ -102,7 +102,7 @@ def predictions(classes: int, logits: bool = True) -> pa.Schema:
         ("predicted_prob", pa.float32()),
         ("top5", pa.list_(pa.struct([("class_id", pa.int32()), ("prob", pa.float32())]))),
     ]
-    return pa.schema(fields + ([("logits", pa.list_(pa.float16(), classes))] if logits else []))
+    return pa.schema(fields + ([("logits", pa.list_(pa.float16(), classes or -1))] if logits else []))
 
 
 def metrics(columns: Iterable[str]) -> pa.Schema:
