@@ -8,6 +8,7 @@ import torch
 
 from pipeline import backbones, engine, scoring
 from pipeline.engine.look import PRECISIONS
+from pipeline.engine.perturbed import refuse
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal, choose
@@ -112,7 +113,7 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     """The questions this backbone can answer, and those skipped with the reason.
 
     Raises:
-        Refusal: where a method named explicitly does not fit, or a target does not fit the network's classes.
+        Refusal: where a method named explicitly, a target or a setting of a metric does not fit.
     """
     kept, skipped = [], []
     for method in questions.methods:
@@ -127,6 +128,8 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     trial = Answers(torch.zeros(1, backbone.num_classes), torch.zeros(1, dtype=torch.long), backbone.class_weights)
     for target in questions.targets:
         explained_by(target, trial)
+    for metric in questions.metrics:
+        refuse(metric, backbone)
     fit = replace(questions, methods=tuple(kept))
     if not fit.pairs():
         raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
@@ -171,14 +174,20 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
             "select": questions.select,
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))
-    return result + [_scoring(cell, metric) for cell in result if cell.table == "maps" for metric in questions.metrics]
+    maps = [cell for cell in result if cell.table == "maps"]
+    return result + [each for cell in maps for metric in questions.metrics for each in _scoring(cell, metric, questions.seed)]
 
 
-def _scoring(map: Cell, metric: Request) -> Cell:
-    """The cell of one metric of one map."""
+def _scoring(map: Cell, metric: Request, seed: int) -> list[Cell]:
+    """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
     entry = METRICS[metric.name]
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
-    return Cell("partials" if entry.total else "scores", digest(asked), map.method, map.target, metric)
+    if entry.sets:
+        asked["seed"] = seed  # of ties, random orders and noise
+    found = [] if entry.total else [Cell("scores", digest(asked), map.method, map.target, metric)]
+    if entry.total or entry.curves:
+        found.append(Cell("partials", digest(asked | {"curves": True} if entry.curves else asked), map.method, map.target, metric))
+    return found
 
 
 def selected(condition: str, predictions: pa.Table) -> list[str]:
