@@ -182,8 +182,8 @@ def _scoring(map: Cell, metric: Request, seed: int) -> list[Cell]:
     """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
     entry = METRICS[metric.name]
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
-    if entry.sets:
-        asked["seed"] = seed  # of ties, random orders and noise
+    if entry.seeded:
+        asked["seed"] = seed
     found = [] if entry.total else [Cell("scores", digest(asked), map.method, map.target, metric)]
     if entry.total or entry.curves:
         found.append(Cell("partials", digest(asked | {"curves": True} if entry.curves else asked), map.method, map.target, metric))
