@@ -42,7 +42,7 @@ def explain(
         backbone: a name such as `timm/resnet50`, a `Network`, or a loaded backbone.
         methods, targets, metrics, method_args, target_args, metric_args: as on the command line.
         boxes: each image's boxes x0 y0 x1 y1, as fractions of the image.
-        masks: each image's object, bool [H W] at the network's input size.
+        masks: each image's object [H W] at the network's input size: bool, or uint8 where 128 is what counts neither way.
         keys: names of the images, which seed their noise; their positions by default.
         questions: activation, precision, map_size, seed, select, no_store.
 
@@ -71,7 +71,8 @@ def explain(
         label = None if labels is None or labels[i] is None or labels[i] < 0 else int(labels[i])
         row = {"image_id": key, "key": key, "shard": "", "width": image.shape[2], "height": image.shape[1], "label": label}
         corners = [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes[i]] if boxes else []
-        rows.append({**row, "boxes": corners, "mask": masks[i] if masks else None})
+        mask = masks[i] if masks else None
+        rows.append({**row, "boxes": corners, "mask": mask, "has_mask": mask is not None})
         digests.append(hashlib.sha256(image.tobytes()).hexdigest())
     answers = Explainer(backbone, asked, device, batch_size)(Pictures(images, rows, digests), cells(asked, backbone, ()))
     return gathered(answers, asked)

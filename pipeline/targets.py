@@ -3,14 +3,15 @@
 B images, C classes, T directions
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
 from pipeline.families import Parameter, parameters, register
+from pipeline.pairs import Pair, partners, read
 from pipeline.refusal import Refusal
 
 Join = Literal["one", "max_pre", "mean_post"]
@@ -47,12 +48,16 @@ class Explained:
 
 @dataclass(frozen=True)
 class Target:
-    """A named function of the network's answers; `takes_argument` says how the part after the colon is written, if there is one."""
+    """A named function of the network's answers; `takes_argument` says how the part after the colon is written, if there is one.
+
+    Where the argument is a file, `reads` reads it, once. A target that asks for several maps of an image gives each a suffix.
+    """
 
     name: str
-    explain: Callable[..., Explained]
+    explain: Callable[..., Explained | dict[str, Explained]]
     takes_argument: str | None
     version: int
+    reads: Callable[[str], Any] | None = None
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
@@ -62,11 +67,11 @@ class Target:
 TARGETS: dict[str, Target] = {}
 
 
-def target(name: str, *, takes_argument: str | None = None, version: int = 1):
+def target(name: str, *, takes_argument: str | None = None, version: int = 1, reads: Callable[[str], Any] | None = None):
     """Add a function to the targets."""
 
     def add(function: Callable) -> Callable:
-        register(TARGETS, name, Target(name, function, takes_argument, version))
+        register(TARGETS, name, Target(name, function, takes_argument, version, reads))
         return function
 
     return add
@@ -188,6 +193,28 @@ def reverse(answers: Answers) -> Explained:
     classes = answers.logits.shape[1]
     directions = F.one_hot(rival, classes) - F.one_hot(class_id, classes)[:, None]
     return Explained(directions.to(answers.logits.dtype), class_id, rival, 1.0)
+
+
+@target("pairs", takes_argument="<file>", reads=read)
+def pairs(answers: Answers, argument: Sequence[Pair]) -> dict[str, Explained]:
+    """What tells the label from each class it makes a pair with: for one after the other, the other's own map and that of y_A - y_B.
+
+    `#own` is the label's own map, `#other_1` the map of the first partner, `#finer_1` the difference. An image has as many as its class
+    has partners; for the others, and where its class is in no pair, class_id is -1.
+    """
+    classes, found = answers.logits.shape[1], partners(argument)
+    if max(found) >= classes:
+        raise Refusal(f"a pair has class {max(found)}; the network's classes are 0 to {classes - 1}")
+    table = answers.labels.new_full((classes + 1, max(map(len, found.values()))), -1)  # the last row is that of no label
+    for own, others in found.items():
+        table[own, : len(others)] = table.new_tensor([other for other, _ in others])
+    rivals = table[answers.labels]
+    explained = {"#own": _plain(torch.where(rivals[:, 0] >= 0, answers.labels, -1), answers.logits)}
+    for k, rival in enumerate(rivals.unbind(1), 1):
+        explained[f"#other_{k}"] = other = _plain(rival, answers.logits)
+        own = _plain(torch.where(rival >= 0, answers.labels, -1), answers.logits)
+        explained[f"#finer_{k}"] = Explained(own.directions - other.directions, own.class_id, rival[:, None], 1.0)
+    return explained
 
 
 @target("none")

@@ -151,13 +151,14 @@ def pair(request, tmp_path_factory) -> Pair:
         network = timm.create_model(family.model, **family.args)
     file = tmp_path_factory.mktemp("weights") / "network.safetensors"
     save_file({name: value.contiguous().clone() for name, value in stirred(network).state_dict().items()}, file)
+    network.to(memory_format=torch.channels_last)  # as backbones are: the order of sums is then the same
     yield Pair(family, network, load(f"timm/{family.model}", weights=str(file), args=family.args, image_size=family.size))
     file.unlink()
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_head_of_trunk_is_the_network(pair: Pair, count: int):
-    x = images(pair.backbone, count, seed=count)
+    x = images(pair.backbone, count, seed=count).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         expected = pair.network(x)
         found = pair.backbone.head(*pair.backbone.trunk(x))
@@ -337,8 +338,8 @@ def test_a_named_layer_is_cut_at_its_output(model: str, layer: str, name: str, s
     backbone = fresh(model, layer=layer)
     assert (backbone.layer, (backbone.channels, *backbone.grid)) == (name, shape)
     torch.manual_seed(0)
-    network = timm.create_model(model).eval()
-    x = images(backbone, 3)
+    network = timm.create_model(model).eval().to(memory_format=torch.channels_last)
+    x = images(backbone, 3).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         torch.testing.assert_close(backbone.head(*backbone.trunk(x)), network(x), atol=1e-6, rtol=1e-6)
 

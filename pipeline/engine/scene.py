@@ -26,6 +26,7 @@ class Scene:
         activation: `softmax` or `sigmoid`, what makes probabilities of logits.
         precision: the arithmetic further passes run in.
         seed: the run's seed, for noise that no image decides.
+        names: what the tables call each of the targets.
         tally: rows passed through the network, or its head, beyond the look, by method and kind of pass.
     """
 
@@ -36,6 +37,7 @@ class Scene:
     activation: str = "softmax"
     precision: str = "fp32"
     seed: int = 0
+    names: tuple[str, ...] = ()
     tally: Counter = field(default_factory=Counter, repr=False)
     _kept: dict = field(default_factory=dict, repr=False)
 

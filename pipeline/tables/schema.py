@@ -18,6 +18,8 @@ IMAGES = pa.schema(
         ("label", pa.int32()),
         ("label_name", pa.string()),
         ("boxes", pa.list_(_BOX)),
+        ("split", pa.string()),
+        ("has_mask", pa.bool_()),
     ]
 )
 
@@ -125,10 +127,25 @@ def errors(rows: list[dict]) -> pa.Table:
 
 PARTITIONED = {"maps": "method", "metrics": "method"}
 TABLES = ("images", "features", "predictions", "maps", "metrics", "partials", "summary", "curves", "errors")
-_WORDS = {"model", "method", "target", "render", "shard", "label_name", "stage", "error", "metric", "scope", "kind", "better", "reason"}
+_WORDS = {
+    "model",
+    "method",
+    "target",
+    "render",
+    "shard",
+    "label_name",
+    "stage",
+    "error",
+    "metric",
+    "scope",
+    "kind",
+    "better",
+    "reason",
+    "split",
+}
 
 
 def writing_options(schema: pa.Schema) -> dict:
-    """Parquet settings: names go through a dictionary, numbers do not (a dictionary of maps is larger than the maps)."""
-    words = [field.name for field in schema if field.name in _WORDS]
+    """Parquet settings: names and counts go through a dictionary, other numbers do not (a dictionary of maps is larger than the maps)."""
+    words = [field.name for field in schema if field.name in _WORDS] + ["values.list.element"] * ("values" in schema.names)
     return {"compression": "zstd", "compression_level": 9, "use_dictionary": words}
