@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 
 from pipeline import backbones, engine, scoring
-from pipeline.engine.dimmed import clean, dimmed
 from pipeline.engine.look import look
+from pipeline.engine.perturbed import Shown, answers, clean
 from pipeline.engine.scene import Scene
 from pipeline.families import Undefined
 from pipeline.methods import METHODS
@@ -27,7 +27,7 @@ from pipeline.storage import one_line
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
 from pipeline.tables.maps import quantise, summaries
-from pipeline.targets import Answers, Explained
+from pipeline.targets import Answers, Explained, rivals
 
 log = logging.getLogger(__name__)
 CHUNK = 32
@@ -182,14 +182,20 @@ class Explainer:
     def _scores(self, wanted: Sequence[Cell], maps: Mapping, pictures: Pictures, said: Answers, chosen: np.ndarray, scene: Scene) -> dict:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
         predicted = said.predicted.tolist()
-        drawn, scores = {}, {}
+        asked = [cell for cell in wanted if cell.metric]
+        network = self.backbone.num_classes and any(
+            METRICS[cell.metric.name].sets or METRICS[cell.metric.name].asks & {"p", "q", "d"} for cell in asked
+        )
+        classes = _judged(said) if network else None
+        as_is = clean(scene, classes) if network else [None] * len(pictures)
+        drawn, told, scores = {}, {}, {}
 
         def draw(method: Request, name: str, i: int) -> Drawn | None:
             missing = scene.targets[scene.names.index(name)].missing[i]
-            shown = METHODS[method.name].render(method.args), self.backbone.image_size, pictures.rows[i], predicted[i]
+            shown = METHODS[method.name].render(method.args), self.backbone.image_size, pictures.rows[i], predicted[i], as_is[i]
             return Drawn(maps[method, name][i], *shown) if chosen[i] and not missing else None
 
-        for cell in (cell for cell in wanted if cell.metric):
+        for cell in asked:
             method, target = of = cell.method, cell.target
             if METRICS[cell.metric.name].of_pairs:
                 names = _names(target, scene)
@@ -199,9 +205,10 @@ class Explainer:
             if of not in drawn:
                 every = ((i, draw(method, target.alias, i)) for i in range(len(pictures)))
                 drawn[of] = {i: each for i, each in every if each}
-            if "o" in METRICS[cell.metric.name].asks:
-                self._dim(drawn[of], scene)
-            scores[cell] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
+            if (of, cell.metric) not in told:
+                self._perturb(cell, drawn[of], scene, scene.names.index(target.alias), classes)
+                told[of, cell.metric] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
+            scores[cell] = told[of, cell.metric]
         return scores
 
     def _contrasts(self, cell: Cell, pictures: Pictures, drawn: Iterable[dict[str, Drawn | None]]) -> Iterator[tuple[str, str, int, Score]]:
@@ -222,17 +229,21 @@ class Explainer:
                     if all(mine[each] for each in which):
                         yield target, pair.name, i, scored(cell.metric, Contrast(tuple(mine[each] for each in which), pair, parts))
 
-    def _dim(self, drawn: dict[int, Drawn], scene: Scene) -> None:
-        """Give the drawn maps of a batch what the network says of their images as they are and dimmed by them, once."""
-        if not self.backbone.num_classes or not drawn or any(each.said for each in drawn.values()):
-            return
-        size, blank = self.backbone.image_size, [0, 0]
-        classes = [drawn[i].classes if i in drawn else blank for i in range(len(scene.pixels))]
-        maps = [drawn[i].S if i in drawn and drawn[i].drawable else np.zeros(size) for i in range(len(scene.pixels))]
-        p, q = clean(scene, classes)
-        o = dimmed(scene, maps, classes, "ad ai ag")
-        for i, each in drawn.items():
-            each.said.update(p=p[i], q=q[i], o=o[i])
+    def _perturb(self, cell: Cell, drawn: dict[int, Drawn], scene: Scene, target: int, classes: torch.Tensor | None) -> None:
+        """Give the drawn maps of a batch the answers to what a metric asks of images changed by them, where they lack them."""
+        codes = METRICS[cell.metric.name].codes(cell.metric.args, self.backbone.image_size).values()
+        for code in codes if classes is not None else ():
+            if all(code in each.said for each in drawn.values()):
+                continue
+            maps = [drawn[i].S if i in drawn and drawn[i].drawable else None for i in range(len(scene.pixels))]
+            try:
+                found = answers(code, scene, Shown(cell.method, target, maps, classes), cell.metric.name)
+            except Exception as error:
+                if len(maps) > 1:
+                    raise
+                found = [error]
+            for i, each in drawn.items():
+                each.said[code] = found[i]
 
     def _predictions(self, said: Answers, scene: Scene) -> dict[str, list]:
         """Columns of `predictions`; null, or empty, where there are no classes."""
@@ -358,6 +369,11 @@ class Explainer:
             }
         form = self._schemas[cell.table]
         return pa.table([pa.array(columns.get(name, []), form.field(name).type) for name in form.names], schema=form)
+
+
+def _judged(said: Answers) -> torch.Tensor:
+    """The classes metrics look at [B 4]: the label, or the predicted class where there is none; the predicted class; two rivals."""
+    return torch.cat([said.main[:, None], said.predicted[:, None], rivals(said)], 1)
 
 
 def _names(target: Request, scene: Scene) -> list[str]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from pipeline import backbones, engine, scoring
 from pipeline.engine.look import PRECISIONS
+from pipeline.engine.perturbed import refuse
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.pairs import Pair
@@ -135,7 +136,7 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     """The questions this backbone can answer, and those skipped with the reason.
 
     Raises:
-        Refusal: where a method named explicitly does not fit, or a target does not fit the network's classes.
+        Refusal: where a method named explicitly, a target or a setting of a metric does not fit.
     """
     kept, skipped = [], []
     for method in questions.methods:
@@ -160,6 +161,8 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
         explained_by(target, trial)
     metrics, unasked = _comparable(questions)
     skipped += unasked
+    for metric in metrics:
+        refuse(metric, backbone)
     fit = replace(questions, methods=tuple(kept), metrics=metrics)
     if not fit.pairs():
         raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
@@ -234,20 +237,26 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
     maps = [cell for cell in result if cell.table == "maps"]
     # The maps of a pair are there to be compared: other metrics would say the same of many, and cost as much for each.
     return result + [
-        _scoring(cell, metric, questions.class_pairs)
+        each
         for cell in maps
         for metric in questions.metrics
         if cell.target.name != "pairs" or METRICS[metric.name].of_pairs
+        for each in _scoring(cell, metric, questions)
     ]
 
 
-def _scoring(map: Cell, metric: Request, pairs: Sequence[Pair]) -> Cell:
-    """The cell of one metric of one map."""
+def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
+    """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
     entry = METRICS[metric.name]
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
     if entry.of_pairs:
-        asked["pairs"] = pairs
-    return Cell("partials" if entry.total else "scores", digest(asked), map.method, map.target, metric)
+        asked["pairs"] = questions.class_pairs
+    if entry.seeded:
+        asked["seed"] = questions.seed
+    found = [] if entry.total else [Cell("scores", digest(asked), map.method, map.target, metric)]
+    if entry.total or entry.curves:
+        found.append(Cell("partials", digest(asked | {"curves": True} if entry.curves else asked), map.method, map.target, metric))
+    return found
 
 
 def selected(condition: str, predictions: pa.Table) -> list[str]:

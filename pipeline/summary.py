@@ -96,8 +96,10 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
     sums: dict[tuple, dict[str, dict[str, np.ndarray]]] = {}
     for (alias, model, method, target, scope, kind), values in counts(partials):
         sums.setdefault((model, alias, method, target), {}).setdefault(scope, {})[kind] = values
-    rows, by_alias = [], {metric.alias: metric for metric in asked.metrics}
+    rows, by_alias = [], {metric.alias: metric for metric in asked.metrics if METRICS[metric.name].total}
     for (model, alias, method, target), scopes in sums.items():
+        if alias not in by_alias:
+            continue  # a metric's curves
         metric = by_alias[alias]
         told = _of_pairs(metric, scopes, asked.class_pairs) if METRICS[metric.name].of_pairs else _of_scopes(metric, scopes)
         for scope, (images, values) in told.items():
@@ -112,6 +114,21 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
             row["mean"], means.get((*of, row["method"], "label")) if row["target"] not in ("label", "none") else None
         )
     return pa.Table.from_pylist(rows, schema.SUMMARY)
+
+
+def curves_of(partials: pa.Table) -> pa.Table:
+    """The mean curve of each metric that has one, a row a step."""
+    of = ("model", "method", "target")
+    told = partials.to_pylist()
+    images = {tuple(row[name] for name in ("metric", "scope", *of)): row["values"][0] for row in told if row["kind"] == "n"}
+    rows = []
+    for row in told:
+        column = row["kind"].removeprefix("curve: ")
+        if column != row["kind"]:
+            n = images[tuple(row[name] for name in ("metric", "scope", *of))]
+            same = {**{name: row[name] for name in of}, "metric": column, "n": int(n)}
+            rows += [{**same, "step": step, "mean": total / scoring.WHOLE / n} for step, total in enumerate(row["values"])]
+    return pa.Table.from_pylist(rows, schema.CURVES).sort_by([(name, "ascending") for name in (*of, "metric", "step")])
 
 
 def _of_scopes(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, tuple[dict, dict]]:
