@@ -4,7 +4,7 @@ N images of a task, B of a chunk, C classes
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,23 +12,26 @@ import pyarrow as pa
 import torch
 
 from pipeline import backbones, engine, scoring
-from pipeline.engine.dimmed import clean, dimmed
 from pipeline.engine.look import look
+from pipeline.engine.perturbed import Shown, answers, clean
 from pipeline.engine.scene import Scene
+from pipeline.families import Undefined
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.pairs import partners, parts_of
 from pipeline.questions import Cell, Questions, explained_by, selected
 from pipeline.render import reduce
 from pipeline.requests import Request
-from pipeline.scoring import Drawn, Score, scored
+from pipeline.scoring import Contrast, Drawn, Score, scored
 from pipeline.storage import one_line
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
 from pipeline.tables.maps import quantise, summaries
-from pipeline.targets import Answers, Explained
+from pipeline.targets import Answers, Explained, rivals
 
 log = logging.getLogger(__name__)
 CHUNK = 32
+PER_TARGET = ("optimised", "path")  # families that pay for every target; others look once for all of them
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,17 @@ class Pictures:
     def __getitem__(self, part: slice) -> "Pictures":
         return Pictures(self.pixels[part], self.rows[part], self.digests[part])
 
+    def at(self, places: Sequence[int]) -> "Pictures":
+        return Pictures(self.pixels[places], [self.rows[i] for i in places], [self.digests[i] for i in places])
+
 
 @dataclass
 class Answer:
-    """Rows and errors of one cell, or what its metric counts, growing chunk by chunk."""
+    """Rows and errors of one cell, or what its metric counts by target and scope, growing chunk by chunk."""
 
     columns: dict[str, list] = field(default_factory=dict)
     errors: list[dict] = field(default_factory=list)
-    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    sums: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)
 
     def add(self, **columns) -> None:
         for name, values in columns.items():
@@ -111,19 +117,22 @@ class Explainer:
         finite = scene.look.logits.isfinite().all(1).cpu().numpy()
         predictions = self._predictions(said, scene)
         chosen = finite & self._selected(pictures, predictions)
-        targets = _targets(wanted)
         # A map is computed once for its own cell and all of its metrics, also where one of these is all that is missing.
-        maps = {of: self._maps(*of, scene, targets.index(of[1]), pictures) for of in dict.fromkeys(map(_pair, wanted))}
+        asked = dict.fromkeys((cell.method, cell.target) for cell in wanted)
+        maps = {(method, name): self._maps(method, of, name, scene, pictures) for method, of in asked for name in _names(of, scene)}
         scores = self._scores(wanted, maps, pictures, said, chosen, scene)
         # Nothing is added before everything above is computed: a chunk that fails leaves no half of itself behind.
         for cell, answer in answers.items():
             if cell.table in ("features", "predictions"):
                 self._add_rows(cell, answer, pictures, finite, scene.look.feature if cell.table == "features" else predictions)
             elif cell.table == "maps":
-                stored = self._stored(cell.method, maps[_pair(cell)])
-                self._add_maps(cell, answer, pictures, chosen, stored, scene.targets[targets.index(cell.target)])
+                for name in _names(cell.target, scene):
+                    stored = self._stored(cell.method, maps[cell.method, name])
+                    self._add_maps(cell, answer, pictures, chosen, stored, name, scene.targets[scene.names.index(name)])
+            elif cell.metric and METRICS[cell.metric.name].of_pairs:
+                self._add_contrasts(cell, answer, pictures, scores[cell])
             elif cell.metric:
-                self._add_scores(cell, answer, pictures, scores[cell], scene.targets[targets.index(cell.target)])
+                self._add_scores(cell, answer, pictures, scores[cell], scene.targets[scene.names.index(cell.target.alias)])
 
     def _scene(self, pictures: Pictures, wanted: Sequence[Cell]) -> tuple[Scene, Answers]:
         """One look at a batch with the targets of all wanted maps."""
@@ -132,27 +141,35 @@ class Explainer:
         labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
         classes = seen.logits[:, : self.backbone.num_classes]
         said = Answers(classes, labels, self.backbone.class_weights, self.backbone.phrases)
-        explained = tuple(explained_by(target, said) for target in _targets(wanted))
+        targets = dict.fromkeys(cell.target for cell in wanted)
+        explained = {name: each for target in targets for name, each in explained_by(target, said).items()}
 
         def seeds(name: str) -> list[int]:
             drawn_for = zip(pictures.rows, pictures.digests, strict=True)
             return [seed_of(self.questions.seed, name, row["key"], image) for row, image in drawn_for]
 
-        return Scene(seen, explained, pixels, seeds, self.questions.activation, self.questions.precision, self.questions.seed), said
+        how = self.questions.activation, self.questions.precision, self.questions.seed
+        return Scene(seen, tuple(explained.values()), pixels, seeds, *how, tuple(explained)), said
 
-    def _maps(self, method: Request, about: Request, scene: Scene, target: int, pictures: Pictures) -> list[np.ndarray | Exception]:
-        """The maps of one method about one target, which is the scene's number `target`.
+    def _maps(self, method: Request, of: Request, name: str, scene: Scene, pictures: Pictures) -> list[np.ndarray | Exception]:
+        """The maps of one method about what a target explains under one name.
 
         Where the method raises on the batch it is run image by image, and what still fails is its exception.
         """
+        place, cell = scene.names.index(name), Cell("maps", "", method, of)
+        asked = [i for i, own in enumerate(scene.targets[place].class_id.tolist()) if own >= 0]
+        if of.name == "pairs" and METHODS[method.name].family in PER_TARGET and len(asked) < len(pictures):
+            # Few classes have as many partners as the one that has most: the others' images are not explained for nothing.
+            some = pictures.at(asked)
+            each = iter(self._maps(method, of, name, self._scene(some, [cell])[0], some) if asked else ())
+            return [next(each) if i in asked else Undefined("not asked for") for i in range(len(pictures))]
         try:
-            maps = engine.maps(method, scene, target)
+            maps = engine.maps(method, scene, place)
         except Exception as error:
             if len(pictures) == 1:
                 return [error]
             alone = [pictures[i : i + 1] for i in range(len(pictures))]
-            cell = Cell("maps", "", method, about)
-            return [self._maps(method, about, self._scene(one, [cell])[0], 0, one)[0] for one in alone]
+            return [self._maps(method, of, name, self._scene(one, [cell])[0], one)[0] for one in alone]
         return list(maps.float().cpu().numpy())
 
     def _stored(self, method: Request, maps: list[np.ndarray | Exception]) -> list[np.ndarray | Exception]:
@@ -164,34 +181,69 @@ class Explainer:
 
     def _scores(self, wanted: Sequence[Cell], maps: Mapping, pictures: Pictures, said: Answers, chosen: np.ndarray, scene: Scene) -> dict:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
-        targets, predicted = _targets(wanted), said.predicted.tolist()
-        drawn, scores = {}, {}
-        for cell in (cell for cell in wanted if cell.metric):
-            method, target = of = _pair(cell)
+        predicted = said.predicted.tolist()
+        asked = [cell for cell in wanted if cell.metric]
+        network = self.backbone.num_classes and any(
+            METRICS[cell.metric.name].sets or METRICS[cell.metric.name].asks & {"p", "q", "d"} for cell in asked
+        )
+        classes = _judged(said) if network else None
+        as_is = clean(scene, classes) if network else [None] * len(pictures)
+        drawn, told, scores = {}, {}, {}
+
+        def draw(method: Request, name: str, i: int) -> Drawn | None:
+            missing = scene.targets[scene.names.index(name)].missing[i]
+            shown = METHODS[method.name].render(method.args), self.backbone.image_size, pictures.rows[i], predicted[i], as_is[i]
+            return Drawn(maps[method, name][i], *shown) if chosen[i] and not missing else None
+
+        for cell in asked:
+            method, target = of = cell.method, cell.target
+            if METRICS[cell.metric.name].of_pairs:
+                names = _names(target, scene)
+                each = ({name: draw(method, name, i) for name in names} for i in range(len(pictures)))
+                scores[cell] = list(self._contrasts(cell, pictures, each))
+                continue
             if of not in drawn:
-                missing = scene.targets[targets.index(target)].missing.tolist()
-                render = METHODS[method.name].render(method.args)
-                drawn[of] = {
-                    i: Drawn(maps[of][i], render, self.backbone.image_size, row, predicted[i])
-                    for i, row in enumerate(pictures.rows)
-                    if chosen[i] and not missing[i]
-                }
-            if "o" in METRICS[cell.metric.name].asks:
-                self._dim(drawn[of], scene)
-            scores[cell] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
+                every = ((i, draw(method, target.alias, i)) for i in range(len(pictures)))
+                drawn[of] = {i: each for i, each in every if each}
+            if (of, cell.metric) not in told:
+                self._perturb(cell, drawn[of], scene, scene.names.index(target.alias), classes)
+                told[of, cell.metric] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
+            scores[cell] = told[of, cell.metric]
         return scores
 
-    def _dim(self, drawn: dict[int, Drawn], scene: Scene) -> None:
-        """Give the drawn maps of a batch what the network says of their images as they are and dimmed by them, once."""
-        if not self.backbone.num_classes or not drawn or any(each.said for each in drawn.values()):
-            return
-        size, blank = self.backbone.image_size, [0, 0]
-        classes = [drawn[i].classes if i in drawn else blank for i in range(len(scene.pixels))]
-        maps = [drawn[i].S if i in drawn and drawn[i].drawable else np.zeros(size) for i in range(len(scene.pixels))]
-        p, q = clean(scene, classes)
-        o = dimmed(scene, maps, classes, "ad ai ag")
-        for i, each in drawn.items():
-            each.said.update(p=p[i], q=q[i], o=o[i])
+    def _contrasts(self, cell: Cell, pictures: Pictures, drawn: Iterable[dict[str, Drawn | None]]) -> Iterator[tuple[str, str, int, Score]]:
+        """A metric of every pair an image's class belongs to, as (target, scope, the image's place, score); `drawn` are each image's maps.
+
+        The maps of the target `pairs` are compared two by two, |s_A - s_B|, and that of y_A - y_B stands for itself, as `#finer`;
+        any other map is scored as it is.
+        """
+        among, name = partners(self.questions.class_pairs), cell.target.alias
+        for i, (row, mine) in enumerate(zip(pictures.rows, drawn, strict=True)):
+            pairs = among.get(row["label"], ())
+            parts = parts_of(row, self.backbone.image_size) if pairs else None
+            for k, (_, pair) in enumerate(pairs, 1):
+                forms = {name: [name]}
+                if cell.target.name == "pairs":
+                    forms = {name: [f"{name}#own", f"{name}#other_{k}"], f"{name}#finer": [f"{name}#finer_{k}"]}
+                for target, which in forms.items():
+                    if all(mine[each] for each in which):
+                        yield target, pair.name, i, scored(cell.metric, Contrast(tuple(mine[each] for each in which), pair, parts))
+
+    def _perturb(self, cell: Cell, drawn: dict[int, Drawn], scene: Scene, target: int, classes: torch.Tensor | None) -> None:
+        """Give the drawn maps of a batch the answers to what a metric asks of images changed by them, where they lack them."""
+        codes = METRICS[cell.metric.name].codes(cell.metric.args, self.backbone.image_size).values()
+        for code in codes if classes is not None else ():
+            if all(code in each.said for each in drawn.values()):
+                continue
+            maps = [drawn[i].S if i in drawn and drawn[i].drawable else None for i in range(len(scene.pixels))]
+            try:
+                found = answers(code, scene, Shown(cell.method, target, maps, classes), cell.metric.name)
+            except Exception as error:
+                if len(maps) > 1:
+                    raise
+                found = [error]
+            for i, each in drawn.items():
+                each.said[code] = found[i]
 
     def _predictions(self, said: Answers, scene: Scene) -> dict[str, list]:
         """Columns of `predictions`; null, or empty, where there are no classes."""
@@ -239,12 +291,16 @@ class Explainer:
             else:
                 answer.fail(row, "predict", "NotFinite", "the network's output holds NaN or infinity")
 
-    def _add_maps(self, cell: Cell, answer: Answer, pictures: Pictures, chosen: np.ndarray, maps: list, explained: Explained) -> None:
-        kept, what = [], f"{cell.method.alias} for {cell.target.alias}"
+    def _add_maps(
+        self, cell: Cell, answer: Answer, pictures: Pictures, chosen: np.ndarray, maps: list, target: str, explained: Explained
+    ) -> None:
+        kept, what = [], f"{cell.method.alias} for {target}"
         class_id, missing = explained.class_id.tolist(), explained.missing.tolist()
         for i, row in enumerate(pictures.rows):
             if not chosen[i]:
                 continue
+            if missing[i] and cell.target.name == "pairs" and row["label"] is not None:
+                continue  # its class makes no pair, or fewer than others
             if missing[i]:
                 answer.fail(row, "target", "MissingLabel", f"no usable label, so target {cell.target.alias!r} has nothing to explain")
             elif isinstance(maps[i], Exception):
@@ -258,6 +314,7 @@ class Explainer:
             codes, low, high = quantise(stack)
             answer.add(
                 image_id=[pictures.rows[i]["image_id"] for i in kept],
+                target=[target] * len(kept),
                 class_id=[class_id[i] if class_id[i] >= 0 else None for i in kept],
                 reference_ids=[explained.reference_ids[i].tolist() for i in kept],
                 gamma=[explained.gamma] * len(kept),
@@ -277,36 +334,48 @@ class Explainer:
                 what = f"{cell.metric.alias} of {cell.method.alias} for {cell.target.alias}"
                 answer.fail(row, "metric", score.error, f"{what}: {one_line(score.error)}")
             if cell.table == "partials":
-                scoring.added(answer.sums, score)
+                classed = cell.metric.args.get("by_class") and row["label"] is not None
+                for scope in ("all", str(row["label"])) if classed else ("all",):
+                    scoring.added(answer.sums.setdefault((cell.target.alias, scope), {}), score)
                 continue
             for column in scoring.columns(cell.metric):
                 about = {"image_id": row["image_id"], "class_id": class_id[i] if class_id[i] >= 0 else None, "label": row["label"]}
                 said = {"metric": column, "value": score.values.get(column), "reason": score.reason}
                 answer.add(**{name: [value] for name, value in (about | said).items()})
 
+    def _add_contrasts(self, cell: Cell, answer: Answer, pictures: Pictures, scores: Sequence[tuple[str, str, int, Score]]) -> None:
+        for target, scope, i, score in scores:
+            if score.error:
+                what = f"{cell.metric.alias} of {cell.method.alias} for {target} and the classes {scope}"
+                answer.fail(pictures.rows[i], "metric", score.error, f"{what}: {one_line(score.error)}")
+            scoring.added(answer.sums.setdefault((target, scope), {}), score)
+
     def _table(self, cell: Cell, answer: Answer) -> pa.Table:
         columns = dict(answer.columns)
         if cell.table == "partials":
-            kinds = sorted(answer.sums)
-            named = {"metric": [cell.metric.alias] * len(kinds), "scope": ["all"] * len(kinds)}
-            columns = {"kind": kinds, "values": [answer.sums[kind] for kind in kinds], **named}
+            for target, scope in sorted(answer.sums):
+                for kind, values in sorted(answer.sums[target, scope].items()):
+                    row = {"metric": cell.metric.alias, "target": target, "scope": scope, "kind": kind, "values": values}
+                    for name, value in row.items():
+                        columns.setdefault(name, []).append(value)
         rows = len(next(iter(columns.values()), ()))
         if cell.method:
-            columns |= {
+            columns = {
                 "model": [self.backbone.name] * rows,
                 "method": [cell.method.alias] * rows,
                 "target": [cell.target.alias] * rows,
                 "render": [METHODS[cell.method.name].render(cell.method.args)] * rows,
+                **columns,
             }
         form = self._schemas[cell.table]
         return pa.table([pa.array(columns.get(name, []), form.field(name).type) for name in form.names], schema=form)
 
 
-def _pair(cell: Cell) -> tuple[Request, Request]:
-    """What a map or its metric is about: the method and the target."""
-    return cell.method, cell.target
+def _judged(said: Answers) -> torch.Tensor:
+    """The classes metrics look at [B 4]: the label, or the predicted class where there is none; the predicted class; two rivals."""
+    return torch.cat([said.main[:, None], said.predicted[:, None], rivals(said)], 1)
 
 
-def _targets(wanted: Sequence[Cell]) -> list[Request]:
-    """The targets of some cells, each once, in order."""
-    return list(dict.fromkeys(cell.target for cell in wanted))
+def _names(target: Request, scene: Scene) -> list[str]:
+    """What the tables call that which a target explains: itself, or its parts."""
+    return [name for name in scene.names if name == target.alias or name.startswith(f"{target.alias}#")]

@@ -11,7 +11,7 @@ from pipeline import backbones
 from pipeline.explain import Explainer, Pictures
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
 from pipeline.refusal import Refusal
-from pipeline.summary import summarised
+from pipeline.summary import curves_of, summarised
 from pipeline.tables import schema
 from pipeline.tables.errors import told_once
 from pipeline.tables.metrics import widened
@@ -43,12 +43,12 @@ def explain(
         backbone: a name such as `timm/resnet50`, a `Network`, or a loaded backbone.
         methods, targets, metrics, method_args, target_args, metric_args: as on the command line.
         boxes: each image's boxes x0 y0 x1 y1, as fractions of the image.
-        masks: each image's object, bool [H W] at the network's input size.
+        masks: each image's object [H W] at the network's input size: bool, or uint8 where 128 is what counts neither way.
         keys: names of the images, which seed their noise; their positions by default.
         questions: activation, precision, map_size, seed, select, no_store.
 
     Returns:
-        The tables of a run by name: images, features, predictions, maps, errors, and with metrics: metrics, partials, summary.
+        The tables of a run by name: images, features, predictions, maps, errors, and with metrics: metrics, partials, summary, curves.
 
     Raises:
         Refusal: for anything that cannot be carried out.
@@ -73,7 +73,8 @@ def explain(
         label = None if labels is None or labels[i] is None or labels[i] < 0 else int(labels[i])
         row = {"image_id": key, "key": key, "shard": "", "width": image.shape[2], "height": image.shape[1], "label": label}
         corners = [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes[i]] if boxes else []
-        rows.append({**row, "boxes": corners, "mask": masks[i] if masks else None})
+        mask = masks[i] if masks else None
+        rows.append({**row, "boxes": corners, "mask": mask, "has_mask": mask is not None})
         digests.append(hashlib.sha256(image.tobytes()).hexdigest())
     answers = Explainer(backbone, asked, device, batch_size)(Pictures(images, rows, digests), cells(asked, backbone, ()))
     return gathered(answers, asked)
@@ -90,4 +91,5 @@ def gathered(answers: Sequence[tuple[Cell, pa.Table, pa.Table]], asked: Question
         tables["metrics"] = widened(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
         tables.setdefault("partials", schema.PARTIALS.empty_table())
         tables["summary"] = summarised(tables["metrics"], tables["partials"], asked)
+        tables["curves"] = curves_of(tables["partials"])
     return tables

@@ -69,7 +69,7 @@ def prepare(job: Job) -> Prepared:
     backbone = network.load()
     questions, skipped = fitted(asked, backbone)
     for item in skipped:
-        log.warning("skipping %s: %s", item["method"], item["reason"])
+        log.warning("skipping %s: %s", item.get("method") or item["metric"], item["reason"])
     classes, named = _classes(job, shards, backbone.num_classes, texts or backbone.class_names, questions)
     return Prepared(job, network, backbone, questions, skipped, shards, classes, named)
 
@@ -84,7 +84,7 @@ def _classes(job: Job, shards: Sequence[sources.Shard], count: int, known: tuple
         return Classes(count, known), True
     if not folders or len(folders) == count:
         return Classes(count, folders), True
-    if any(target.name == "label" for _, target in questions.pairs()):
+    if any(target.name in ("label", "pairs") for _, target in questions.pairs()):
         raise Refusal(
             f"the folders name {len(folders)} classes and the network has {count}, so their order is unknown; "
             "give --classes FILE with one class name a line, or explain --targets predicted"

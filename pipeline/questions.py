@@ -9,8 +9,10 @@ import torch.nn.functional as F
 
 from pipeline import backbones, engine, scoring
 from pipeline.engine.look import PRECISIONS
+from pipeline.engine.perturbed import refuse
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.pairs import Pair
 from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
@@ -18,7 +20,7 @@ from pipeline.tables.identity import digest
 from pipeline.targets import TARGETS, Answers, Explained, Phrase
 
 NO_TARGET = Request("none", "none")
-TABLES_VERSION = 1
+TABLES_VERSION = 2
 CONTROLS = ("fake_cam", "random")
 
 
@@ -63,6 +65,11 @@ class Questions:
         return {column: better for columns in each for column, better in columns.items()}
 
     @property
+    def class_pairs(self) -> tuple[Pair, ...]:
+        """The pairs of classes that a target asks to tell apart."""
+        return next((target.argument for target in self.targets if target.name == "pairs"), ())
+
+    @property
     def phrases(self) -> tuple[Phrase, ...]:
         """The texts that targets name, each once."""
         asked = [(target, TARGETS[target.name].texts) for target in self.targets]
@@ -91,8 +98,9 @@ def ask(
     Raises:
         Refusal: for an unknown name, setting or value.
     """
-    explained = parse_all(methods, METHODS, "method", method_args), parse_all(targets, TARGETS, "target", target_args)
-    questions = Questions(*explained, **rest, metrics=parse_all(metrics, METRICS, "metric", metric_args))
+    explained = tuple(map(_read, parse_all(targets, TARGETS, "target", target_args)))
+    metrics = parse_all(metrics, METRICS, "metric", metric_args)
+    questions = Questions(parse_all(methods, METHODS, "method", method_args), explained, **rest, metrics=metrics)
     scoring.refuse_clashes(questions.metrics)
     if questions.metrics:
         questions = _controlled(questions)
@@ -103,6 +111,12 @@ def ask(
     if questions.select:
         selected(questions.select, schema.predictions(1, logits=False).empty_table())
     return questions
+
+
+def _read(target: Request) -> Request:
+    """A target with what its file says in place of the file's name: that decides the values, and workers need not reach the file."""
+    reads = TARGETS[target.name].reads
+    return replace(target, argument=reads(target.argument)) if reads else target
 
 
 def _controlled(questions: Questions) -> Questions:
@@ -121,7 +135,7 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     """The questions this backbone can answer, and those skipped with the reason.
 
     Raises:
-        Refusal: where a method named explicitly does not fit, or a target does not fit the network's classes.
+        Refusal: where a method named explicitly, a target or a setting of a metric does not fit.
     """
     kept, skipped = [], []
     for method in questions.methods:
@@ -144,16 +158,44 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
                 f"or a target text:<phrase>, another a classifier"
             )
         explained_by(target, trial)
-    fit = replace(questions, methods=tuple(kept))
+    metrics, unasked = _comparable(questions)
+    skipped += unasked
+    for metric in metrics:
+        refuse(metric, backbone)
+    fit = replace(questions, methods=tuple(kept), metrics=metrics)
     if questions.methods and not fit.pairs():
         raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
     return fit, skipped
 
 
-def explained_by(target: Request, answers: Answers) -> Explained:
-    """What a target comes to, its directions [B T C + P] over the logits of classes and phrases."""
+def _comparable(questions: Questions) -> tuple[tuple[Request, ...], list[dict]]:
+    """The metrics that can be asked, and those skipped because there are no pairs of classes to ask about."""
+    asked = [metric for metric in questions.metrics if METRICS[metric.name].of_pairs]
+    files = [target for target in questions.targets if target.name == "pairs"]
+    named = next((metric for metric in asked if metric.explicit), None)
+    if named and not files:
+        raise Refusal(f"metric {named.alias!r} needs to know which classes differ in what: add --targets pairs:FILE")
+    if asked and len(files) > 1:
+        raise Refusal(
+            f"metric {asked[0].alias!r} goes by one file of pairs; {len(files)} are asked for: {', '.join(f.alias for f in files)}"
+        )
+    skipped = [] if files else asked
+    reasons = [{"metric": metric.alias, "reason": "no target pairs:FILE is asked for"} for metric in skipped]
+    return tuple(metric for metric in questions.metrics if metric not in skipped), reasons
+
+
+def explained_by(target: Request, answers: Answers) -> dict[str, Explained]:
+    """What is explained, by its name in the tables: a target's own, or several that begin with it.
+
+    Directions [B T C + P] are over the logits of classes and phrases.
+    """
     argument = {"argument": target.argument} if target.argument is not None else {}
-    explained = TARGETS[target.name].explain(answers, **argument, **target.args)
+    found = TARGETS[target.name].explain(answers, **argument, **target.args)
+    parts = found.items() if isinstance(found, dict) else [("", found)]
+    return {target.alias + part: _over_all(each, answers) for part, each in parts}
+
+
+def _over_all(explained: Explained, answers: Answers) -> Explained:
     beside = answers.logits.shape[1] + len(answers.phrases) - explained.directions.shape[2]
     return replace(explained, directions=F.pad(explained.directions, (0, beside))) if beside else explained
 
@@ -191,14 +233,29 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
             "select": questions.select,
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))
-    return result + [_scoring(cell, metric) for cell in result if cell.table == "maps" for metric in questions.metrics]
+    maps = [cell for cell in result if cell.table == "maps"]
+    # The maps of a pair are there to be compared: other metrics would say the same of many, and cost as much for each.
+    return result + [
+        each
+        for cell in maps
+        for metric in questions.metrics
+        if cell.target.name != "pairs" or METRICS[metric.name].of_pairs
+        for each in _scoring(cell, metric, questions)
+    ]
 
 
-def _scoring(map: Cell, metric: Request) -> Cell:
-    """The cell of one metric of one map."""
+def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
+    """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
     entry = METRICS[metric.name]
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
-    return Cell("partials" if entry.total else "scores", digest(asked), map.method, map.target, metric)
+    if entry.of_pairs:
+        asked["pairs"] = questions.class_pairs
+    if entry.seeded:
+        asked["seed"] = questions.seed
+    found = [] if entry.total else [Cell("scores", digest(asked), map.method, map.target, metric)]
+    if entry.total or entry.curves:
+        found.append(Cell("partials", digest(asked | {"curves": True} if entry.curves else asked), map.method, map.target, metric))
+    return found
 
 
 def selected(condition: str, predictions: pa.Table) -> list[str]:

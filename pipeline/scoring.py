@@ -3,7 +3,7 @@
 h w cells, H W pixels of the network's input
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,13 +11,16 @@ import numpy as np
 import torch
 
 from pipeline import boxes as geometry
-from pipeline.families import METRICS, Undefined, asked_for
+from pipeline.families import METRICS, Perturbation, Said, Undefined, asked_for, parameters
+from pipeline.pairs import Pair, Parts
 from pipeline.refusal import Refusal
 from pipeline.render import unit, upsample
 from pipeline.requests import Request
 from pipeline.storage import one_line
 
-OF_CLASSES = {"predicted", "p", "q", "o"}  # what a metric asks of the network's classes, if it has any
+WHOLE = 2**20  # curves are added up in these parts: whole numbers, exact in any order up to 2^33 images
+IGNORED = 128  # the code of a mask's pixels that are neither object nor ground
+OF_CLASSES = {"predicted", "p", "q", "d"}  # what a metric asks of the network's classes, if it has any
 FIXED = {"image_id", "model", "method", "target", "class_id", "label", "reasons"}
 
 
@@ -29,9 +32,10 @@ class Drawn:
         map: [h w], or the exception its method raised.
         render: how it becomes an image.
         size: (H, W).
-        row: what is known of the image: label, boxes, and `mask` bool [H W] where the data has one.
+        row: what is known of the image: label, boxes, and `mask` [H W] where the data has one (bool, or 0 the ground and IGNORED neither).
         predicted: the class with the highest logit, -1 where there are no classes.
-        said: `p`, `q` and `o` [2] of the network, see `families.Metric`; without them nothing was asked of it.
+        clean: what the network says of the image as it is.
+        said: the answers to the codes of metrics; None, or an exception, where there is none.
     """
 
     map: np.ndarray | Exception
@@ -39,15 +43,20 @@ class Drawn:
     size: tuple[int, int]
     row: Mapping
     predicted: int
-    said: dict[str, np.ndarray] = field(default_factory=dict)
+    clean: Said | None = None
+    said: dict[Perturbation, Said | np.ndarray | Exception | None] = field(default_factory=dict)
 
     @cached_property
-    def S(self) -> np.ndarray:
+    def raw(self) -> np.ndarray:
         if isinstance(self.map, Exception):
             raise Undefined(f"there is no map: {type(self.map).__name__}")
         if not np.isfinite(self.map).all():
             raise Undefined("the map holds NaN or infinity")
-        return unit(upsample(torch.from_numpy(self.map)[None], self.size, self.render)[0].numpy()).astype(np.float64)
+        return upsample(torch.from_numpy(self.map)[None], self.size, self.render)[0].numpy()
+
+    @cached_property
+    def S(self) -> np.ndarray:
+        return unit(self.raw).astype(np.float64)
 
     @cached_property
     def boxes(self) -> np.ndarray:
@@ -66,32 +75,41 @@ class Drawn:
 
     @cached_property
     def positive(self) -> np.ndarray:
-        return self.inside if self.row.get("mask") is None else self.row["mask"]
+        return self.inside if self.row.get("mask") is None else (self.row["mask"] > 0) & self.counted
+
+    @cached_property
+    def counted(self) -> np.ndarray:
+        mask = self.row.get("mask")
+        return np.ones(self.size, bool) if mask is None else mask != IGNORED
 
     @cached_property
     def Bp(self) -> np.ndarray:
-        return geometry.largest(self.S.mean() < self.S)[1]
-
-    @property
-    def classes(self) -> tuple[int, int]:
-        """The class that is scored, the label or the predicted one where there is none, and the predicted one."""
-        return (self.predicted if self.row["label"] is None else self.row["label"]), self.predicted
+        return geometry.around(self.S)
 
     @property
     def p(self) -> np.ndarray:
-        return self.said["p"]
+        return self.clean.p[0]
 
     @property
     def q(self) -> np.ndarray:
-        return self.said["q"]
+        return self.clean.q[0]
 
     @property
-    def o(self) -> np.ndarray:
-        return self.said["o"] if self.drawable else self.S
+    def d(self) -> np.ndarray:
+        return self.clean.d[0]
+
+    def answer(self, code: Perturbation) -> Said | np.ndarray:
+        """What was said of the images changed by this map as `code` has it."""
+        found = self.said[code]
+        if isinstance(found, Exception):
+            raise found
+        if found is None or not len(found if isinstance(found, np.ndarray) else found.p):
+            raise Undefined("the map of a changed image holds NaN or infinity")
+        return found
 
     @property
     def drawable(self) -> bool:
-        """Whether there is a map to dim the image by."""
+        """Whether there is a map to change the image by."""
         return not isinstance(self.map, Exception) and bool(np.isfinite(self.map).all())
 
     @property
@@ -102,33 +120,82 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """What a metric may ask of an image about a pair of classes: one map that tells them apart, or two of which the difference does.
+
+    The difference is taken of the maps as they come, drawn, then made absolute, then brought to [0, 1] (CALM's code; the paper
+    normalises first).
+    """
+
+    maps: tuple[Drawn, ...]
+    pair: Pair
+    parts: Parts | None
+
+    @cached_property
+    def raw(self) -> np.ndarray:
+        first, *others = (each.raw for each in self.maps)
+        return np.abs(first - others[0]) if others else first
+
+    @cached_property
+    def S(self) -> np.ndarray:
+        return unit(self.raw).astype(np.float64) if len(self.maps) > 1 else self.maps[0].S
+
+    @cached_property
+    def positive(self) -> np.ndarray:
+        if self.parts is None:
+            raise Undefined("no parts")
+        found = self.parts.showing(self.pair.parts) & self.counted
+        if not found.any():
+            raise Undefined("no part in which the classes differ is visible")
+        return found
+
+    @property
+    def counted(self) -> np.ndarray:
+        return self.maps[0].counted
+
+
+@dataclass(frozen=True)
 class Score:
-    """What one metric says of one map: numbers by column, or counts by name; nothing where there is a `reason`."""
+    """What one metric says of one map: numbers by column, with their curves if they have any, or counts by name; or the `reason`."""
 
     values: Mapping[str, float | np.ndarray] = field(default_factory=dict)
+    curves: Mapping[str, np.ndarray] = field(default_factory=dict)
     reason: str | None = None
     error: Exception | None = None
 
 
-def scored(asked: Request, drawn: Drawn) -> Score:
+def scored(asked: Request, drawn: Drawn | Contrast) -> Score:
     """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
     metric = METRICS[asked.name]
     try:
-        if drawn.predicted < 0 and metric.asks & OF_CLASSES:
+        if (metric.asks & OF_CLASSES or metric.sets) and drawn.predicted < 0:
             raise Undefined("there are no classes, so no probability and no predicted class")
-        if not metric.constant and not drawn.S.any():
+        if not drawn.S.any() and not metric.constant:
             raise Undefined("the map is constant")
-        found = metric.score(**{name: getattr(drawn, name) for name in metric.asks}, **asked.args)
+        codes = metric.codes(asked.args, drawn.size) if metric.sets else {}
+        given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in sorted(metric.asks)}
+        found = metric.score(**given, **_settings(metric.score, asked))
         if metric.total:
             return Score(found)
-        values = np.array(found, dtype=np.float64).reshape(-1)
+        curves = dict(zip(columns(asked), np.array(found, dtype=np.float64), strict=True)) if metric.curves else {}
+        values = [_area(curve) for curve in curves.values()] if curves else np.array(found, dtype=np.float64).reshape(-1)
         if not np.isfinite(values).all():
             raise Undefined("the metric is not finite")
-        return Score(dict(zip(columns(asked), values.tolist(), strict=True)))
+        return Score(dict(zip(columns(asked), map(float, values), strict=True)), curves)
     except Undefined as undefined:
         return Score(reason=str(undefined))
     except Exception as error:
         return Score(reason=f"{type(error).__name__}: {one_line(error)}", error=error)
+
+
+def _area(curve: np.ndarray) -> float:
+    """E5: (sum_t a_t - a_0 / 2 - a_n / 2) / n; of a single point its height."""
+    return float(np.trapezoid(curve) / (len(curve) - 1) if len(curve) > 1 else curve[0])
+
+
+def _settings(function: Callable, asked: Request) -> dict:
+    """The settings that one of a metric's functions takes."""
+    return {name: value for name, value in asked.args.items() if name in parameters(function)}
 
 
 def columns(asked: Request) -> dict[str, str | None]:
@@ -138,20 +205,25 @@ def columns(asked: Request) -> dict[str, str | None]:
 
 
 def added(sums: dict[str, np.ndarray], score: Score) -> None:
-    """Add one map's counts to sums by name: `n` and `n_null` count maps with and without them, `null: REASON` says why."""
-    counts = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **score.values}
+    """Add one map's counts to sums by name: `n` and `n_null` count maps with and without them, `null: REASON` says why.
+
+    A curve counts as `curve: COLUMN`, rounded to whole parts.
+    """
+    curves = {f"curve: {column}": np.round(curve * WHOLE) for column, curve in score.curves.items()}
+    counts = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **(curves or score.values)}
     for kind, values in counts.items():
         sums[kind] = sums.get(kind, 0) + np.asarray(values, dtype=np.float64)
 
 
-def total(asked: Request, sums: Mapping[str, np.ndarray]) -> float | None:
-    """A dataset-level metric from its sums; None where no map had a value."""
+def totals(asked: Request, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """What a dataset-level metric fills, from its sums; None where no map had a value."""
     metric = METRICS[asked.name]
     if "n" not in sums:
-        return None
+        return dict.fromkeys(columns(asked))
     told = {**sums, "n": sums["n"][0]}
-    value = float(metric.total(**{name: told[name] for name in asked_for(metric.total)}))
-    return value if np.isfinite(value) else None
+    found = metric.total(**{name: told[name] for name in asked_for(metric.total)}, **_settings(metric.total, asked))
+    values = np.array(found, dtype=np.float64).reshape(-1).tolist()
+    return {column: value if np.isfinite(value) else None for column, value in zip(columns(asked), values, strict=True)}
 
 
 def refuse_clashes(asked: Sequence[Request]) -> None:

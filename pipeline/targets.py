@@ -5,12 +5,13 @@ B images, C classes, P phrases, T directions
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
 from pipeline.families import Parameter, parameters, register
+from pipeline.pairs import Pair, partners, read
 from pipeline.refusal import Refusal
 
 Phrase = tuple[str, tuple[str, ...]]  # a text and the templates it is filled into; without any, the network's own
@@ -64,13 +65,15 @@ class Explained:
 class Target:
     """A named function of the network's answers; `takes_argument` says how the part after the colon is written, if there is one.
 
+    Where the argument is a file, `reads` reads it, once. A target that asks for several maps of an image gives each a suffix.
     `texts` gives the phrases in that part, where it is made of phrases.
     """
 
     name: str
-    explain: Callable[..., Explained]
+    explain: Callable[..., Explained | dict[str, Explained]]
     takes_argument: str | None
     version: int
+    reads: Callable[[str], Any] | None = None
     texts: Callable[[str], list[str]] | None = None
 
     @property
@@ -81,11 +84,18 @@ class Target:
 TARGETS: dict[str, Target] = {}
 
 
-def target(name: str, *, takes_argument: str | None = None, version: int = 1, texts: Callable[[str], list[str]] | None = None):
+def target(
+    name: str,
+    *,
+    takes_argument: str | None = None,
+    version: int = 1,
+    reads: Callable[[str], Any] | None = None,
+    texts: Callable[[str], list[str]] | None = None,
+):
     """Add a function to the targets."""
 
     def add(function: Callable) -> Callable:
-        register(TARGETS, name, Target(name, function, takes_argument, version, texts))
+        register(TARGETS, name, Target(name, function, takes_argument, version, reads, texts))
         return function
 
     return add
@@ -148,6 +158,15 @@ def _similar(answers: Answers, class_id: torch.Tensor, rule: str) -> torch.Tenso
     return _ranked(rows[class_id] @ rows.T, class_id)
 
 
+def rivals(answers: Answers) -> torch.Tensor:
+    """What the scored class is told from in Finer-CAM's relative drop [B 2]: by logit, and by weights; -1 where there is no such class."""
+    absent = torch.full_like(answers.labels, -1)
+    if answers.logits.shape[1] < 2:
+        return torch.stack([absent, absent], 1)
+    close = absent if answers.class_weights() is None else _similar(answers, answers.main, "weight_cosine")[:, 0]
+    return torch.stack([_similar(answers, answers.main, "logit_rank")[:, 0], close], 1)
+
+
 @target("finer")
 def finer(
     answers: Answers,
@@ -198,6 +217,28 @@ def reverse(answers: Answers) -> Explained:
     classes = answers.logits.shape[1]
     directions = F.one_hot(rival, classes) - F.one_hot(class_id, classes)[:, None]
     return Explained(directions.to(answers.logits.dtype), class_id, rival, 1.0)
+
+
+@target("pairs", takes_argument="<file>", reads=read)
+def pairs(answers: Answers, argument: Sequence[Pair]) -> dict[str, Explained]:
+    """What tells the label from each class it makes a pair with: for one after the other, the other's own map and that of y_A - y_B.
+
+    `#own` is the label's own map, `#other_1` the map of the first partner, `#finer_1` the difference. An image has as many as its class
+    has partners; for the others, and where its class is in no pair, class_id is -1.
+    """
+    classes, found = answers.logits.shape[1], partners(argument)
+    if max(found) >= classes:
+        raise Refusal(f"a pair has class {max(found)}; the network's classes are 0 to {classes - 1}")
+    table = answers.labels.new_full((classes + 1, max(map(len, found.values()))), -1)  # the last row is that of no label
+    for own, others in found.items():
+        table[own, : len(others)] = table.new_tensor([other for other, _ in others])
+    rivals = table[answers.labels]
+    explained = {"#own": _plain(torch.where(rivals[:, 0] >= 0, answers.labels, -1), answers.logits)}
+    for k, rival in enumerate(rivals.unbind(1), 1):
+        explained[f"#other_{k}"] = other = _plain(rival, answers.logits)
+        own = _plain(torch.where(rival >= 0, answers.labels, -1), answers.logits)
+        explained[f"#finer_{k}"] = Explained(own.directions - other.directions, own.class_id, rival[:, None], 1.0)
+    return explained
 
 
 @target("none")

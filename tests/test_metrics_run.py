@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import explain
-from pipeline import tables
-from pipeline.summary import moments
+from pipeline import scoring, tables
+from pipeline.summary import curves_of, moments
 from pipeline.tables import schema
 from pipeline.tables.metrics import added, widened
 from tests.shards import dataset, encoded, picture, tar_bytes
 from tests.test_run import ORDER, job
 
-SORTED = {**ORDER, "metrics": "image_id, method, target", "partials": "ALL", "summary": "ALL"}
+SORTED = {**ORDER, "metrics": "image_id, method, target", "partials": "ALL", "summary": "ALL", "curves": "ALL"}
 ASKED = ("energy", "pointing", "iou", "pxap", "box_acc(step=0.1)")
 
 
@@ -57,7 +57,8 @@ def test_a_run_with_metrics_publishes_them_for_every_map_and_control(published):
     }
     assert [row["mean"] for row in found["summary"] if row["method"] == "fake_cam" and row["metric"] == "pointing"] == [1.0] * 6
     assert {row["better"] for row in found["summary"]} == {"higher"}
-    assert tables.open(str(published)).facts["metrics"][4] == {"name": "box_acc", "metric": "box_acc", "step": 0.1, "components": "all"}
+    told = {"name": "box_acc", "metric": "box_acc", "step": 0.1, "components": "all", "by_class": False}
+    assert tables.open(str(published)).facts["metrics"][4] == told
 
 
 def test_the_summary_is_what_sql_says_of_the_metrics(published):
@@ -78,6 +79,52 @@ def test_the_summary_is_what_sql_says_of_the_metrics(published):
         assert [{key: row[key] for key in expected[0]} for row in rows] == [pytest.approx(row, abs=1e-7) for row in expected]
 
 
+def test_curves_are_the_mean_of_every_image_however_images_are_dealt_out(source, tmp_path):
+    found = []
+    for size in (100, 3, 4):
+        out = tmp_path / str(size)
+        explain.run(scoring_job(source, out, metrics=("deletion(steps=5)", "up=insertion(steps=4)", "pxap"), task_images=size))
+        found.append(tables.open(str(out)))
+    query = "SELECT metric, step, mean, n FROM curves WHERE method = 'grad_cam' AND target = 'finer' ORDER BY metric, step"
+    rows = found[0].sql(query).to_pylist()
+    assert [(row["metric"], row["step"]) for row in rows] == [
+        (metric, step) for metric, n in (("deletion", 6), ("deletion_label", 6), ("up", 5), ("up_label", 5)) for step in range(n)
+    ]
+    means = (
+        found[0]
+        .sql("SELECT metric, mean, n FROM summary WHERE method = 'grad_cam' AND target = 'finer' AND scope = 'all' AND metric <> 'pxap'")
+        .to_pylist()
+    )
+    for told in means:  # the area under the mean curve is the mean of the areas
+        curve = [row["mean"] for row in rows if row["metric"] == told["metric"]]
+        assert np.trapezoid(curve) / (len(curve) - 1) == pytest.approx(told["mean"], abs=2e-6)
+        assert {row["n"] for row in rows if row["metric"] == told["metric"]} == {told["n"]}
+    assert len(means) == 4
+    for other in found[1:]:
+        same = other.sql(query).to_pylist()
+        assert [{**row, "mean": 0} for row in same] == [{**row, "mean": 0} for row in rows]
+        assert [row["mean"] for row in same] == pytest.approx([row["mean"] for row in rows], abs=2e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(9)), st.integers(0, 9))
+def test_curves_add_up_exactly_in_any_order(order, cut):
+    curves = np.random.default_rng(0).random((9, 4))
+    whole, parts = {}, ({}, {})
+    for curve in curves:
+        scoring.added(whole, scoring.Score({"m": 0.5}, {"m": curve}))
+    for place, i in enumerate(order):
+        scoring.added(parts[place < cut], scoring.Score({"m": 0.5}, {"m": curves[i]}))
+    rows = [
+        {"metric": "m", "model": "n", "method": "a", "target": "t", "scope": "all", "kind": kind, "values": values}
+        for part in parts
+        for kind, values in part.items()
+    ]
+    told = curves_of(added(pa.Table.from_pylist(rows, schema.PARTIALS))).to_pylist()
+    assert [row["mean"] for row in told] == list(whole["curve: m"] / 9 / scoring.WHOLE) and {row["n"] for row in told} == {9}
+    np.testing.assert_allclose([row["mean"] for row in told], curves.mean(0), atol=1 / scoring.WHOLE)
+
+
 def test_one_more_metric_computes_that_metric_alone(source, published, tmp_path):
     explain.run(scoring_job(source, tmp_path, metrics=()))
     assert not {"metrics", "summary"} & set(tables.open(str(tmp_path)).tables)
@@ -95,7 +142,7 @@ def test_what_is_unchanged_is_copied(source, tmp_path):
     before = explain.run(scoring_job(source, tmp_path, metrics=ASKED[:2])).run_id
     after = explain.run(scoring_job(source, tmp_path)).run_id
     old, new = ({e["path"] for e in tables.open(str(tmp_path), run_id=run).facts["files"]} for run in (before, after))
-    assert {path.split("/")[0] for path in new - old} == {"metrics", "partials", "summary"}
+    assert {path.split("/")[0] for path in new - old} == {"metrics", "partials", "summary", "curves"}
 
 
 @pytest.mark.parametrize("size", [3, 4])

@@ -50,7 +50,7 @@ def test_the_two_commands_come_first():
 @pytest.mark.ray
 def test_the_demo_ends_with_an_answer_and_counts(home):
     folder, told = home
-    assert "share_in_box" in told
+    assert "share_in_box" in told and "answers_apart" in told
     assert re.search(r"240 of 240 images explained, 0 failed", told.splitlines()[-1])
 
 

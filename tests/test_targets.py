@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline.pairs import Pair
 from pipeline.questions import explained_by
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
@@ -10,6 +11,7 @@ from pipeline.targets import TARGETS, Answers
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0, 0.0, 2.5], [0.0, 5.0, 1.0, 4.0, -1.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
 LABELS = torch.tensor([2, -1, 0])
+PAIRS = (Pair(2, 4, ("tail",)), Pair(0, 2, ("head", "wing")))
 WEIGHTS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [-1.0, 0.0], [1.0, 1.0]])
 
 
@@ -19,7 +21,8 @@ NO_PHRASE = [0.0] * len(PHRASES)
 
 
 def explained(written, logits=LOGITS, labels=LABELS, weights=WEIGHTS):
-    return explained_by(parse(written, TARGETS, "target"), Answers(logits, labels, lambda: weights, PHRASES))
+    (found,) = explained_by(parse(written, TARGETS, "target"), Answers(logits, labels, lambda: weights, PHRASES)).values()
+    return found
 
 
 @pytest.mark.parametrize(
@@ -152,10 +155,28 @@ def test_what_does_not_fit_the_classes_is_refused(written):
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_target_does_not_depend_on_batch_neighbours(name):
-    argument = {"class": ":1", "text": ":a bird", "text_contrast": ":a red wing|a bird"}.get(name, "")
-    written = name + argument
-    whole = explained(written)
+    written = name + {"class": ":1", "text": ":a bird", "text_contrast": ":a red wing|a bird"}.get(name, "")
+
+    def found(*batch):
+        each = explained(written, *batch) if name != "pairs" else TARGETS[name].explain(Answers(*batch), PAIRS)
+        return each.values() if isinstance(each, dict) else [each]
+
     for i in range(3):
-        alone = explained(written, LOGITS[i : i + 1], LABELS[i : i + 1])
-        assert torch.equal(alone.directions[0], whole.directions[i])
-        assert torch.equal(alone.class_id[0], whole.class_id[i])
+        for whole, alone in zip(found(LOGITS, LABELS), found(LOGITS[i : i + 1], LABELS[i : i + 1]), strict=True):
+            assert torch.equal(alone.directions[0], whole.directions[i])
+            assert torch.equal(alone.class_id[0], whole.class_id[i])
+
+
+def test_pairs_explain_the_class_each_partner_and_each_difference():
+    found = TARGETS["pairs"].explain(Answers(LOGITS, LABELS), PAIRS)
+    assert list(found) == ["#own", "#other_1", "#finer_1", "#other_2", "#finer_2"]
+    assert {name: each.class_id.tolist() for name, each in found.items()} == {
+        "#own": [2, -1, 0], "#other_1": [4, -1, 2], "#finer_1": [2, -1, 0], "#other_2": [0, -1, -1], "#finer_2": [2, -1, -1],
+    }  # fmt: skip
+    assert found["#finer_2"].directions[0, 0].tolist() == [-1, 0, 1, 0, 0]
+    assert found["#finer_2"].reference_ids[0].tolist() == [0] and found["#finer_2"].gamma == 1
+    assert found["#other_1"].directions[2, 0].tolist() == [0, 0, 1, 0, 0]
+    alone = TARGETS["pairs"].explain(Answers(LOGITS, torch.tensor([1, 1, 3])), PAIRS)
+    assert {tuple(each.class_id.tolist()) for each in alone.values()} == {(-1, -1, -1)}, "classes in no pair"
+    with pytest.raises(Refusal, match="class 5"):
+        TARGETS["pairs"].explain(Answers(LOGITS, LABELS), (Pair(0, 5, ("tail",)),))

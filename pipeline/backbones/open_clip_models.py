@@ -6,8 +6,6 @@ B images, C classes, P phrases, E numbers of an embedding
 import contextlib
 import json
 import logging
-import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.backbones import open_clip_weights as weights_of
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.graph import line
 from pipeline.refusal import Refusal, choose
@@ -91,26 +90,25 @@ def build(
     for key in args:
         choose(key, ARGS, "argument of an open_clip backbone in --backbone-args")
     pretrained = args.get("pretrained", True) and tag != "none"
-    if weights is None and pretrained and not tag and arch == name and not name.startswith(SCHEMES):
+    if weights is None and pretrained and not tag and not name.startswith(SCHEMES):
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
         raise Refusal(f"open_clip/{arch} names no weights; add a tag (known: {tags}), or give --weights FILE, or the tag `none`")
-    place = _fetched(arch, CONFIG) if arch.startswith("hf-hub:") else None
-    source = weights or (_published(arch, tag, place) if pretrained else None)
+    place = weights_of.fetched(arch, CONFIG) if arch.startswith("hf-hub:") else None
+    source = weights or (weights_of.published(arch, tag, place) if pretrained else None)
     located = f"local-dir:{Path(place).parent}" if place else arch
-    published = open_clip.get_pretrained_cfg(arch, tag) if tag else {}
+    stated = open_clip.get_pretrained_cfg(arch, tag) if tag else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        clip = _created(located, published, args, size)
+        clip = _created(located, stated, args, size)
     if source:
-        _install(clip, source)
+        weights_of.install(clip, source)
     clip.eval().float().requires_grad_(False)
-    given = [(text, ()) for text in classes], list(phrases)
     if args.get("projection") is False and (classes or phrases):
         raise Refusal("texts are compared with projected embeddings; take projection=false out of --backbone-args")
-    asked = [tuple(_filled(template, text) for template in own or templates) for text, own in (*given[0], *given[1])]
+    asked = [tuple(_filled(template, text) for template in own or templates) for text, own in (*((text, ()) for text in classes), *phrases)]
     embedded = embeddings(clip, located, asked) if asked else torch.empty(0, 1)
     known = open_clip.get_model_config(located) if located.startswith(SCHEMES) else arch
-    architecture = json.dumps([known, bool(published.get("quick_gelu"))], sort_keys=True)
+    architecture = json.dumps([known, bool(stated.get("quick_gelu"))], sort_keys=True)
     return Clip(clip, embedded[: len(classes)], embedded[len(classes) :], _config(architecture, clip))
 
 
@@ -178,63 +176,6 @@ def _created(name: str, published: Mapping, args: Mapping, size: tuple[int, int]
     if args.get("projection") is False:
         clip.visual.proj = None
     return clip
-
-
-def _install(clip: nn.Module, source: str) -> None:
-    """Put a checkpoint of both towers in its place, position embeddings resized to the images."""
-    from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict
-    from timm.layers import resample_abs_pos_embed
-
-    if not source.split("?")[0].lower().endswith(".safetensors"):
-        raise Refusal(
-            f"weights {source!r} are no .safetensors, and for open_clip no pickle is ever loaded; convert them with safetensors.torch.save_file"
-        )
-    state = convert_state_dict(clip, weight_files.read(source))
-    if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
-        state = convert_to_custom_text_state_dict(state)
-    own = clip.state_dict()
-    for name in ("logit_scale", "logit_bias"):
-        if name in state and name in own:
-            state[name] = state[name].reshape(own[name].shape)
-    for name in ("visual.positional_embedding", "visual.attnpool.positional_embedding"):
-        if name in state and name in own and len(state[name]) != len(own[name]):
-            grid = getattr(clip.visual, "grid_size", None) or (math.isqrt(len(own[name]) - 1),) * 2
-            state[name] = resample_abs_pos_embed(state[name][None].float(), grid, num_prefix_tokens=1)[0]
-    if getattr(clip.visual, "proj", ...) is None:
-        state.pop("visual.proj", None)
-    weight_files.install(clip, state, source)
-
-
-def _published(arch: str, tag: str | None, place: str | None) -> str:
-    """A local path of the safetensors that open_clip publishes under this name."""
-    import open_clip
-    from open_clip.constants import HF_SAFE_WEIGHTS_NAME
-
-    if arch.startswith("local-dir:"):
-        return os.path.join(arch.removeprefix("local-dir:"), HF_SAFE_WEIGHTS_NAME)
-    if place:
-        return _fetched(arch, HF_SAFE_WEIGHTS_NAME)
-    found = open_clip.get_pretrained_cfg(arch, tag)
-    repository, _, file = found.get("hf_hub", "").rpartition("/")
-    if not repository:
-        raise Refusal(
-            f"open_clip publishes {arch}/{tag} as a pickle alone ({found.get('url')}), and no pickle is ever loaded; "
-            f"convert it with safetensors.torch.save_file and give --weights FILE"
-        )
-    return _fetched(f"hf-hub:{repository}", f"{Path(file).stem}.safetensors" if file else HF_SAFE_WEIGHTS_NAME)
-
-
-def _fetched(hub: str, file: str) -> str:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return hf_hub_download(hub.removeprefix("hf-hub:"), file)
-    except Exception as error:  # the hub's client has errors of many kinds
-        raise Refusal(
-            f"{file} of {hub} cannot be fetched ({line(error)}), and no pickle is ever loaded; give open_clip/<arch> with "
-            f"--weights FILE.safetensors, or the tag `none` for random weights"
-        ) from error
 
 
 def _config(architecture: str, clip: nn.Module) -> dict:

@@ -21,11 +21,12 @@ class Scene:
     Attributes:
         look: the batch as the network saw it, once.
         targets: what is explained, one entry per target asked of the batch.
-        pixels: uint8 [B 3 H W], as decoded.
+        pixels: [B 3 H W], uint8 as decoded, or floats in units of [0, 1] where the images have been changed.
         seeds: the seeds of a method's noise by its name, one per image, whatever batch the image is in.
         activation: `softmax` or `sigmoid`, what makes probabilities of logits.
         precision: the arithmetic further passes run in.
         seed: the run's seed, for noise that no image decides.
+        names: what the tables call each of the targets.
         tally: rows passed through the network, or its head, beyond the look, by method and kind of pass.
     """
 
@@ -36,6 +37,7 @@ class Scene:
     activation: str = "softmax"
     precision: str = "fp32"
     seed: int = 0
+    names: tuple[str, ...] = ()
     tally: Counter = field(default_factory=Counter, repr=False)
     _kept: dict = field(default_factory=dict, repr=False)
 
@@ -83,3 +85,9 @@ class Scene:
         cells = self.look.A.shape[2:]
         draws = [torch.rand(cells, generator=torch.Generator().manual_seed(seed)) for seed in self.seeds(name)]
         return torch.stack(draws).to(self.look.A.device)
+
+
+def pixels_of(scene: Scene) -> torch.Tensor:
+    """The batch [B 3 H W] in units of [0, 1], the space in which masks multiply."""
+    shown = scene.pixels
+    return scene.once("pixels", lambda: shown if shown.is_floating_point() else scene.backbone.prepare.pixels(shown))

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pipeline.refusal import Refusal
@@ -16,6 +17,7 @@ class Parameter:
     default: Any
 
 
+@cache
 def parameters(function: Callable) -> Mapping[str, Parameter]:
     """The keyword-only parameters of `function`."""
     signature = inspect.signature(function).parameters.values()
@@ -45,3 +47,4 @@ def register(table: dict, name: str, entry: Any) -> None:
 
 METHODS: dict[str, Any] = {}
 METRICS: dict[str, Any] = {}
+TOGETHER = {"ad_ai_ag": ("ad", "ai", "ag")}  # names that stand for several

@@ -1,6 +1,6 @@
 """The metrics: what says how good a map is.
 
-H W pixels, N boxes
+H W pixels, N boxes, or N changed images
 """
 
 from collections.abc import Callable, Mapping
@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pipeline.families.registry import METRICS, Parameter, offered, parameters, register
+from pipeline.families.perturbations import Noisy, Perturbation, Remapped, Removed
+from pipeline.families.registry import METRICS, Parameter, asked_for, offered, parameters, register
 from pipeline.refusal import Refusal
+
+OFFERED = frozenset({"S", "raw", "boxes", "inside", "positive", "counted", "Bp", "label", "predicted", "p", "q", "d"})
 
 
 class Undefined(Exception):
@@ -20,42 +23,78 @@ class Undefined(Exception):
 class Metric:
     """Numbers that say how good one map is, or counts that say so of a dataset once they are added up.
 
-    `score` may ask for
+    `sets` names sets of changed images, each a function of settings, and of `size` (H, W) if it asks for it, that gives a code of
+    `families.perturbations`. `score` may ask for
+        a set by its name  what the network says of its images, `Said`; of `Remapped`, their maps [N H W]
         S          [H W]  the map at the network's input size, min-max to [0, 1], float64
+        raw        [H W]  the same before min-max
         boxes      [N 4]  the object's boxes x0 y0 x1 y1 as fractions of the image, clipped to it, N >= 1
         inside     [H W]  bool, the pixels whose centre lies in a box
-        positive   [H W]  bool, the object's mask where the data has one, `inside` where it has not
+        positive   [H W]  bool, the object's mask where the data has one, `inside` where it has not; asked of a pair of classes, the
+                          parts in which they differ
+        counted    [H W]  bool, False where the mask says that a pixel is neither object nor ground
         Bp         [4]    the tight box around the largest part of the map above its mean (Opti-CAM appendix B)
         label      int    the image's class
         predicted  int    the class with the highest logit
-        p          [2]    probability of the label (of the predicted class where there is none), and of the predicted class
-        q          [2]    what is left beside them
-        o          [2]    the same of the image times its map, in pixel space; costs one forward
+        p q d      [2]    as in `Said`, of the image as it is
     and returns one number, or one for each of `columns`. Where a metric belongs to a dataset it has a `total`: `score` then returns
     whole-number counts by name, which are added up over images in any order, and `total` asks for their sums by those names, and for
-    `n`, the number of images. `score` raises `Undefined` where it has nothing to say.
+    `n`, the number of images; it returns as `score` does. `by_class` adds the counts up for each class as well. `score` raises `Undefined`
+    where it has nothing to say.
 
     Attributes:
         columns: what it fills -> which way is better, None where neither is; every column begins with the metric's name.
         constant: whether a constant map has a value.
+        curves: whether `score` returns a curve for each column [columns N], in [0, 1] over equal steps. Then the column's number is the
+            area under it, by the trapezoid rule over [0, 1], and the mean curve goes to the table `curves`.
+        parameters: the settings, keyword-only parameters of `score`, `total` and the sets.
+        of_pairs: whether it is asked of each pair of classes that the image's class belongs to, and is a mean over pairs.
     """
 
     name: str
     score: Callable[..., Any]
     columns: Mapping[str, Literal["higher", "lower"] | None]
-    total: Callable[..., float] | None = None
+    total: Callable[..., Any] | None = None
+    sets: Mapping[str, Callable[..., Perturbation]] = field(default_factory=dict)
+    curves: bool = False
     family: str = "localisation"
     constant: bool = False
+    of_pairs: bool = False
     version: int = 1
     asks: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        asks = offered(self.name, self.score, {"S", "boxes", "inside", "positive", "Bp", "label", "predicted", "p", "q", "o"}, self.family)
+        asks = offered(self.name, self.score, {*OFFERED, *self.sets}, self.family)
         if not all(column.startswith(self.name) for column in self.columns):
             raise Refusal(f"metric {self.name!r} fills {sorted(self.columns)}; every column must begin with its name")
+        for code in self.sets.values():
+            offered(self.name, code, {"size"}, self.family)
+        settings = {name: setting for function in (*self.sets.values(), self.score) for name, setting in parameters(function).items()}
         object.__setattr__(self, "asks", asks)
-        object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.score))))
+        if self.total:
+            settings |= parameters(self.total) | ({} if self.of_pairs else {"by_class": Parameter(bool, False)})
+        object.__setattr__(self, "parameters", MappingProxyType(settings))
+
+    def codes(self, settings: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Perturbation]:
+        """The code of each set of changed images, by its name."""
+        given = {"size": size, **settings}
+        return {name: code(**{key: given[key] for key in (*asked_for(code), *parameters(code))}) for name, code in self.sets.items()}
+
+    @property
+    def remaps(self) -> bool:
+        """Whether it asks a method for maps of changed images: such a metric is dear, and only computed where it is named."""
+        return any(isinstance(code, Remapped) for code in self._usual)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the run's seed decides it beyond the map: ties, random orders and noise are drawn."""
+        return any(isinstance(code, Removed) or isinstance(getattr(code, "change", None), Noisy) for code in self._usual)
+
+    @property
+    def _usual(self) -> list[Perturbation]:
+        defaults = {name: parameter.default for name, parameter in self.parameters.items()}
+        return list(self.codes(defaults, (1, 1)).values())
 
 
 def metric(score: Callable | None = None, *, better: str | None = "higher", columns: Mapping[str, str | None] | None = None, **traits):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from pipeline import storage
+from pipeline import pairs, storage
 from pipeline.layouts import SPLITS, Dataset
 from pipeline.packing.job import Pack
 from pipeline.packing.plan import Plan, plan, tasks
@@ -71,6 +71,7 @@ def _tables(out: str, dataset: Dataset) -> None:
         names, values = dataset.attributes
         content = {"attributes": list(names), "values": [[round(value, 12) for value in row] for row in values]}
         files.write_bytes(storage.join(out, "attributes.json"), json.dumps(content).encode())
+        pairs.write(storage.join(out, "pairs.json"), pairs.pairs_of_attributes(names, values))
 
 
 def _write(plan: Plan, known: dict[str, Receipt], each: Callable) -> dict[str, Receipt]:

@@ -18,6 +18,8 @@ IMAGES = pa.schema(
         ("label", pa.int32()),
         ("label_name", pa.string()),
         ("boxes", pa.list_(_BOX)),
+        ("split", pa.string()),
+        ("has_mask", pa.bool_()),
     ]
 )
 
@@ -81,6 +83,15 @@ SUMMARY = pa.schema(
     ]
 )
 
+CURVES = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("model", "method", "target", "metric")],
+        ("step", pa.int32()),
+        ("mean", pa.float64()),
+        ("n", pa.int64()),
+    ]
+)
+
 ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "stage", "error", "message")])
 
 
@@ -115,11 +126,26 @@ def errors(rows: list[dict]) -> pa.Table:
 
 
 PARTITIONED = {"maps": "method", "metrics": "method"}
-TABLES = ("images", "features", "predictions", "maps", "metrics", "partials", "summary", "errors")
-_WORDS = {"model", "method", "target", "render", "shard", "label_name", "stage", "error", "metric", "scope", "kind", "better", "reason"}
+TABLES = ("images", "features", "predictions", "maps", "metrics", "partials", "summary", "curves", "errors")
+_WORDS = {
+    "model",
+    "method",
+    "target",
+    "render",
+    "shard",
+    "label_name",
+    "stage",
+    "error",
+    "metric",
+    "scope",
+    "kind",
+    "better",
+    "reason",
+    "split",
+}
 
 
 def writing_options(schema: pa.Schema) -> dict:
-    """Parquet settings: names go through a dictionary, numbers do not (a dictionary of maps is larger than the maps)."""
-    words = [field.name for field in schema if field.name in _WORDS]
+    """Parquet settings: names and counts go through a dictionary, other numbers do not (a dictionary of maps is larger than the maps)."""
+    words = [field.name for field in schema if field.name in _WORDS] + ["values.list.element"] * ("values" in schema.names)
     return {"compression": "zstd", "compression_level": 9, "use_dictionary": words}
