@@ -115,7 +115,7 @@ def test_attributes_without_a_part_are_no_part():
 def test_the_tables_read_back_as_written(shards):
     out, _ = shards
     attributes = [line.split(" ", 1)[1] for line in (out / "attributes/attributes.txt").read_text().splitlines()]
-    names = [line.split(".", 1)[1] for line in (out / "classes.txt").read_text().splitlines()]
+    names = (out / "classes.txt").read_text().splitlines()
     rows = np.loadtxt(out / "attributes/class_attribute_labels_continuous.txt")
     ids = dict(line.split()[::-1] for line in (out / "parts/parts.txt").read_text().splitlines())
     assert tuple(attributes) == creatures.ATTRIBUTES

@@ -27,7 +27,7 @@ from pipeline.refusal import Refusal
 from pipeline.sources import KINDS, Shard, ShardError, identity, index, list_shards, read
 from pipeline.sources import sample as sample_file
 from pipeline.sources.decode import PIXEL_LIMIT, Undecodable, decode, shown
-from pipeline.sources.labels import Classes, folder_names, read_classes, resolve
+from pipeline.sources.labels import Classes, folder_names, read_names, resolve
 from pipeline.sources.sample import boxes_of, parse_json
 
 
@@ -560,7 +560,7 @@ def test_real_shards_are_read_whole(realdata):
     folders = list_shards([f"{realdata}/imagenet_sample"])
     assert sum(index(shard).count for shard in folders) == 200
     assert len(folder_names(folders)) == 200
-    classes = read_classes(f"{realdata}/imagenet_wnids.txt", 1000)
+    classes = Classes(1000, read_names(f"{realdata}/imagenet_wnids.txt"))
     assert [classes.names[resolve(name, classes)[0]] for name in folder_names(folders)] == list(folder_names(folders))
 
 
@@ -639,10 +639,10 @@ def test_labels_become_class_indices(tmp_path):
         assert "0 ... 9" in message
     assert resolve("emu", named)[2][0] == resolve("emu", ten)[2][0] == "UnknownLabel"
     (tmp_path / "names.txt").write_text("emu\nauk\n\n")
-    assert read_classes(str(tmp_path / "names.txt"), 2) == Classes(2, ("emu", "auk"))
+    assert read_names(str(tmp_path / "names.txt")) == ("emu", "auk")
     for url in (str(tmp_path / "names.txt"), "/nowhere"):
         with pytest.raises(Refusal):
-            read_classes(url, 3)
+            Classes(3, read_names(url))
     with pytest.raises(Refusal, match="more than once"):
         Classes(2, ("a", "a"))
 

@@ -154,6 +154,8 @@ def load(
     settings = {key: typed(value) for key, value in args.items()}
     linear = probes.read(probe) if probe else None
     if linear:
+        if name.startswith("timm/") and ":" not in name:  # before its way of pooling meets a network that cannot pool so
+            probes.refuse_another(linear, {"network": name.removeprefix("timm/").partition(".")[0]}, probe)
         settings |= probes.pooling(name, linear.pool)
     shown = {key: settings.pop(key) for key in SETTINGS if key in settings}
     size = _pair(image_size)

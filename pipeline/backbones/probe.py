@@ -90,6 +90,16 @@ class Headed(nn.Module):
         return self.linear(self.network(x))
 
 
+def refuse_another(probe: Probe, trunk: dict, url: str) -> None:
+    """Refuse a network of which `trunk` tells something else than the probe's, in words what differs."""
+    keys = [key for key in trunk if probe.trunk.get(key) != trunk[key]]
+    if keys:
+        told = "; ".join(f"{key} was {_brief(probe.trunk.get(key))}, is {_brief(trunk[key])}" for key in keys)
+        raise Refusal(
+            f"probe {storage.public(url)} was trained on another network: {told}; give the one it was trained on, or train it anew"
+        )
+
+
 def with_probe(network: nn.Module, probe: Probe, trunk: dict, url: str) -> nn.Module:
     """The network with the probe as its classifier; networks of timm and open_clip keep the names of their layers.
 

@@ -93,9 +93,9 @@ def _own(label: str | int) -> set[str]:
 
 
 def write_tables(out: str) -> None:
-    """Write pairs.json, and in CUB's form classes.txt, attributes/ and parts/parts.txt (the mask's ids), under `out`, any fsspec URL."""
+    """Write classes.txt, pairs.json, and in CUB's form attributes/ and parts/parts.txt (the mask's ids), under `out`, any fsspec URL."""
     tables = {
-        "classes.txt": [f"{n} {n:03d}.{name}" for n, name in enumerate(CLASSES, start=1)],
+        "classes.txt": list(CLASSES),
         "attributes/attributes.txt": [f"{n} {attribute}" for n, attribute in enumerate(ATTRIBUTES, start=1)],
         "attributes/class_attribute_labels_continuous.txt": [" ".join(map(str, class_attributes(name))) for name in CLASSES],
         "parts/parts.txt": [f"{number} {part}" for part, number in PART_IDS.items()],

@@ -30,15 +30,6 @@ class Classes:
         return {name: index for index, name in enumerate(self.names)}
 
 
-def read_classes(url: str, num_classes: int) -> Classes:
-    """Class names from a file for a network of `num_classes`.
-
-    Raises:
-        Refusal: as `read_names`, or another number of names than classes.
-    """
-    return Classes(num_classes, read_names(url))
-
-
 def read_names(url: str) -> tuple[str, ...]:
     """Class names from a text file, one a line, in class order.
 

@@ -1,0 +1,221 @@
+"""Linear probes: from shards to a classifier that explain uses, the two solvers against scikit-learn and torch, and what is refused."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from jobs import explain
+from jobs import probe as job
+from pipeline import tables
+from pipeline.backbones import load
+from pipeline.backbones import probe as probes
+from pipeline.job import Job
+from pipeline.probe.features import Features
+from pipeline.probe.job import ProbeJob
+from pipeline.probe.solvers import NEVER, accuracy, adam, lbfgs
+from pipeline.refusal import Refusal
+from tests.shards import encoded, tar_bytes
+
+CLASSES, WIDTH = 4, 6
+SIZE = 64
+VIT = {"backbone": "timm/test_vit", "backbone_args": ("pretrained=false",), "image_size": SIZE, "workers": 0}
+
+
+def clouds(count: int, seed: int, classes: int = CLASSES) -> Features:
+    """Points about one centre a class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count).astype(np.int32)
+    centres = np.random.default_rng(0).normal(size=(classes, WIDTH))
+    return Features((centres[labels] + 0.7 * rng.normal(size=(count, WIDTH))).astype(np.float16), labels)
+
+
+def test_lbfgs_is_scikit_learns_logistic_regression():
+    from sklearn.linear_model import LogisticRegression
+
+    data = clouds(300, 1)
+    ours = lbfgs([data], CLASSES, l2=2.0, tolerance=1e-9)
+    theirs = LogisticRegression(C=0.5, tol=1e-10, max_iter=5000).fit(data.x.astype(np.float64), data.labels)
+    p = ours.logits(torch.from_numpy(data.x.astype(np.float32))).softmax(1)
+    assert np.abs(p.numpy() - theirs.predict_proba(data.x.astype(np.float64))).max() < 1e-5
+    np.testing.assert_allclose(ours.weight, theirs.coef_, atol=1e-4)
+
+
+def test_lbfgs_of_two_parts_is_that_of_both_together():
+    data = clouds(200, 2)
+    parts = [Features(data.x[rows], data.labels[rows]) for rows in (slice(0, 70), slice(70, None))]
+    torch.testing.assert_close(lbfgs(parts, CLASSES).weight, lbfgs([data], CLASSES).weight, atol=1e-4, rtol=0)
+
+
+def test_a_class_without_images_is_never_predicted():
+    data = clouds(100, 3)
+    shifted = Features(data.x, data.labels + (data.labels >= 2))  # class 2 of five is empty
+    found = lbfgs([shifted], CLASSES + 1)
+    assert found.bias[2] == NEVER and not found.weight[2].any()
+    torch.testing.assert_close(found.weight[[0, 1, 3, 4]], lbfgs([data], CLASSES).weight)
+
+
+def test_adam_is_torchs_own_loop_and_keeps_the_best_epoch():
+    train, val = clouds(100, 4), clouds(40, 5)
+    told = []
+    found = adam(train, val, CLASSES, lr=0.05, epochs=6, batch=32, seed=7, told=lambda *epoch: told.append(epoch))
+    best = max(told, key=lambda pair: (pair[1], -pair[0]))
+    assert [epoch for epoch, _ in told] == [1, 2, 3, 4, 5, 6]
+    assert (found.step, accuracy(found, val)) == best
+    layer = torch.nn.Linear(WIDTH, CLASSES)
+    rng = torch.Generator().manual_seed(7)
+    for value in (layer.weight, layer.bias):
+        torch.nn.init.uniform_(value, -(WIDTH**-0.5), WIDTH**-0.5, generator=rng)
+    optimiser = torch.optim.Adam(layer.parameters(), lr=0.05)
+    for epoch in range(1, found.step + 1):
+        order = np.random.default_rng([7, epoch]).permutation(100)
+        for start in range(0, 100, 32):
+            rows = np.sort(order[start : start + 32])
+            x, labels = torch.from_numpy(train.x[rows].astype(np.float32)), torch.from_numpy(train.labels[rows].astype(np.int64))
+            optimiser.zero_grad()
+            F.cross_entropy(layer(x), labels).backward()
+            optimiser.step()
+    torch.testing.assert_close(found.weight, layer.weight.detach())
+
+
+def test_settings_that_cannot_be_are_refused():
+    given = {"train": ("a.tar",), "classes": "c.txt", "backbone": "timm/test_vit", "out": "out"}
+    for wrong, told in [
+        ({"epochs": 0}, "--epochs"),
+        ({"lr": (0.0,)}, "--lr"),
+        ({"held_out": 1.0}, "--held-out"),
+        ({"held_out": 0.0}, "--val"),
+    ]:
+        with pytest.raises(Refusal, match=told):
+            ProbeJob(**given, **wrong)
+
+
+@pytest.fixture(scope="module")
+def bands(tmp_path_factory):
+    """Shards of images of one colour a class, which any network's features tell apart; and the file of class names."""
+    root, rng = tmp_path_factory.mktemp("bands"), np.random.default_rng(0)
+    colours = [(230, 30, 30), (30, 230, 30), (30, 30, 230)]
+    for split, count in (("train", 30), ("test", 12)):
+        samples = []
+        for i in range(count):
+            image = np.clip(np.full((SIZE, SIZE, 3), colours[i % 3]) + rng.integers(-25, 26, (SIZE, SIZE, 3)), 0, 255)
+            members = {"png": encoded(Image.fromarray(image.astype(np.uint8))), "cls": str(i % 3).encode()}
+            samples.append((f"{split}{i:04}", members))
+        (root / f"{split}.tar").write_bytes(tar_bytes(samples))
+    (root / "classes.txt").write_text("red\ngreen\nblue\n")
+    return root
+
+
+def job_of(bands, out, **how) -> ProbeJob:
+    given = {"train": (f"{bands}/train.tar",), "test": (f"{bands}/test.tar",), "classes": f"{bands}/classes.txt", "out": str(out)}
+    return ProbeJob(**{**given, **VIT, "held_out": 0.3, "epochs": 3, **how})
+
+
+@pytest.fixture(scope="module")
+def trained(bands, tmp_path_factory):
+    out = tmp_path_factory.mktemp("atlas")
+    return out, job.run(job_of(bands, out, pools=("token", "avg")))
+
+
+def test_probes_of_every_pooling_and_solver_are_written_with_their_accuracy(trained):
+    out, rows = trained
+    names = {"token-adam", "token-lbfgs", "avg-adam", "avg-lbfgs"}
+    assert {row["probe"] for row in rows} == names
+    assert {path.stem for path in (out / "probes" / "probe").glob("*.safetensors")} == names
+    assert pq.read_table(out / "probes" / "probe" / "accuracy.parquet").to_pylist() == rows
+    for name in names:
+        mine = [row for row in rows if row["probe"] == name and row["split"] == "test"]
+        whole, classes = mine[0], mine[1:]
+        assert [row["class_name"] for row in classes] == ["red", "green", "blue"]
+        assert whole["n"] == sum(row["n"] for row in classes) == 12
+        assert whole["top1"] == pytest.approx(np.mean([row["top1"] for row in classes])) and whole["top5"] == 1
+        if name.endswith("lbfgs"):
+            assert whole["top1"] == 1
+
+
+def test_features_are_computed_once(trained, bands, capsys):
+    out, _ = trained
+    before = sorted(path.name for path in (out / "runs").iterdir())
+    again = job.run(job_of(bands, out, pools=("token", "avg"), solvers=("lbfgs",), l2=(0.5, 5.0)))
+    assert sorted(path.name for path in (out / "runs").iterdir()) == before
+    assert len({row["probe"] for row in again}) == 2
+
+
+def explained(bands, out, probe, **how):
+    given = {"source": (f"{bands}/test.tar",), "methods": ("grad_cam",), "targets": ("label", "finer"), "target_args": ("finer.T=2",)}
+    done = explain.run(Job(**{**given, **VIT, "out": str(out / "explained"), "probe": str(probe), "name": probe.stem, **how}))
+    return done, tables.open(str(out / "explained"), probe.stem)
+
+
+@pytest.mark.parametrize("name", ["token-lbfgs", "avg-lbfgs"])
+def test_explain_uses_a_probe_as_the_classifier(trained, bands, name):
+    out, rows = trained
+    done, run = explained(bands, out, out / "probes" / "probe" / f"{name}.safetensors")
+    assert done.complete
+    assert run.sql("SELECT avg((label = predicted)::INT) AS right FROM predictions").to_pylist() == [{"right": 1.0}]
+    assert run.sql("SELECT DISTINCT label_name FROM images ORDER BY 1").to_pylist() == [{"label_name": c} for c in ("blue", "green", "red")]
+    assert run.sql("SELECT count(*) AS n FROM maps").to_pylist() == [{"n": 24}]
+    probe = probes.read(str(out / "probes" / "probe" / f"{name}.safetensors"))
+    logits = np.array(run.sql("SELECT logits FROM predictions ORDER BY image_id").to_pydict()["logits"])
+    features = tables.open(str(out), f"probe-{probe.pool}").sql(
+        "SELECT feature FROM features WHERE image_id LIKE '%test%' ORDER BY image_id"
+    )
+    by_hand = np.array(features.to_pydict()["feature"], np.float32) @ probe.weight.numpy().T + probe.bias.numpy()
+    np.testing.assert_allclose(logits, by_hand, atol=0.02 * np.abs(by_hand).max())  # both went through float16
+
+
+def test_layers_keep_their_names_under_a_probe(trained):
+    out, _ = trained
+    probe = str(out / "probes" / "probe" / "token-lbfgs.safetensors")
+    backbone = load("timm/test_vit", args={"pretrained": "false"}, image_size=SIZE, probe=probe, layer="blocks.2.norm1")
+    assert (backbone.layer, backbone.num_classes, backbone.class_names) == ("blocks.2.norm1", 3, ("red", "green", "blue"))
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({"backbone": "timm/test_vit2"}, "network was test_vit, is test_vit2"),
+        ({"seed": 1}, "weights was"),
+        ({"image_size": 96}, "size was"),
+        ({"backbone_args": ("pretrained=false", "mean=0.1,0.1,0.1")}, "mean was"),
+        ({"backbone": "timm/test_resnet"}, "another network"),
+    ],
+)
+def test_a_probe_of_another_network_is_refused_with_the_difference(trained, bands, how, told):
+    out, _ = trained
+    with pytest.raises(Refusal, match=told):
+        explained(bands, out, out / "probes" / "probe" / "token-lbfgs.safetensors", **how)
+
+
+def test_what_is_no_probe_is_refused(trained, bands, tmp_path):
+    out, _ = trained
+    (tmp_path / "text.safetensors").write_text("hello")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name, told in (("absent", "there is no probe"), ("text", "no safetensors file"), ("other", "no linear probe")):
+        with pytest.raises(Refusal, match=told):
+            explained(bands, out, tmp_path / f"{name}.safetensors")
+
+
+def test_a_probe_on_a_convolutional_network(bands, tmp_path):
+    job.run(job_of(bands, tmp_path, backbone="timm/test_resnet", solvers=("lbfgs",)))
+    probe = tmp_path / "probes" / "probe" / "own-lbfgs.safetensors"
+    assert set(load_file(probe)) == {"weight", "bias"}
+    done, run = explained(bands, tmp_path, probe, backbone="timm/test_resnet", methods=("cam", "grad_cam"))
+    assert done.complete
+    assert run.facts["backbone"]["num_classes"] == 3
+    assert "jpg" not in json.dumps(run.facts["backbone"])
+
+
+def test_classes_and_splits_that_do_not_fit_are_refused(bands, tmp_path):
+    with pytest.raises(Refusal, match="is in two splits"):
+        job.run(job_of(bands, tmp_path, test=(f"{bands}/train.tar",)))
+    (tmp_path / "four.txt").write_text("red\ngreen\nblue\nviolet\n")
+    with pytest.raises(Refusal, match="1 of 4 classes have no training image .violet"):
+        job.run(job_of(bands, tmp_path, classes=str(tmp_path / "four.txt")))
+    kept = job.run(job_of(bands, tmp_path, classes=str(tmp_path / "four.txt"), keep_empty=True, solvers=("lbfgs",)))
+    assert next(row for row in kept if row["split"] == "test" and row["class_name"] == "violet")["n"] == 0
