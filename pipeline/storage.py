@@ -10,6 +10,8 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
 from posixpath import dirname
 from typing import TypeVar
 
@@ -32,7 +34,7 @@ PASSING = {
     "EHOSTDOWN",
     "EHOSTUNREACH",
 }
-S3_CLIENT = {"retries": {"mode": "standard", "max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60}
+S3_CLIENT = {"retries": {"mode": "standard", "total_max_attempts": 3}, "connect_timeout": 10, "read_timeout": 60}
 READ_AHEAD = 8 << 20  # bytes one request to a remote store asks for while a file is read front to back
 FEW_PATHS = 8  # up to here one request per path is cheaper than listing the folder
 
@@ -48,7 +50,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if protocol(url) in ("s3", "s3a"):
         # The endpoint is part of fsspec's cache key only when it is named; from the environment alone, a changed one would go unseen.
         options["endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-        options["config_kwargs"] = S3_CLIENT
+        options["config_kwargs"] = deepcopy(S3_CLIENT)  # the client writes into what it is given
     url, head = os.fspath(url), protocol(url)
     if "::" in head:
         return fsspec.url_to_fs(url, **options)  # one file system inside another, as the user wrote it
@@ -84,6 +86,8 @@ def transient(error: BaseException | None) -> bool:
     import http.client
 
     while error is not None:
+        if getattr(error, "in_vain", False):
+            return False
         if isinstance(error, TimeoutError | ConnectionError | http.client.IncompleteRead):
             return True
         if isinstance(error, OSError) and errno.errorcode.get(error.errno) in PASSING:
@@ -108,12 +112,16 @@ def retries() -> int:
 
 
 def retrying(call: Callable[[], Answer]) -> Answer:
-    """The answer of `call`, which is asked again after `WAITS` while its errors are transient."""
+    """The answer of `call`, which is asked again after `WAITS` while its errors are transient.
+
+    An error that comes up from a call that was itself asked again to no avail is not worth another round.
+    """
     for wait in (*WAITS, None):
         try:
             return call()
         except Exception as error:
             if wait is None or not transient(error):
+                error.in_vain = True
                 raise
             _Retries.count += 1
             log.warning("%s: trying again in %.1f s", one_line(error), wait)
@@ -159,6 +167,18 @@ def remove(urls: list[str]) -> None:
             retrying(lambda fs=fs, path=path: fs.rm_file(path))
         except FileNotFoundError:
             continue
+
+
+def remove_empty(url: str) -> None:
+    """Remove a local folder and the empty ones in it and around it; other stores have no folders."""
+    if not is_local(url):
+        return
+    path = filesystem(url)[1]
+    for folder, _, _ in os.walk(path, topdown=False):
+        with suppress(OSError):
+            os.rmdir(folder)
+    with suppress(OSError):
+        os.removedirs(dirname(path))
 
 
 def etag(info: dict) -> str | None:
