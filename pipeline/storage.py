@@ -219,6 +219,7 @@ def public(text: str) -> str:
     """`text` fit to be shown: UTF-8, without the secrets of URLs (user:password@ and the query of a signed address)."""
     text = str(text).encode("utf-8", "backslashreplace").decode()
     text = re.sub(r"://[^/\s@]+@", "://***@", text)
+    text = re.sub(r"/[^/\s@:]+:[^/\s@]+@", "/***@", text)  # as some file systems repeat the path
     return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1?***", text)
 
 

@@ -102,13 +102,13 @@ class Chaos:
         self.faults.random = random.Random(seed)
         out, planned, injected = f"s3://{self.bucket}/out{seed}", [draw.choice(FAULTS) for _ in range(EACH_RUN)], Counter()
         log = self.folder / f"driver{seed}.log"
-        for start in range(STARTS):
+        for _ in range(STARTS):
+            injected["starts"] += 1
             code = self._driven(out, planned, draw, injected, log)
             if code == 0:
                 break
         assert code == 0, f"run {seed} was not done after {STARTS} starts; the last ended with {code}:\n{log.read_text()[-3000:]}"
         assert content(out) == self.expected, f"run {seed} published other tables"
-        injected["restart"] = start
         injected.update({f"storage {kind}": count - before[kind] for kind, count in self.faults.injected.items()})
         self.injected += injected
         return +injected

@@ -10,12 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 KINDS = ("error", "busy", "throttled", "dropped", "cut", "slow")  # all of them pass
-LASTING = ("gone", "expired", "hung")
+LASTING = ("gone", "denied", "expired", "hung")
 STATUS = {
     "error": (500, "InternalError"),
     "busy": (503, "ServiceUnavailable"),
     "throttled": (503, "SlowDown"),
     "gone": (404, "NoSuchKey"),
+    "denied": (403, "AccessDenied"),
     "expired": (400, "ExpiredToken"),
 }
 
