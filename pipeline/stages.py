@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +44,7 @@ class Task:
         duplicates = tuple(position for position in index.duplicates if start <= position < stop)
         return Task(shard, replace(index, problems=(), marks=marks, duplicates=duplicates), start, stop)
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest({"shard": self.index.identity, "start": self.start, "stop": self.stop})
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -149,20 +151,16 @@ def test_a_worker_that_dies_between_its_write_and_its_answer_leaves_no_second_se
     assert content(tmp_path / "out") == expected
 
 
-def listening() -> dict[str, set[int]]:
-    """Addresses of this machine on which something listens, by port (IPv4 and IPv6)."""
-    found: dict[str, set[int]] = {}
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            local, state = line.split()[1], line.split()[3]
-            if state == "0A":
-                address, port = local.split(":")
-                found.setdefault(address, set()).add(int(port, 16))
-    return found
-
-
-def test_reports_listening(cluster):
+def test_without_its_token_an_embedded_ray_answers_nobody(cluster):
+    """Ray binds to every address of the machine whatever it is told: the token is what keeps others out."""
     import ray
 
-    print(listening())
-    print(ray.nodes())
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    address = ray.get_runtime_context().gcs_address
+    strangers = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    strangers |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    code = f"import ray; ray.init({address!r}, log_to_driver=False); print('in', ray.cluster_resources())"
+    done = subprocess.run([sys.executable, "-c", code], env=strangers, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "in {" not in done.stdout
+    assert "oken" in done.stderr or "nauthenticated" in done.stderr
