@@ -98,7 +98,7 @@ def finish(work: Work, each: Callable) -> Outcome:
     entries += _filled(work, run_id, entries, problems)
     counts = _counted(work, entries, problems)
     used = {work.answered[cell].folder: work.answered[cell] for task in done for cell in work.cells(task)}
-    files.write_parquet(storage.join(job.out, "runs", run_id, "receipts.parquet"), receipts.pack(used.values()))
+    files.write_bytes(storage.join(job.out, "runs", run_id, "receipts.parquet"), receipts.pack(used.values()))
     run = {
         "run_id": run_id,
         "plan": plan,

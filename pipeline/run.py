@@ -16,7 +16,7 @@ from pipeline.prepare import Prepared
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
 from pipeline.stages import Explain, Land, Task
-from pipeline.tables import files, publish, receipts
+from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
 from pipeline.watch import Watch
 
@@ -135,8 +135,8 @@ def _answered(out: str, previous: str | None) -> dict[str, Receipt]:
     known = []
     if previous:
         try:
-            known = receipts.unpack(files.read_parquet(storage.join(out, "runs", previous, "receipts.parquet")))
-        except (FileNotFoundError, Damaged, pa.ArrowException) as error:
+            known = receipts.unpack(storage.read_bytes(storage.join(out, "runs", previous, "receipts.parquet")))
+        except (OSError, Damaged, pa.ArrowException) as error:
             log.warning("the receipts of run %s cannot be read (%s): every task is looked up", previous, storage.one_line(error))
     return {cell: receipt for receipt in receipts.load(out, known) for cell in receipt.cells}
 

@@ -121,7 +121,7 @@ def _name(out: str, run: str) -> str:
 
 def _receipts(out: str, run: str) -> list[receipts.Receipt]:
     try:
-        return receipts.unpack(files.read_parquet(storage.join(out, "runs", run, "receipts.parquet")))
+        return receipts.unpack(storage.read_bytes(storage.join(out, "runs", run, "receipts.parquet")))
     except Exception as error:
         raise Refusal(
             f"the receipts of run {run} cannot be read ({storage.one_line(error)}), so it is not known what it needs and nothing is removed; "

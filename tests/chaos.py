@@ -71,6 +71,7 @@ class Chaos:
         self._inline(explain)
         self.expected = content(self.folder / "undisturbed")
         with proxy(self.server, self.faults) as endpoint:
+            os.environ |= {"RAY_raylet_start_wait_time_s": "300"}  # a busy machine starts a node slowly
             os.environ |= {"AWS_ENDPOINT_URL": endpoint, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
             self.environment = dict(os.environ)
             self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})

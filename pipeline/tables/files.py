@@ -37,12 +37,6 @@ def write_json(url: str, content) -> None:
     write_bytes(url, json.dumps(content, indent=1, sort_keys=True).encode())
 
 
-def write_parquet(url: str, table: pa.Table) -> None:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(url, sink.getvalue())
-
-
 def read_parquet(url: str) -> pa.Table:
     return pq.read_table(io.BytesIO(read_bytes(url)))
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +25,7 @@ from pipeline.tables.identity import digest
 log = logging.getLogger(__name__)
 FORMAT = 2
 LISTED_AT_ONCE = 16
+PACKED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +181,19 @@ def fetch(out: str, receipt: Receipt, table: str) -> pq.ParquetFile:
     return pq.ParquetFile(pa.BufferReader(content))
 
 
-def pack(receipts: Iterable[Receipt]) -> pa.Table:
-    """Receipts as one table, so that resuming reads one file."""
-    receipts = list(receipts)
-    return pa.table({"folder": [r.folder for r in receipts], "receipt": [r.to_json() for r in receipts]})
+def pack(receipts: Iterable[Receipt]) -> bytes:
+    """Receipts as one Parquet file, so that resuming reads one file. A batch at a time, because there may be very many."""
+    form, receipts = pa.schema([("folder", pa.string()), ("receipt", pa.string())]), iter(receipts)
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, form, compression="zstd") as writer:
+        while batch := list(islice(receipts, PACKED_AT_ONCE)):
+            writer.write_table(pa.table([[r.folder for r in batch], [r.to_json() for r in batch]], schema=form))
+    return sink.getvalue()
 
 
-def unpack(table: pa.Table) -> list[Receipt]:
-    return [Receipt.from_json(text) for text in table["receipt"].to_pylist()]
+def unpack(content: bytes) -> list[Receipt]:
+    batches = pq.ParquetFile(pa.BufferReader(content)).iter_batches(PACKED_AT_ONCE, columns=["receipt"])
+    return [Receipt.from_json(text.as_py()) for batch in batches for text in batch["receipt"]]
 
 
 def failure(text: str) -> dict | None:
