@@ -71,7 +71,6 @@ class Chaos:
         self._inline(explain)
         self.expected = content(self.folder / "undisturbed")
         with proxy(self.server, self.faults) as endpoint:
-            os.environ |= {"RAY_raylet_start_wait_time_s": "300"}  # a busy machine starts a node slowly
             os.environ |= {"AWS_ENDPOINT_URL": endpoint, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
             self.environment = dict(os.environ)
             self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
@@ -132,6 +131,13 @@ class Chaos:
             driver.kill()
         return driver.wait()
 
+    def _another(self):
+        """A new node. Ray gives it half a minute to report, which on a busy machine may be too little."""
+        for _ in range(9):
+            with contextlib.suppress(Exception):
+                return self.cluster.add_node(num_cpus=2)
+        return self.cluster.add_node(num_cpus=2)
+
     def _strike(self, kind: str, draw: random.Random, driver: subprocess.Popen) -> bool:
         if driver.poll() is not None:
             return False
@@ -140,7 +146,7 @@ class Chaos:
             return True
         if kind == "node":
             self.cluster.remove_node(self.nodes.pop(draw.randrange(len(self.nodes))), allow_graceful=False)
-            self.nodes.append(self.cluster.add_node(num_cpus=2))
+            self.nodes.append(self._another())
             return True
         actors = below(os.getpid(), "ray::MapWorker")
         if actors:
