@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 
-.PHONY: help demo test fast lint bench clean
+.PHONY: help demo test fast lint bench chaos fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,8 +27,15 @@ lint: .venv/ready  ## style
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-bench: .venv/ready  ## cost beside the libraries people loop by hand
+bench: .venv/ready  ## cost beside the libraries people loop by hand, and of many tasks
 	$(RUN) -m tests.bench.cams
+	$(RUN) -m tests.bench.tasks 10000 30000 100000
+
+chaos: .venv/ready  ## fifty jobs through killed actors, nodes and drivers and a store that fails
+	$(RUN) -m tests.chaos 50
+
+fuzz: .venv/ready  ## 24,000 damaged tars, images and annotations against the readers
+	$(RUN) -m tests.fuzz 24000
 
 clean:  ## remove what was made here
 	rm -rf .venv out build *.egg-info

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,18 +12,21 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Join the cluster named by RAY_ADDRESS (set inside submitted jobs), or start an embedded Ray that listens on loopback only.
+    """Join the cluster named by RAY_ADDRESS (set inside submitted jobs), or start an embedded Ray of this process.
 
-    A Ray started here is stopped here; one that was there before is left running.
+    A Ray started here is stopped here; one that was there before is left running. Ray binds some of its ports to every address of
+    the machine whatever it is told, so an embedded one answers only to a token made for it (unless Ray was imported before).
     """
+    address = os.environ.get("RAY_ADDRESS")
+    if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # Ray looks once, when it is imported
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
     local = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING, **local)
+    ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
     context = ray.data.DataContext.get_current()
     # Our own progress counts images; Ray's would count blocks. The longest task must fit well below the no-progress limit.
     context.enable_progress_bars = False

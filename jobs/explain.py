@@ -6,7 +6,7 @@ python -m jobs.explain --source 's3://b/val/{00000..00049}.tar' --backbone timm/
 import logging
 import sys
 
-from pipeline.finish import Outcome
+from pipeline.finish import Outcome, TooManyFailed
 from pipeline.job import Job, command_line
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
@@ -14,12 +14,14 @@ from pipeline.prepare import prepare
 from pipeline.refusal import Refusal
 from pipeline.requests import described
 from pipeline.run import Hands, execute
+from pipeline.storage import one_line
 from pipeline.tables.publish import Overtaken
+from pipeline.tables.receipts import Damaged
 from pipeline.targets import TARGETS
 
 EPILOGUE = (
     f"methods: {described(METHODS)}\n\ntargets: {described(TARGETS)}\n\nmetrics: {described(METRICS)}\n\n"
-    "exit codes: 0 complete, 2 refused, 3 incomplete or overtaken."
+    "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
 )
 
 
@@ -49,9 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 2
-    except Overtaken as overtaken:
-        print(f"error: {overtaken}", file=sys.stderr)
+    except (Overtaken, TooManyFailed) as unpublished:
+        print(f"error: {unpublished}", file=sys.stderr)
         return 3
+    except (Damaged, OSError) as broken:
+        print(f"error: {type(broken).__name__}: {one_line(broken)}; what is done stays done: run the job again", file=sys.stderr)
+        return 1
     return tell(outcome)
 
 

@@ -11,6 +11,7 @@ from operator import itemgetter
 import pyarrow as pa
 
 from pipeline import reduce, sources, storage
+from pipeline.methods import METHODS
 from pipeline.prepare import Prepared
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
@@ -22,6 +23,10 @@ from pipeline.tables.metrics import added
 from pipeline.tables.receipts import Receipt
 
 _ASKED = ("method", "target", "metric")
+
+
+class TooManyFailed(Exception):
+    """More failed than the job allows, so its run is not published."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Work:
         """What is wrong with whole shards, as rows of the errors table."""
         told = [vars(problem) for index in self.indexes.values() for problem in index.problems]
         told += [
-            {"image_id": None, "shard": f["shard"], "stage": "read", "error": f["error"], "message": f["message"]} for f in self.failures
+            {"image_id": None, "shard": f["shard"], "stage": f["stage"], "error": f["error"], "message": f["message"]}
+            for f in self.failures
         ]
         return sorted(told, key=lambda problem: tuple(map(str, problem.values())))
 
@@ -74,7 +80,10 @@ def finish(work: Work, each: Callable) -> Outcome:
     Raises:
         Refusal: where nothing could be explained; what is published stays as it is.
         Overtaken: where another job has published under this name meanwhile.
+        TooManyFailed: where more failed than the job allows; the run stays unpublished.
+        Damaged: where a task's file is missing or not what was written; nothing is published yet.
     """
+    began = time.monotonic()
     job, done, problems = work.ready.job, work.done, work.problems
     plan = digest([sorted(cell for task in done for cell in work.cells(task)), problems])
     before = publish.run_json(job.out, work.previous) if work.previous else None
@@ -89,7 +98,7 @@ def finish(work: Work, each: Callable) -> Outcome:
     entries += _filled(work, run_id, entries, problems)
     counts = _counted(work, entries, problems)
     used = {work.answered[cell].folder: work.answered[cell] for task in done for cell in work.cells(task)}
-    files.write_parquet(storage.join(job.out, "runs", run_id, "receipts.parquet"), receipts.pack(used.values()))
+    files.write_bytes(storage.join(job.out, "runs", run_id, "receipts.parquet"), receipts.pack(used.values()))
     run = {
         "run_id": run_id,
         "plan": plan,
@@ -97,15 +106,29 @@ def finish(work: Work, each: Callable) -> Outcome:
         "counts": counts,
         "files": entries,
         **_described(work),
-        **_timed(work),
+        **_timed(work, time.monotonic() - began),
     }
     files.write_json(storage.join(job.out, "runs", run_id, "run.json"), run)
+    share = max(counts["failed"] / max(1, counts["images"]), counts["shards_failed"] / max(1, counts["shards"]))
+    if share > job.max_failed:
+        raise TooManyFailed(
+            f"{share:.1%} of the images or shards failed, and --max-failed is {job.max_failed:.1%}: "
+            f"the run is complete as {run_id} and not published; what is published stays as it is"
+        )
     if not counts["explained"]:
         raise Refusal(
             f"not one of {counts['images']} images could be explained, so nothing is published; {run_id}/errors below runs/ says why"
         )
     publish.flip(job.out, job.name, run_id, work.previous, job.single_writer)
     return Outcome(run_id, counts, new=True)
+
+
+def damaged(work: Work, each: Callable) -> set[str]:
+    """Folders of all receipts that this job would publish from, and whose files are missing or not what was written."""
+    before = publish.run_json(work.ready.job.out, work.previous) if work.previous else None
+    earlier = {entry["path"]: entry for entry in before["files"]} if before else {}
+    found = each(partial(reduce.damaged, work.ready.job.out, earlier), _groups(work, work.done))
+    return {folder for folders in found for folder in folders}
 
 
 def _compacted(work: Work, groups: Sequence[list[reduce.Member]], each: Callable, run_id: str, before: dict | None) -> list[dict]:
@@ -191,7 +214,7 @@ def _described(work: Work) -> dict:
     return {
         "job": {field: _public(value) for field, value in vars(ready.job).items()},
         "backbone": {key: getattr(backbone, key) for key in sizes} | {"origin": dict(backbone.origin)},
-        "methods": [{"name": m.alias, "method": m.name, **m.args} for m in ready.questions.methods],
+        "methods": methods_of(ready),
         "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in ready.questions.targets],
         "metrics": [{"name": m.alias, "metric": m.name, **m.args} for m in ready.questions.metrics],
         "skipped": ready.skipped,
@@ -204,6 +227,11 @@ def _described(work: Work) -> dict:
     }
 
 
+def methods_of(ready: Prepared) -> list[dict]:
+    """The methods as run.json describes them."""
+    return [{**m.args, "name": m.alias, "method": m.name, "version": METHODS[m.name].version} for m in ready.questions.methods]
+
+
 def _public(value):
     """A field of the job without the credentials that a URL may carry."""
     if isinstance(value, tuple):
@@ -211,11 +239,11 @@ def _public(value):
     return storage.public(value) if isinstance(value, str) else value
 
 
-def _timed(work: Work) -> dict:
+def _timed(work: Work, publish_seconds: float) -> dict:
     finished = time.time()
     return {
         "started": datetime.fromtimestamp(work.started, UTC).isoformat(),
         "finished": datetime.fromtimestamp(finished, UTC).isoformat(),
         "seconds": round(finished - work.started, 3),
-        "spent": work.spent,
+        "spent": {**work.spent, "publish_seconds": round(publish_seconds, 3)},
     }

@@ -3,28 +3,35 @@
 One row is one task, never split: its pixels travel in one column, and only its receipt reaches the driver.
 """
 
-import logging
+import faulthandler
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.stages import Explain, Land, Read
+from pipeline.sources import ShardError
+from pipeline.stages import Explain, Land, Read, Task, unanswered, unread
 
-log = logging.getLogger(__name__)
+ATTEMPTS = 3  # of one task, before the process it takes with it each time is held against it
+STDERR = 2
 
 
-def explain_tasks(tasks: Sequence[str], read: Read, explain: Callable[[], Explain], land: Land, workers: int, gpus: int) -> Iterator[str]:
+def explain_tasks(
+    tasks: Sequence[str], read: Read, explain: Callable[[], Explain], land: Land, workers: int, gpus: int, timeout: float
+) -> Iterator[str]:
     """Receipts of tasks (both as JSON), in the order they are finished.
 
     Decoding and landing share a quarter of a CPU per explaining actor, which keeps the rest: on two CPUs neither starves the other.
     """
     import ray
 
+    ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ledger).remote()
     share = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 0.75}
     rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
-    rows = rows.map(read, num_cpus=0.25)
+    rows = rows.map(_Guard(read, "read", unread, ledger, timeout), num_cpus=0.25)
     rows = rows.map_batches(
         _Actor,
-        fn_constructor_args=(explain,),
+        fn_constructor_args=(explain, ledger, timeout),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(tasks))),
         **share,
@@ -37,20 +44,76 @@ def explain_tasks(tasks: Sequence[str], read: Read, explain: Callable[[], Explai
 class _Actor:
     """Holds one backbone for as long as the job runs."""
 
-    def __init__(self, explain: Callable[[], Explain]):
-        self.explain = explain()
+    def __init__(self, explain: Callable[[], Explain], ledger, timeout: float):
+        self.explain = _Guard(explain(), "explain", unanswered, ledger, timeout)
 
     def __call__(self, batch: dict) -> dict:
         answer = self.explain({name: column[0] for name, column in batch.items()})
         return {name: [value] for name, value in answer.items()}
 
 
+class _Ledger:
+    """Which tasks were begun and never ended. Ray starts a process that died again for ever, and has no such count."""
+
+    def __init__(self):
+        self.open = Counter()
+
+    def begin(self, key: tuple) -> int:
+        """How often the task has been begun since it last ended, this time included."""
+        self.open[key] += 1
+        return self.open[key]
+
+    def end(self, key: tuple) -> None:
+        del self.open[key]
+
+
+@dataclass(frozen=True)
+class _Guard:
+    """One stage of a task. A process that is still at it after `timeout` seconds ends itself, and says where it hung.
+
+    A task over which the process has ended `ATTEMPTS` times is not begun again: it fails, and the others go on.
+    """
+
+    stage: Callable[[dict], dict]
+    name: str
+    failed: Callable[[dict, dict], dict]
+    ledger: Any
+    timeout: float
+
+    def __call__(self, row: dict) -> dict:
+        import ray
+
+        task = Task.from_json(row["task"])
+        key = (self.name, task.id)
+        try:
+            if ray.get(self.ledger.begin.remote(key)) > ATTEMPTS:
+                images = f"images {task.start} to {task.stop - 1} of the shard"
+                reason = f"{ATTEMPTS} times the worker died or was stopped after {self.timeout:g} s over {images}"
+                return self.failed(row, task.failure(ShardError("WorkerDied", reason), self.name))
+            faulthandler.dump_traceback_later(self.timeout, exit=True, file=STDERR)
+            return self.stage(row)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            ray.get(self.ledger.end.remote(key))
+
+
 def each(function: Callable[[Any], Any], items: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
-    """`function` of every item, as Ray tasks of a quarter CPU each, at most `workers` at a time, in the order they are finished."""
+    """`function` of every item, as Ray tasks of a quarter CPU each, at most `workers` at a time, in the order they are finished.
+
+    What it raises is raised here as it is, not as Ray wraps it.
+    """
     import ray
     from ray import cloudpickle
 
+    def attempt(row: dict) -> dict:
+        try:
+            return {"result": cloudpickle.dumps((function(cloudpickle.loads(row["item"])), None))}
+        except Exception as error:
+            return {"result": cloudpickle.dumps((None, error))}
+
     rows = ray.data.from_items([{"item": cloudpickle.dumps(item)} for item in items], override_num_blocks=len(items))
-    work = rows.map(lambda row: {"result": cloudpickle.dumps(function(cloudpickle.loads(row["item"])))}, num_cpus=0.25, concurrency=workers)
-    for row in work.iter_rows():
-        yield cloudpickle.loads(row["result"])
+    for row in rows.map(attempt, num_cpus=0.25, concurrency=workers).iter_rows():
+        result, error = cloudpickle.loads(row["result"])
+        if error is not None:
+            raise error
+        yield result

@@ -6,8 +6,10 @@ from typing import Any
 from pipeline.stages import Explain, Land, Read
 
 
-def explain_tasks(tasks: Sequence[str], read: Read, explain: Callable[[], Explain], land: Land, workers: int, gpus: int) -> Iterator[str]:
-    """Receipts of tasks (both as JSON), in order."""
+def explain_tasks(
+    tasks: Sequence[str], read: Read, explain: Callable[[], Explain], land: Land, workers: int, gpus: int, timeout: float
+) -> Iterator[str]:
+    """Receipts of tasks (both as JSON), in order. There is nobody here to stop a task after `timeout` seconds."""
     explainer = explain()
     for task in tasks:
         yield land(explainer(read({"task": task})))["receipt"]

@@ -78,14 +78,22 @@ class Job:
     """Name the run is published under in current.json."""
     single_writer: bool = False
     """Promise that no other job publishes to this place, where the store has no conditional write."""
+    max_failed: float = 1.0
+    """The largest share of images, or of shards, that may fail in a run that is published; beyond it the last one stays."""
+    task_timeout: float = 3600.0
+    """Seconds a worker may spend on one task before it is stopped; a task that stops its worker three times is an error."""
     dry: bool = False
-    """Say what would be computed, and stop."""
+    """Say what would be computed and why, and stop."""
 
     def __post_init__(self):
         for name in ("limit", "task_images", "image_size", "map_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise Refusal(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        if not 0 <= self.max_failed <= 1:
+            raise Refusal(f"--max-failed is {self.max_failed}; it is a share between 0 and 1")
+        if not self.task_timeout > 0:
+            raise Refusal(f"--task-timeout is {self.task_timeout}; it is a number of seconds above 0")
         if self.workers is not None and self.workers < 0:
             raise Refusal(f"--workers is {self.workers}; it must be 0 (this process) or more")
         if self.batch_size != "auto" and not (self.batch_size.isdigit() and int(self.batch_size)):

@@ -76,8 +76,7 @@ def compact(
     entries, opened = [], {}
     for path, (table, members) in pieces(group).items():
         goal = storage.join(out, "runs", run, path)
-        if path in before:
-            files.copy(storage.join(out, "runs", previous, path), goal)
+        if path in before and _copied(storage.join(out, "runs", previous, path), goal, before[path]["bytes"]):
             entries.append(before[path])
             continue
         rows = pa.concat_tables([_rows(out, member, "scores" if table == "metrics" else table, opened) for member in members])
@@ -85,6 +84,37 @@ def compact(
             rows = widened(rows, columns)
         entries.append(write(goal, path, table, rows))
     return entries
+
+
+def _copied(source: str, goal: str, size: int) -> bool:
+    """Copy a published file; False where it is no longer there in full, and must be made anew."""
+    try:
+        files.copy(source, goal)
+    except FileNotFoundError:
+        return False
+    fs, path = storage.filesystem(goal)
+    return storage.infos(fs, [path])[0]["size"] == size
+
+
+def damaged(out: str, before: Mapping[str, dict], group: Sequence[Member]) -> set[str]:
+    """Folders of the receipts that the files of one group need, and that are missing or not what was written."""
+    needed = {
+        (member.receipt.folder, table): member.receipt
+        for path, (_, members) in pieces(group).items()
+        if path not in before
+        for member in members
+        for table in member.receipt.files
+    }
+    needed |= {(member.receipt.folder, "partials"): member.receipt for member in group if "partials" in member.receipt.files}
+    return {folder for (folder, table), receipt in needed.items() if not _sound(out, receipt, table)}
+
+
+def _sound(out: str, receipt: Receipt, table: str) -> bool:
+    try:
+        tasks.fetch(out, receipt, table)
+    except tasks.Damaged:
+        return False
+    return True
 
 
 def added_up(out: str, numbered: tuple[int, Sequence[Member]]) -> tuple[int, pa.Table]:

@@ -3,9 +3,14 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from pipeline.storage import public
+
 
 class Refusal(ValueError):
-    """A request that cannot be carried out; the message names the bad value and the fix."""
+    """A request that cannot be carried out; the message names the bad value and the fix, without the credentials a URL may carry."""
+
+    def __init__(self, message: str):
+        super().__init__(public(message))
 
 
 def choose(name: str, known: Iterable[str], what: str) -> str:

@@ -2,20 +2,23 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pipeline import sources, storage
-from pipeline.finish import Outcome, Work, finish
+import pyarrow as pa
+
+from pipeline import dry, sources, storage
+from pipeline.finish import Outcome, Work, damaged, finish, methods_of
 from pipeline.job import Job
 from pipeline.prepare import Prepared
 from pipeline.progress import Progress
-from pipeline.questions import Cell
 from pipeline.refusal import Refusal
 from pipeline.stages import Explain, Land, Task
-from pipeline.tables import files, publish, receipts
-from pipeline.tables.receipts import Receipt
+from pipeline.tables import publish, receipts
+from pipeline.tables.receipts import Damaged, Receipt
+from pipeline.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -43,22 +46,56 @@ class Hands:
 
 
 def execute(ready: Prepared, hands: Hands) -> Outcome | None:
-    """Explain what is missing and publish the run; a dry job says what that would be, and is None."""
+    """Explain what is missing and publish the run; a dry job says what that would be, and is None.
+
+    Raises:
+        Damaged: where files of tasks were damaged, computed again, and damaged once more.
+    """
     job, started = ready.job, time.time()
+    watch = None if job.dry else Watch(job.out, job.name, started)
+    work = _planned(ready, hands, started)
+    todo = _todo(work)
+    log.info("%d images in %d tasks; %d tasks have something missing", _images(work.tasks), len(work.tasks), len(todo))
+    if watch is None:
+        before = publish.run_json(job.out, work.previous) if work.previous else None
+        dry.tell(todo, ready.cells, len(work.tasks), methods_of(ready), before)
+        return None
+    watch.tell(now=True, state="explaining", tasks=len(todo), tasks_done=0, images=_images(todo), images_done=0, failed=0)
+    try:
+        outcome = _finished(_explained(work, todo, hands, watch), hands, watch)
+    except BaseException as error:
+        watch.tell(now=True, state="failed", reason=f"{type(error).__name__}: {storage.one_line(error)}")
+        raise
+    watch.tell(now=True, state="finished", run_id=outcome.run_id, published=outcome.new, counts=outcome.counts)
+    return outcome
+
+
+def _planned(ready: Prepared, hands: Hands, started: float) -> Work:
+    """The job's tasks and what of them has been answered before."""
     indexes = _index(ready.shards, hands)
+    listed = time.time() - started
     tasks = _tasks(ready, indexes)
     _refuse_without_labels(ready, indexes)
-    previous = publish.current(job.out).get(job.name)
-    answered = _answered(job.out, previous)
-    wanted = ready.cells
-    todo = [_missing(task, wanted, answered) for task in tasks]
-    todo = [task for task in todo if task.missing]
-    log.info("%d images in %d tasks; %d tasks have something missing", sum(t.stop - t.start for t in tasks), len(tasks), len(todo))
-    if job.dry:
-        _tell_dry(todo, wanted, len(tasks))
-        return None
-    failures, spent = _explain(ready, todo, hands, answered)
-    return finish(Work(ready, tasks, indexes, answered, failures, previous, started, spent), hands.each)
+    previous = publish.current(ready.job.out).get(ready.job.name)
+    return Work(ready, tasks, indexes, _answered(ready.job.out, previous), (), previous, started, {"list_seconds": round(listed, 3)})
+
+
+def _finished(work: Work, hands: Hands, watch: Watch) -> Outcome:
+    """Publish; where files of tasks turn out to be damaged, compute these again and publish then."""
+    watch.tell(now=True, state="publishing")
+    try:
+        return finish(work, hands.each)
+    except Damaged as error:
+        folders = damaged(work, hands.each)
+        log.warning("%s: what %d receipts named is computed again", error, len(folders))
+    receipts.discard(work.ready.job.out, folders)
+    sound = {cell: receipt for cell, receipt in work.answered.items() if receipt.folder not in folders}
+    work = replace(work, answered=sound, failures=())  # what failed is open, and so tried again as well
+    return finish(_explained(work, _todo(work), hands, watch), hands.each)
+
+
+def _images(tasks: Sequence[Task]) -> int:
+    return sum(task.stop - task.start for task in tasks)
 
 
 def _index(shards: Sequence[sources.Shard], hands: Hands) -> dict[sources.Shard, sources.Index]:
@@ -97,44 +134,52 @@ def _answered(out: str, previous: str | None) -> dict[str, Receipt]:
     """Every cell that has been answered, with the receipt that says so."""
     known = []
     if previous:
-        known = receipts.unpack(files.read_parquet(storage.join(out, "runs", previous, "receipts.parquet")))
+        try:
+            known = receipts.unpack(storage.read_bytes(storage.join(out, "runs", previous, "receipts.parquet")))
+        except (OSError, Damaged, pa.ArrowException) as error:
+            log.warning("the receipts of run %s cannot be read (%s): every task is looked up", previous, storage.one_line(error))
     return {cell: receipt for receipt in receipts.load(out, known) for cell in receipt.cells}
 
 
-def _missing(task: Task, wanted: Sequence[Cell], answered: dict[str, Receipt]) -> Task:
-    return replace(task, missing=tuple(i for i, cell in enumerate(wanted) if task.cell(cell.identity) not in answered))
+def _todo(work: Work) -> list[Task]:
+    """The tasks with the cells that are missing, without those of which none is."""
+    identities = [cell.identity for cell in work.ready.cells]
+    found = (
+        replace(task, missing=tuple(i for i, cell in enumerate(identities) if task.cell(cell) not in work.answered)) for task in work.tasks
+    )
+    return [task for task in found if task.missing]
 
 
-def _tell_dry(todo: Sequence[Task], wanted: Sequence[Cell], tasks: int) -> None:
-    for i, cell in enumerate(wanted):
-        count = sum(i in task.missing for task in todo)
-        what = " ".join([cell.table, *(asked.alias for asked in (cell.metric, cell.method, cell.target) if asked)])
-        print(f"{what}: {count} of {tasks} tasks to compute")
-    print(f"{sum(task.stop - task.start for task in todo)} images would be read")
-
-
-def _explain(ready: Prepared, todo: Sequence[Task], hands: Hands, answered: dict[str, Receipt]) -> tuple[list[dict], dict]:
-    """Run the flow over the tasks; new receipts go into `answered`. Returns the shards that failed, and the seconds spent by stage."""
-    failures, spent = [], {"read": 0.0, "explain": 0.0}
+def _explained(work: Work, todo: Sequence[Task], hands: Hands, watch: Watch) -> Work:
+    """The work after the flow has gone over its open tasks: with their receipts, or with why there is none, and what was spent."""
     if not todo:
-        return failures, spent
+        return work
+    ready, answered, failures = work.ready, dict(work.answered), list(work.failures)
     job = ready.job
     device = "cuda" if hands.gpus else "cpu"
     batch_size = None if job.batch_size == "auto" else int(job.batch_size)
     load = partial(Explain.load, ready.network, ready.questions, ready.classes.names, device, batch_size, None if hands.gpus else 1)
-    progress = Progress("explain", sum(task.stop - task.start for task in todo), "images")
-    for text in hands.explain_tasks([t.to_json() for t in todo], ready.read, load, Land(job.out), hands.workers, hands.gpus):
+    progress, spent = Progress("explain", _images(todo), "images"), Counter(work.spent)
+    flow = hands.explain_tasks([t.to_json() for t in todo], ready.read, load, Land(job.out), hands.workers, hands.gpus, job.task_timeout)
+    for text in flow:
         told = receipts.failure(text)
         if told:
             failures.append(told)
             progress.add(told["images"], told["images"])
+            watch.task(progress, len(todo), told)
             continue
         receipt = Receipt.from_json(text)
         answered.update(dict.fromkeys(receipt.cells, receipt))
-        for stage in spent:
-            spent[stage] += receipt.facts["seconds"][stage]
+        spent.update(_spent(receipt))
         progress.add(receipt.facts["stop"] - receipt.facts["start"], receipt.facts["failed"])
-    return failures, {
-        **{f"{stage}_seconds": round(seconds, 3) for stage, seconds in spent.items()},
-        "wall_seconds": round(progress.seconds, 3),
-    }
+        watch.task(progress, len(todo), {"task": receipt.task, **receipt.facts})
+    spent["wall_seconds"] += progress.seconds
+    rate = {"images_per_second": round(_images(todo) / max(progress.seconds, 1e-9), 3)}
+    return replace(work, answered=answered, failures=failures, spent={name: round(value, 3) for name, value in spent.items()} | rate)
+
+
+def _spent(receipt: Receipt) -> dict[str, float]:
+    """What one task cost, for run.json to add up."""
+    seconds = {f"{stage}_seconds": seconds for stage, seconds in receipt.facts["seconds"].items()}
+    written = sum(entry["bytes"] for entry in receipt.files.values())
+    return {**seconds, "bytes_read": receipt.facts["bytes_read"], "bytes_written": written, "retries": receipt.facts["retries"]}

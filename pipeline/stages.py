@@ -10,10 +10,12 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline import storage
 from pipeline.explain import Explainer, Pictures
 from pipeline.questions import Cell, Network, Questions, cells
 from pipeline.sources import Index, Sample, Shard, ShardError, read
@@ -43,13 +45,25 @@ class Task:
         duplicates = tuple(position for position in index.duplicates if start <= position < stop)
         return Task(shard, replace(index, problems=(), marks=marks, duplicates=duplicates), start, stop)
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest({"shard": self.index.identity, "start": self.start, "stop": self.stop})
 
     def cell(self, identity: str) -> str:
         """The identity of one of this task's cells."""
         return digest([self.id, identity])
+
+    def failure(self, error: Exception, stage: str) -> dict:
+        """Why nothing of this task is landed; a later run tries it again."""
+        kind = error.error if isinstance(error, ShardError) else type(error).__name__
+        return {
+            "task": self.id,
+            "shard": self.shard.name,
+            "stage": stage,
+            "error": kind,
+            "message": one_line(error),
+            "images": self.stop - self.start,
+        }
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -80,20 +94,20 @@ class Read:
     names_are_labels: bool = True
 
     def __call__(self, row: dict) -> dict:
-        started, task = time.perf_counter(), Task.from_json(row["task"])
+        started, before, task = time.perf_counter(), storage.retries(), Task.from_json(row["task"])
         try:
-            pictures = self._pictures(task)
+            # Reading goes on over the same bytes from the start: what broke off in the middle of a file is no single request.
+            pictures, size = storage.retrying(lambda: self._pictures(task))
         except Exception as error:
-            # The shard, not an image, is at fault: nothing of the task is landed, so a later run tries it again.
-            kind = error.error if isinstance(error, ShardError) else type(error).__name__
-            failure = {"shard": task.shard.name, "error": kind, "message": one_line(error), "images": task.stop - task.start}
-            return {"task": row["task"], "pixels": b"", "codes": b"", "samples": json.dumps({"failure": failure})}
+            return unread(row, task.failure(error, "read"))
         rows, codes = packed(pictures.rows)
-        told = {"rows": rows, "digests": pictures.digests, "errors": pictures.errors, "seconds": time.perf_counter() - started}
+        told = {"rows": rows, "digests": pictures.digests, "errors": pictures.errors, "bytes": size}
+        told |= {"seconds": time.perf_counter() - started, "retries": storage.retries() - before}
         return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "codes": codes, "samples": json.dumps(told)}
 
-    def _pictures(self, task: Task) -> Pictures:
-        pixels, rows, digests, errors = [], [], [], []
+    def _pictures(self, task: Task) -> tuple[Pictures, int]:
+        """The task's pictures, and the bytes they were encoded in."""
+        pixels, rows, digests, errors, size = [], [], [], [], 0
         for sample in read(task.shard, task.start, task.stop, task.index):
             image_id = task.shard.image_id(sample.key)
 
@@ -104,6 +118,7 @@ class Read:
                 fail("read", error, message)
             if sample.image is None:
                 continue
+            size += len(sample.image)
             given = sample.label if self.names_are_labels or not isinstance(sample.label, str) else None
             label, name, problem = resolve(given, self.classes)
             if problem:
@@ -131,7 +146,17 @@ class Read:
                 }
             )
         stack = np.stack(pixels) if pixels else np.empty((0, 3, *self.size), np.uint8)
-        return Pictures(stack, rows, digests, errors)
+        return Pictures(stack, rows, digests, errors), size
+
+
+def unread(row: dict, failure: dict) -> dict:
+    """What reading a task comes to where it fails as a whole."""
+    return {"task": row["task"], "pixels": b"", "codes": b"", "samples": json.dumps({"failure": failure})}
+
+
+def unanswered(row: dict, failure: dict) -> dict:
+    """What explaining a task comes to where it fails as a whole."""
+    return {"task": row["task"], "answers": [], "facts": json.dumps({"failure": failure})}
 
 
 def _codes(picture: Picture, sample: Sample, fail: Callable) -> dict:
@@ -186,7 +211,7 @@ class Explain:
     def __call__(self, row: dict) -> dict:
         started, told = time.perf_counter(), json.loads(row["samples"])
         if "failure" in told:
-            return {"task": row["task"], "answers": [], "facts": json.dumps(told)}
+            return unanswered(row, told["failure"])
         task = Task.from_json(row["task"])
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
         rows = unpacked(told["rows"], row["codes"], self.explainer.backbone.image_size)
@@ -195,6 +220,7 @@ class Explain:
         failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}
         seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
         facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": len(failed), "seconds": seconds}
+        facts |= {"bytes_read": told["bytes"], "retries": told["retries"]}
         return {
             "task": row["task"],
             "answers": [
@@ -221,8 +247,11 @@ class Land:
             (str(cell, "ascii"), str(table, "ascii"), from_ipc(rows), from_ipc(errors))
             for cell, table, rows, errors in zip(*(parts[i::4] for i in range(4)), strict=True)
         ]
-        receipt = receipts.land(self.out, Task.from_json(row["task"]).id, answers, facts)
-        return {"receipt": receipt.to_json()}
+        task = Task.from_json(row["task"])
+        try:
+            return {"receipt": receipts.land(self.out, task.id, answers, facts).to_json()}
+        except Exception as error:  # a full disk, a store that stays away: the other tasks may still land
+            return {"receipt": json.dumps({"failure": task.failure(error, "land")})}
 
 
 def _keep_freed_memory() -> None:

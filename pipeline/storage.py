@@ -1,11 +1,40 @@
-"""The one place that opens paths: every path is a URL fsspec knows (a local path, s3://, memory://, ...)."""
+"""The one place that opens paths: every path is a URL fsspec knows (a local path, s3://, memory://, ...).
 
+A store that stumbles is asked again here and nowhere else; `transient` says which errors are worth it.
+"""
+
+import errno
+import logging
 import os
+import random
 import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from copy import deepcopy
 from posixpath import dirname
+from typing import TypeVar
 
 import fsspec
 
+log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+WAITS = (0.2, 1.0, 5.0)  # seconds before an operation is tried again, on top of what the store's own client does
+PASSING = {
+    "EAGAIN",
+    "EBUSY",
+    "EIO",
+    "EREMOTEIO",
+    "ESTALE",
+    "ETIMEDOUT",
+    "ENETDOWN",
+    "ENETUNREACH",
+    "ENETRESET",
+    "EHOSTDOWN",
+    "EHOSTUNREACH",
+}
+S3_CLIENT = {"retries": {"mode": "standard", "total_max_attempts": 3}, "connect_timeout": 10, "read_timeout": 60}
 READ_AHEAD = 8 << 20  # bytes one request to a remote store asks for while a file is read front to back
 FEW_PATHS = 8  # up to here one request per path is cheaper than listing the folder
 
@@ -21,6 +50,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if protocol(url) in ("s3", "s3a"):
         # The endpoint is part of fsspec's cache key only when it is named; from the environment alone, a changed one would go unseen.
         options["endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+        options["config_kwargs"] = deepcopy(S3_CLIENT)  # the client writes into what it is given
     url, head = os.fspath(url), protocol(url)
     if "::" in head:
         return fsspec.url_to_fs(url, **options)  # one file system inside another, as the user wrote it
@@ -48,24 +78,107 @@ def join(url: str, *parts: str) -> str:
     return "/".join([os.fspath(url).rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def transient(error: BaseException | None) -> bool:
+    """Whether the same request may well succeed a moment later: a busy or failing server, a lost connection, a cut answer.
+
+    What is missing, forbidden (expired credentials too), full or damaged stays so.
+    """
+    import http.client
+
+    while error is not None:
+        if getattr(error, "in_vain", False):
+            return False
+        if isinstance(error, TimeoutError | ConnectionError | http.client.IncompleteRead):
+            return True
+        if isinstance(error, OSError) and errno.errorcode.get(error.errno) in PASSING:
+            return True
+        # Clients of stores are named, not imported: a local job needs none of them.
+        names = {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
+        if names & {"botocore.HTTPClientError", "aiohttp.ClientPayloadError", "aiohttp.ClientConnectionError"}:
+            return True
+        error = error.__cause__
+    return False
+
+
+class _Retries:
+    """How often this process has asked again."""
+
+    count = 0
+
+
+def retries() -> int:
+    """How often this process has asked a store again."""
+    return _Retries.count
+
+
+def retrying(call: Callable[[], Answer]) -> Answer:
+    """The answer of `call`, which is asked again after `WAITS` while its errors are transient.
+
+    An error that comes up from a call that was itself asked again to no avail is not worth another round.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except Exception as error:
+            if wait is None or not transient(error):
+                error.in_vain = True
+                raise
+            _Retries.count += 1
+            log.warning("%s: trying again in %.1f s", one_line(error), wait)
+            time.sleep(wait * random.uniform(0.5, 1.5))  # at random, so that workers that failed together do not come back together
+    raise AssertionError("the last try answers or raises")
+
+
 def open_read(url: str):
     """Open for reading front to back; remote stores are asked for `READ_AHEAD` bytes at a time."""
     fs, path = filesystem(url)
     if is_local(url):
         return fs.open(path, "rb")
-    return fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+    return retrying(lambda: fs.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead"))
 
 
 def read_bytes(url: str) -> bytes:
     fs, path = filesystem(url)
-    return fs.cat_file(path)
+    return retrying(lambda: fs.cat_file(path))
 
 
 def read_many(urls: list[str]) -> list[bytes | Exception]:
     """The contents of files of one store, asked for side by side; what cannot be read is its exception."""
     fs, _ = filesystem(urls[0])
     paths = [fs._strip_protocol(url) for url in urls]
-    return fs.cat_ranges(paths, None, None, on_error="return")  # not cat: it takes [ and * in a name for a pattern
+    found = fs.cat_ranges(paths, None, None, on_error="return")  # not cat: it takes [ and * in a name for a pattern
+    return [_again(url, content) if isinstance(content, Exception) else content for url, content in zip(urls, found, strict=True)]
+
+
+def _again(url: str, error: Exception) -> bytes | Exception:
+    if not transient(error):
+        return error
+    try:
+        return read_bytes(url)
+    except Exception as last:
+        return last
+
+
+def remove(urls: list[str]) -> None:
+    """Remove files of one store, in order; what is gone already is fine."""
+    for url in urls:
+        fs, path = filesystem(url)
+        try:
+            retrying(lambda fs=fs, path=path: fs.rm_file(path))
+        except FileNotFoundError:
+            continue
+
+
+def remove_empty(url: str) -> None:
+    """Remove a local folder and the empty ones in it and around it; other stores have no folders."""
+    if not is_local(url):
+        return
+    path = filesystem(url)[1]
+    for folder, _, _ in os.walk(path, topdown=False):
+        with suppress(OSError):
+            os.rmdir(folder)
+    with suppress(OSError):
+        os.removedirs(dirname(path))
 
 
 def etag(info: dict) -> str | None:
@@ -90,14 +203,14 @@ def infos(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[dict]:
 
 def _listed(fs, folder: str) -> dict[str, dict]:
     try:
-        return {info["name"].rstrip("/"): info for info in fs.ls(folder, detail=True)}
+        return {info["name"].rstrip("/"): info for info in retrying(lambda: fs.ls(folder, detail=True))}
     except (FileNotFoundError, NotADirectoryError):
         return {}
 
 
 def _info(fs, path: str) -> dict | None:
     try:
-        return fs.info(path)
+        return retrying(lambda: fs.info(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -106,6 +219,7 @@ def public(text: str) -> str:
     """`text` fit to be shown: UTF-8, without the secrets of URLs (user:password@ and the query of a signed address)."""
     text = str(text).encode("utf-8", "backslashreplace").decode()
     text = re.sub(r"://[^/\s@]+@", "://***@", text)
+    text = re.sub(r"/[^/\s@:]+:[^/\s@]+@", "/***@", text)  # as some file systems repeat the path
     return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1?***", text)
 
 

@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 from pipeline.sources.listing import find
 from pipeline.sources.shard import Box, Found, Index, Kind, Problem, Sample, Shard, ShardError, SourceError
-from pipeline.storage import one_line
+from pipeline.storage import one_line, retrying
 
 __all__ = ["Box", "Found", "Index", "KINDS", "Kind", "Problem", "Sample", "Shard", "ShardError", "SourceError"]
 __all__ += ["identity", "index", "list_shards", "read"]
@@ -42,7 +42,7 @@ def list_shards(sources: Sequence[str]) -> list[Shard]:
 def index(shard: Shard) -> Index:
     """Count a shard's samples in one pass. Never raises for bad input: what is wrong is in `problems`."""
     try:
-        return KINDS[shard.kind].index(shard)
+        return retrying(lambda: KINDS[shard.kind].index(shard))
     except Exception as error:  # the shard boundary: one bad shard is a row, and its neighbours go on
         failure = _failure(error)
         identity = shard.identity(f"unreadable: {failure.error}")
@@ -66,7 +66,8 @@ def read(shard: Shard, start: int = 0, stop: int | None = None, index: Index | N
     except Exception as error:
         raise _failure(error) from error
     if stop is not None and count < stop - start:
-        raise ShardError("ShortRead", f"{count} of the {stop - start} samples from position {start} came")
+        lost = ConnectionError("the store gave fewer bytes than it had claimed")
+        raise ShardError("ShortRead", f"{count} of the {stop - start} samples from position {start} came") from lost
 
 
 def identity(shard: Shard) -> str | None:

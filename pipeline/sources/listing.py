@@ -75,6 +75,10 @@ def _readable(source: str, claim: _Claim) -> tuple[list[Match], str]:
         raise Refusal(f"source {shown!r} has a brace without its partner") from error
     except FileNotFoundError as error:
         raise Refusal(f"source {shown!r} matches nothing: {storage.one_line(error)}") from error
+    except PermissionError as error:
+        raise Refusal(
+            f"source {shown!r} is refused to us ({storage.one_line(error)}); check the credentials and who may list it"
+        ) from error
     except Exception as error:
         raise Refusal(f"cannot list source {shown!r}: {type(error).__name__}: {storage.one_line(error)}") from error
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.refusal import Refusal
-from pipeline.storage import filesystem, is_local, join, one_line, protocol, read_bytes
+from pipeline.storage import filesystem, is_local, join, one_line, protocol, read_bytes, retrying
 
 LOCK_SECONDS = 60
 
@@ -21,7 +21,7 @@ def write_bytes(url: str, content: bytes) -> None:
     """Write a file that is seen whole or not at all: a rename locally, a single put elsewhere."""
     fs, path = filesystem(url)
     if not is_local(url):
-        fs.pipe_file(path, content)
+        retrying(lambda: fs.pipe_file(path, content))
         return
     goal = Path(path)
     goal.parent.mkdir(parents=True, exist_ok=True)
@@ -37,12 +37,6 @@ def write_json(url: str, content) -> None:
     write_bytes(url, json.dumps(content, indent=1, sort_keys=True).encode())
 
 
-def write_parquet(url: str, table: pa.Table) -> None:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(url, sink.getvalue())
-
-
 def read_parquet(url: str) -> pa.Table:
     return pq.read_table(io.BytesIO(read_bytes(url)))
 
@@ -53,18 +47,17 @@ def copy(source: str, goal: str) -> None:
     target = fs._strip_protocol(goal)
     if is_local(source):
         Path(target).parent.mkdir(parents=True, exist_ok=True)
-    fs.copy(path, target)
+    retrying(lambda: fs.cp_file(path, target))
 
 
-def find(url: str, name: str) -> list[str]:
-    """Folders below the parent of `url`, as paths relative to it, that hold a file called `name`."""
+def below(url: str) -> dict[str, dict]:
+    """Every file below `url`: path relative to it -> what the store says of it (`size`, a time); empty where there is nothing."""
     fs, path = filesystem(url)
-    base = fs._strip_protocol(url.rstrip("/").rpartition("/")[0]).rstrip("/")
     try:
-        found = fs.find(path)
+        found = retrying(lambda: fs.find(path, detail=True))
     except FileNotFoundError:
-        return []
-    return sorted(file.removeprefix(base).strip("/").removesuffix(f"/{name}") for file in found if file.endswith(f"/{name}"))
+        return {}
+    return {file[len(path.rstrip("/")) :].strip("/"): info for file, info in found.items()}
 
 
 def writable(out: str) -> None:
@@ -90,10 +83,9 @@ def read_versioned(url: str) -> tuple[bytes | None, str | None]:
         fs, path = filesystem(url)
         bucket, key, _ = fs.split_path(path)
         try:
-            answer = fs.call_s3("get_object", Bucket=bucket, Key=key)
+            return retrying(lambda: _body_and_etag(fs, bucket, key))
         except FileNotFoundError:
             return None, None
-        return _body(fs, answer["Body"]), answer["ETag"]
     try:
         content = read_bytes(url)
     except FileNotFoundError:
@@ -101,12 +93,13 @@ def read_versioned(url: str) -> tuple[bytes | None, str | None]:
     return content, hashlib.sha256(content).hexdigest()
 
 
-def _body(fs, body) -> bytes:
+def _body_and_etag(fs, bucket: str, key: str) -> tuple[bytes, str]:
     from fsspec.asyn import sync
 
     async def read():
-        async with body as stream:
-            return await stream.read()
+        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+        async with answer["Body"] as stream:
+            return await stream.read(), answer["ETag"]
 
     return sync(fs.loop, read)
 
@@ -139,7 +132,7 @@ def _replace_on_s3(url: str, content: bytes, version: str | None) -> bool:
     bucket, key, _ = fs.split_path(path)
     condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
     try:
-        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition)
+        retrying(lambda: fs.call_s3("put_object", Bucket=bucket, Key=key, Body=content, **condition))
     except (ClientError, OSError) as error:
         if _lost_the_race(error):
             return False
@@ -157,6 +150,14 @@ def _lost_the_race(error: BaseException | None) -> bool:
     return False
 
 
+def _age(path: Path) -> float:
+    """Seconds since a file was written; 0 where it has just gone."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 @contextmanager
 def _locked(path: Path):
     """Hold `path`.lock, created exclusively; a lock older than a minute belongs to a job that died."""
@@ -167,8 +168,7 @@ def _locked(path: Path):
             os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             break
         except FileExistsError:
-            age = time.time() - lock.stat().st_mtime if lock.exists() else 0
-            if age > LOCK_SECONDS:
+            if _age(lock) > LOCK_SECONDS:
                 lock.unlink(missing_ok=True)
             elif time.monotonic() > limit:
                 raise Refusal(f"{lock} is held by another job; remove it if no job is publishing") from None

@@ -13,10 +13,8 @@ class Overtaken(Exception):
 
 def current(out: str) -> dict[str, str]:
     """The published run of each name; empty where nothing is published yet."""
-    try:
-        return json.loads(storage.read_bytes(storage.join(out, "current.json")))
-    except FileNotFoundError:
-        return {}
+    content, _ = files.read_versioned(storage.join(out, "current.json"))
+    return json.loads(content) if content else {}
 
 
 def run_json(out: str, run: str) -> dict:
@@ -33,6 +31,8 @@ def flip(out: str, name: str, run: str, expected: str | None, single_writer: boo
     for _ in range(20):
         content, version = files.read_versioned(storage.join(out, "current.json"))
         names = json.loads(content) if content else {}
+        if names.get(name) == run:
+            return  # an earlier try did arrive, and only its answer was lost
         if names.get(name) != expected:
             raise Overtaken(f"{name!r} was published by another job meanwhile ({names.get(name)}); this run is complete as {run}")
         names[name] = run

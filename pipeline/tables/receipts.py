@@ -1,13 +1,19 @@
 """Receipts: which cells of which task are answered, and in which files. A file counts only through a receipt that names it.
 
 <out>/tasks/<2 hex>/<task>/<hash of its cells>/<table>.parquet + receipt.json     (immutable; the receipt is written last)
+
+A receipt counts only while its files are there in full; what does not count is computed again, under the same name.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,10 +22,13 @@ from pipeline import storage
 from pipeline.tables import files, schema
 from pipeline.tables.identity import digest
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+FORMAT = 2
+LISTED_AT_ONCE = 16
+PACKED_AT_ONCE = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """Where one cell's rows and errors lie: row groups of the receipt's files, and how many rows they hold (-1: no such group)."""
 
@@ -41,13 +50,37 @@ class Receipt:
     facts: dict
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        """The receipt with a checksum of itself at its end."""
+        cells = {cell: {name: getattr(part, name) for name in Part.__slots__} for cell, part in self.cells.items()}
+        text = json.dumps({"format": FORMAT, **vars(self), "cells": cells}, sort_keys=True)
+        return f'{text[:-1]}, "check": "{_check(text[:-1])}"}}'
 
     @staticmethod
     def from_json(text: str | bytes) -> "Receipt":
-        fields = json.loads(text)
-        fields.pop("format")
+        """
+        Raises:
+            Damaged: where this is not, to the last byte, what was written.
+        """
+        try:
+            text = text if isinstance(text, str) else text.decode()
+            body, _, check = text.rpartition(', "check": ')
+            if check != f'"{_check(body)}"}}':
+                raise ValueError("its checksum is another")
+            fields = json.loads(text)
+            if fields.pop("format") != FORMAT:
+                raise ValueError("it is of another format")
+        except ValueError as error:
+            raise Damaged(f"a receipt is damaged: {error}") from error
+        fields.pop("check")
         return Receipt(**{**fields, "cells": {cell: Part(**part) for cell, part in fields["cells"].items()}})
+
+
+def _check(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Damaged(Exception):
+    """A file of a task is missing or not what was written."""
 
 
 def parquet_bytes(tables: Sequence[pa.Table]) -> bytes:
@@ -85,16 +118,51 @@ def _append(groups: dict[str, list[pa.Table]], table: str, rows: pa.Table) -> in
 
 
 def load(out: str, known: Iterable[Receipt] = ()) -> list[Receipt]:
-    """All receipts below `out`: those already `known` as they are, and whatever is newer from storage."""
-    receipts = {receipt.folder: receipt for receipt in known}
-    for folder in files.find(storage.join(out, "tasks"), "receipt.json"):
-        if folder not in receipts:
-            receipts[folder] = Receipt.from_json(storage.read_bytes(storage.join(out, folder, "receipt.json")))
-    return [receipts[folder] for folder in sorted(receipts)]
+    """The receipts below `out` whose files are there in full: those already `known` as they are, and whatever is newer from storage."""
+    kept = {receipt.folder: receipt for receipt in known}
+    fs, path = storage.filesystem(storage.join(out, "tasks"))
+    try:
+        listed = storage.retrying(lambda: fs.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+    starts = sorted({name.rstrip("/").rpartition("/")[2] for name in listed})
+    with ThreadPoolExecutor(LISTED_AT_ONCE) as pool:
+        found = list(pool.map(partial(_load, out, kept), starts))
+    damaged = [folder for _, folders in found for folder in folders]
+    if damaged:
+        log.warning("%d receipts or their files are damaged, and do not count: %s", len(damaged), " ".join(damaged[:3]))
+    return [receipt for receipts, _ in found for receipt in receipts]
 
 
-class Damaged(Exception):
-    """A file a receipt names is missing or not what was written."""
+def _load(out: str, known: Mapping[str, Receipt], start: str) -> tuple[list[Receipt], list[str]]:
+    """The receipts of tasks that begin with `start`, and the folders of those that do not count."""
+    sizes = {f"tasks/{start}/{path}": info["size"] for path, info in files.below(storage.join(out, "tasks", start)).items()}
+    folders = sorted(path.removesuffix("/receipt.json") for path in sizes if path.endswith("/receipt.json"))
+    fresh = [folder for folder in folders if folder not in known]
+    urls = [storage.join(out, folder, "receipt.json") for folder in fresh]
+    contents = dict(zip(fresh, storage.read_many(urls) if urls else [], strict=True))
+    receipts, damaged = [], []
+    for folder in folders:
+        try:
+            receipt = known.get(folder) or _read(contents[folder])
+        except Damaged:
+            receipt = None
+        whole = receipt and all(sizes.get(entry["path"]) == entry["bytes"] for entry in receipt.files.values())
+        receipts.append(receipt) if whole else damaged.append(folder)
+    return receipts, damaged
+
+
+def _read(content: bytes | Exception) -> Receipt:
+    if isinstance(content, FileNotFoundError):
+        raise Damaged("a receipt went while it was being listed") from content
+    if isinstance(content, Exception):
+        raise content
+    return Receipt.from_json(content)
+
+
+def discard(out: str, folders: Iterable[str]) -> None:
+    """Make receipts count no longer: for this job and for any later one."""
+    storage.remove([storage.join(out, folder, "receipt.json") for folder in folders])
 
 
 def fetch(out: str, receipt: Receipt, table: str) -> pq.ParquetFile:
@@ -110,17 +178,22 @@ def fetch(out: str, receipt: Receipt, table: str) -> pq.ParquetFile:
         raise Damaged(f"{entry['path']} is missing") from error
     if len(content) != entry["bytes"] or hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise Damaged(f"{entry['path']} is damaged: {len(content)} bytes for {entry['bytes']}")
-    return pq.ParquetFile(io.BytesIO(content))
+    return pq.ParquetFile(pa.BufferReader(content))
 
 
-def pack(receipts: Iterable[Receipt]) -> pa.Table:
-    """Receipts as one table, so that resuming reads one file."""
-    receipts = list(receipts)
-    return pa.table({"folder": [r.folder for r in receipts], "receipt": [r.to_json() for r in receipts]})
+def pack(receipts: Iterable[Receipt]) -> bytes:
+    """Receipts as one Parquet file, so that resuming reads one file. A batch at a time, because there may be very many."""
+    form, receipts = pa.schema([("folder", pa.string()), ("receipt", pa.string())]), iter(receipts)
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, form, compression="zstd") as writer:
+        while batch := list(islice(receipts, PACKED_AT_ONCE)):
+            writer.write_table(pa.table([[r.folder for r in batch], [r.to_json() for r in batch]], schema=form))
+    return sink.getvalue()
 
 
-def unpack(table: pa.Table) -> list[Receipt]:
-    return [Receipt.from_json(text) for text in table["receipt"].to_pylist()]
+def unpack(content: bytes) -> list[Receipt]:
+    batches = pq.ParquetFile(pa.BufferReader(content)).iter_batches(PACKED_AT_ONCE, columns=["receipt"])
+    return [Receipt.from_json(text.as_py()) for batch in batches for text in batch["receipt"]]
 
 
 def failure(text: str) -> dict | None:

@@ -1,0 +1,63 @@
+"""Remove what no kept run refers to: tasks' files, superseded runs, and runs that were begun and never finished.
+
+python -m jobs.gc --out s3://b/atlas            # says what it would remove
+python -m jobs.gc --out s3://b/atlas --delete
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+
+from pipeline.job import command_line
+from pipeline.refusal import Refusal
+from pipeline.sweep import sweep
+
+PATHS_TOLD = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gc:
+    """Remove what no kept run refers to; without --delete only say what that would be. A job may be running meanwhile."""
+
+    out: str
+    """Where tables go: the --out of the jobs."""
+    keep: int = 7
+    """How many runs of each name are kept, the last ones; what is published is always kept."""
+    runs: tuple[str, ...] = ()
+    """Run ids to keep besides."""
+    min_age: float = 86400.0
+    """Nothing that was written less than so many seconds ago is removed: a running job may need it."""
+    delete: bool = False
+    """Remove, instead of saying what would be removed."""
+
+    def __post_init__(self):
+        if self.keep < 1:
+            raise Refusal(f"--keep is {self.keep}; at least the last run of a name is kept")
+        if self.min_age < 0:
+            raise Refusal(f"--min-age is {self.min_age}; it is a number of seconds")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Sweep; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        asked = command_line(Gc, "jobs.gc", arguments)
+        swept = sweep(asked.out, asked.keep, asked.runs, asked.min_age, asked.delete)
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 2
+    for folder in (*swept.runs, *swept.tasks)[:PATHS_TOLD]:
+        print(f"{folder.path}  {folder.size:,} bytes")
+    more = len(swept.runs) + len(swept.tasks) - PATHS_TOLD
+    if more > 0:
+        print(f"... and {more:,} more")
+    verb = "removed" if asked.delete else "would remove"
+    print(
+        f"{verb} {len(swept.runs)} runs and {len(swept.tasks)} tasks, {swept.size:,} bytes; "
+        f"kept {len(swept.kept_runs)} runs and {swept.kept_tasks} tasks" + ("" if asked.delete else "; --delete does it")
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

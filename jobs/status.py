@@ -1,0 +1,79 @@
+"""How far a job has come: counts, rate, time left, failures so far, and the run published last.
+
+python -m jobs.status --out s3://b/atlas
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+
+from pipeline import watch
+from pipeline.job import command_line
+from pipeline.progress import clock
+from pipeline.refusal import Refusal, choose
+from pipeline.tables import publish
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How far the jobs below a place have come, running or finished."""
+
+    out: str
+    """Where tables go: the --out of the jobs."""
+    name: str | None = None
+    """One --name only."""
+
+
+def lines(out: str, name: str | None = None) -> list[str]:
+    """What there is to say of each name, line by line.
+
+    Raises:
+        Refusal: where no job has ever run, or none of that name.
+    """
+    published = publish.current(out)
+    names = sorted({*watch.names(out), *published})
+    if not names:
+        raise Refusal(f"no job has run below {out} yet; check --out")
+    told = []
+    for each in [choose(name, names, "name")] if name else names:
+        told += [f"{each}: {_running(watch.read(out, each))}", f"{each}: {_published(out, published.get(each))}"]
+    return told
+
+
+def _running(facts: dict | None) -> str:
+    if not facts:
+        return "no job has told anything"
+    ago, state = time.time() - facts["updated"], facts.get("state", "listing")
+    if state == "finished":
+        return f"the last job finished {clock(ago)} ago, in {clock(facts['updated'] - facts['started'])}"
+    if state == "failed":
+        return f"the last job broke off {clock(ago)} ago: {facts['reason']}"
+    if ago > watch.SILENT:
+        state = f"silent for {clock(ago)}, perhaps dead; it was {state}"
+    done = f"{facts.get('images_done', 0)}/{facts.get('images', 0)} images, {facts.get('tasks_done', 0)}/{facts.get('tasks', 0)} tasks"
+    rate, left = facts.get("images_per_second"), facts.get("seconds_left")
+    speed = f", {rate:.1f}/s" if rate else ""
+    return f"{state}, {done}{speed}" + ("" if left is None else f", {clock(left)} left") + f", {facts.get('failed', 0)} failed so far"
+
+
+def _published(out: str, run: str | None) -> str:
+    if not run:
+        return "nothing is published"
+    facts = publish.run_json(out, run)
+    counts = facts["counts"]
+    return f"published is {run} of {facts['finished'][:19]}: {counts['explained']} of {counts['images']} images explained, {counts['failed']} failed"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the status; returns the exit code."""
+    try:
+        asked = command_line(Status, "jobs.status", arguments)
+        print("\n".join(lines(asked.out, asked.name)))
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

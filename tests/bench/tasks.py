@@ -1,0 +1,101 @@
+"""How planning, resuming and publishing grow with the number of tasks: real receipts and a real manifest, simulated compute.
+
+python -m tests.bench.tasks 10000 30000 100000
+"""
+
+import hashlib
+import json
+import logging
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline import inline, storage
+from pipeline.job import Job
+from pipeline.prepare import prepare
+from pipeline.run import Hands, execute
+from pipeline.stages import Task
+from pipeline.tables import files, schema
+from pipeline.tables.identity import digest
+from pipeline.tables.receipts import Part, Receipt, parquet_bytes
+from tests.shards import encoded, picture, tar_bytes
+
+IN_A_SHARD = 10
+METHODS = ("grad_cam", "layer_cam", "eigen_cam")
+
+
+def shards(folder: Path, tasks: int) -> str:
+    """As many images as tasks, all the same, ten a shard."""
+    image = encoded(picture(0, 16), "JPEG")
+    content = tar_bytes([(f"image{i}", {"jpg": image, "cls": b"1"}) for i in range(IN_A_SHARD)])
+    folder.mkdir()
+    for number in range(-(-tasks // IN_A_SHARD)):
+        (folder / f"{number:05}.tar").write_bytes(content)
+    return f"{folder}/*.tar"
+
+
+class Simulated:
+    """The flow without a network: one row of predictions a task, and a receipt that names every cell."""
+
+    def __init__(self, ready):
+        self.ready = ready
+        form = schema.predictions(ready.backbone.num_classes, True)
+        row = {"image_id": "x", "model": "m", "label": 1, "predicted": 1}
+        self.content = parquet_bytes([pa.Table.from_pylist([row], form)])
+        self.sha = hashlib.sha256(self.content).hexdigest()
+
+    def __call__(self, tasks, read, explain, land, workers, gpus, timeout):
+        for text in tasks:
+            task = Task.from_json(text)
+            wanted = [self.ready.cells[i] for i in task.missing]
+            cells = {
+                task.cell(cell.identity): Part(cell.table, *((0, 1) if cell.table == "predictions" else (-1, 0)), -1, 0) for cell in wanted
+            }
+            folder = f"tasks/{task.id[:2]}/{task.id}/{digest(sorted(cells))}"
+            written = {}
+            if any(cell.table == "predictions" for cell in wanted):
+                path = f"{folder}/predictions.parquet"
+                files.write_bytes(storage.join(land.out, path), self.content)
+                written["predictions"] = {"path": path, "bytes": len(self.content), "sha256": self.sha}
+            facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": 0, "bytes_read": 0, "retries": 0}
+            receipt = Receipt(task.id, folder, cells, written, {**facts, "seconds": {"read": 0.0, "explain": 0.0}})
+            files.write_bytes(storage.join(land.out, folder, "receipt.json"), receipt.to_json().encode())
+            yield receipt.to_json()
+
+
+def measured(tasks: int) -> dict:
+    """Seconds of each kind of run, and the driver's peak memory in MB."""
+    logging.disable(logging.INFO)
+    found = {"tasks": tasks}
+    with tempfile.TemporaryDirectory() as place:
+        source, out = shards(Path(place) / "shards", tasks), f"{place}/out"
+
+        def timed(name: str, methods=METHODS[:2]) -> None:
+            job = Job(source=(source,), backbone="tests.tiny:build", image_size=64, methods=methods, workers=0, task_images=1, out=out)
+            ready = prepare(job)
+            started = time.perf_counter()
+            execute(ready, Hands(inline.each, Simulated(ready), 1, 0))
+            found[name] = round(time.perf_counter() - started, 1)
+
+        timed("first")
+        timed("nothing_new")
+        timed("one_method_more", METHODS)
+        shutil.rmtree(f"{out}/runs")
+        Path(f"{out}/current.json").unlink()
+        timed("from_receipts_alone", METHODS)
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return found
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        for count in sys.argv[1:]:  # a process each, so that peaks of memory are their own
+            subprocess.run([sys.executable, "-m", "tests.bench.tasks", count], check=True)
+    else:
+        print(json.dumps(measured(int(sys.argv[1]))), flush=True)

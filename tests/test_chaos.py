@@ -1,0 +1,24 @@
+"""A slice of `make chaos`: jobs through killed actors, nodes and drivers, and a store of which every twentieth request fails."""
+
+import pytest
+
+from tests.chaos import Chaos
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def chaos(s3_server, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ENDPOINT_URL", "RAY_worker_niceness", "OMP_NUM_THREADS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+            patch.setenv(name, "")  # to be put back as it was
+            patch.delenv(name)
+        with Chaos(s3_server, tmp_path_factory.mktemp("chaos")).ready() as ready:
+            yield ready
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_published_in_the_end_is_what_an_undisturbed_job_publishes(chaos, seed):
+    injected = chaos.run(seed)
+    assert sum(injected[kind] for kind in ("actor", "node", "driver")) > 0
+    assert any(kind.startswith("storage") for kind in injected)

@@ -1,0 +1,191 @@
+"""`jobs.gc` removes what no kept run refers to and nothing else; `jobs.status` tells how far a job is."""
+
+import json
+import os
+import time
+
+import pytest
+
+from jobs import explain, gc, status
+from pipeline import storage, watch
+from pipeline.progress import Progress
+from pipeline.refusal import Refusal
+from pipeline.sweep import sweep
+from pipeline.tables import files, publish
+from tests.shards import dataset
+from tests.test_run import content, job
+
+ONE = {"targets": ("label",)}
+
+
+@pytest.fixture(params=["local", "s3"])
+def out(request, tmp_path):
+    return str(tmp_path / "out") if request.param == "local" else f"{request.getfixturevalue('s3')}/atlas"
+
+
+@pytest.fixture
+def nights(out, tmp_path) -> list[str]:
+    """Three runs of one name, each with a method of its own, and one of another name."""
+    source = dataset(tmp_path / "shards", shards=2)
+    runs = [explain.run(job(source, out, methods=(method,), **ONE)).run_id for method in ("grad_cam", "layer_cam", "xgrad_cam")]
+    return [*runs, explain.run(job(source, out, methods=("hires_cam",), name="other", **ONE)).run_id]
+
+
+def folders(out: str, kind: str) -> set[str]:
+    depth = {"runs": 1, "tasks": 3}[kind]
+    return {"/".join(path.split("/")[:depth]) for path in files.below(storage.join(out, kind))}
+
+
+def test_dry_by_default_it_removes_nothing(out, nights, capsys):
+    before = files.below(out).keys()
+    assert gc.main(["--out", out, "--keep", "1", "--min-age", "0"]) == 0
+    assert files.below(out).keys() == before
+    # the first run's task of a shard answers images, features and predictions as well, which all others use
+    assert "would remove 2 runs and 4 tasks" in capsys.readouterr().out
+
+
+def test_it_keeps_the_last_runs_of_each_name_and_what_they_refer_to(out, nights, tmp_path, capsys):
+    kept = content(out), content(out, "other")
+    assert gc.main(["--out", out, "--keep", "1", "--min-age", "0", "--delete"]) == 0
+    assert "removed 2 runs" in capsys.readouterr().out
+    assert folders(out, "runs") == set(nights[2:])
+    assert (content(out), content(out, "other")) == kept
+    before = files.below(out).keys()
+    source = f"{tmp_path}/shards/*.tar"
+    assert not explain.run(job(source, out, methods=("xgrad_cam",), **ONE)).new
+    assert files.below(out).keys() == before, "all that the kept run answers is still there"
+    assert sweep(out, keep=1, min_age=0).tasks == ()
+
+
+def test_a_run_named_stays_with_its_tasks(out, nights):
+    swept = sweep(out, keep=1, named=[nights[0]], min_age=0)
+    assert [folder.path for folder in swept.runs] == [f"runs/{nights[1]}"]
+    assert len(swept.tasks) == 4, "layer_cam's"
+    assert sweep(out, keep=7, min_age=0).size == 0
+    with pytest.raises(Refusal, match="no such run"):
+        sweep(out, keep=1, named=["yesterday"], min_age=0)
+
+
+def test_what_is_young_is_left_to_whoever_is_writing_it(out, nights):
+    files.write_bytes(storage.join(out, "runs/halfway/maps/part.parquet"), b"x")
+    files.write_bytes(storage.join(out, "tasks/ab/abcd/0123/maps.parquet"), b"x")
+    assert sweep(out, keep=1).size == 0
+    swept = sweep(out, keep=7, min_age=0, delete=True)
+    assert [folder.path for folder in swept.runs] == ["runs/halfway"]
+    assert [folder.path for folder in swept.tasks] == ["tasks/ab/abcd/0123"]
+    assert "halfway" not in folders(out, "runs")
+    assert sweep(out, keep=7, min_age=0).size == 0
+
+
+def test_age_is_that_of_the_youngest_file(tmp_path):
+    out = str(tmp_path)
+    for name, age in (("maps.parquet", 5000), ("images.parquet", 50)):
+        files.write_bytes(storage.join(out, "tasks/ab/abcd/0123", name), b"x")
+        os.utime(tmp_path / "tasks/ab/abcd/0123" / name, times=(time.time() - age,) * 2)
+    assert sweep(out, keep=1, min_age=1000).tasks == ()
+    assert len(sweep(out, keep=1, min_age=10).tasks) == 1
+
+
+def test_where_a_kept_run_cannot_be_read_nothing_is_removed(tmp_path):
+    out = str(tmp_path / "out")
+    source = dataset(tmp_path / "shards", shards=1)
+    runs = [explain.run(job(source, out, methods=(method,), **ONE)).run_id for method in ("grad_cam", "layer_cam")]
+    files.write_bytes(storage.join(out, "runs", runs[1], "receipts.parquet"), b"cut")
+    before = files.below(out).keys()
+    with pytest.raises(Refusal, match="nothing is removed"):
+        sweep(out, keep=1, min_age=0, delete=True)
+    assert files.below(out).keys() == before
+
+
+def test_beside_a_running_job_it_costs_that_job_work_and_nothing_else(tmp_path, monkeypatch):
+    """Between a job's look at old tasks and its end everything old that no run refers to goes: the job computes it again."""
+    from pipeline import run
+
+    out, source = str(tmp_path / "out"), dataset(tmp_path / "shards", shards=2)
+    for method in ("grad_cam", "layer_cam", "xgrad_cam"):
+        explain.run(job(source, out, methods=(method,), **ONE))
+    undisturbed = run._explained
+
+    def disturbed(*arguments):
+        monkeypatch.setattr(run, "_explained", undisturbed)
+        assert sweep(out, keep=1, min_age=0, delete=True).tasks
+        return undisturbed(*arguments)
+
+    monkeypatch.setattr(run, "_explained", disturbed)
+    asked = {"methods": ("grad_cam", "layer_cam"), **ONE}
+    assert explain.run(job(source, out, **asked)).complete
+    explain.run(job(source, tmp_path / "fresh", **asked))
+    assert content(out) == content(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("line", [["--keep", "0"], ["--min-age", "-1"]])
+def test_a_wrong_line_is_refused(tmp_path, line, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        gc.main(["--out", str(tmp_path), *line])
+    assert line[0] in capsys.readouterr().err
+
+
+def test_an_empty_place_is_refused_by_both(tmp_path, capsys):
+    assert gc.main(["--out", str(tmp_path / "nowhere")]) == 2
+    assert status.main(["--out", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.count("check --out") == 2
+
+
+def test_status_of_a_finished_job_names_what_is_published(out, nights, capsys):
+    assert status.main(["--out", out]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 4
+    assert told[0].startswith("default: the last job finished")
+    assert f"published is {nights[2]}" in told[1] and "8 of 8 images explained, 0 failed" in told[1]
+    assert status.main(["--out", out, "--name", "othr"]) == 2
+
+
+def test_status_while_a_job_runs_and_after_it_died(tmp_path, monkeypatch, capsys):
+    """The job's own object, read between two of its tasks."""
+    from pipeline import inline
+
+    monkeypatch.setattr(watch, "EVERY", 0)
+    undisturbed, seen = inline.explain_tasks, []
+
+    def observed(*arguments):
+        for receipt in undisturbed(*arguments):
+            yield receipt
+            seen.append(status.lines(str(tmp_path / "out")))
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(inline, "explain_tasks", observed)
+    with pytest.raises(KeyboardInterrupt):
+        explain.run(job(dataset(tmp_path / "shards"), tmp_path / "out", methods=("grad_cam",)))
+    assert [line.split(",")[1:3] for line, _ in seen] == [[f" {2 * n}/12 images", f" {n}/6 tasks"] for n in (1, 2, 3)]
+    assert "/s" in seen[0][0] and "left" in seen[0][0] and "0 failed so far" in seen[0][0]
+    assert seen[0][1] == "default: nothing is published"
+    assert "broke off" in status.lines(str(tmp_path / "out"))[0]
+
+
+def test_a_job_that_was_killed_is_silent(tmp_path):
+    files.write_json(watch.place(str(tmp_path), "n"), {"name": "n", "started": 0, "updated": time.time() - 7200, "state": "explaining"})
+    assert "silent for 2:00:00, perhaps dead" in status.lines(str(tmp_path))[0]
+
+
+def test_every_task_is_one_line_of_json_in_the_log(tmp_path, caplog):
+    caplog.set_level("INFO")
+    explain.run(job(dataset(tmp_path / "shards"), tmp_path / "out", methods=("grad_cam",)))
+    told = [json.loads(record.message) for record in caplog.records if record.message.startswith("{")]
+    assert len(told) == 6
+    assert {tuple(sorted(line)) for line in told} == {
+        ("bytes_read", "event", "failed", "retries", "seconds", "shard", "start", "stop", "task")
+    }
+
+
+def test_a_store_that_refuses_progress_stops_no_job(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(watch, "place", lambda out, name: "nowhere://x/y")
+    told = watch.Watch(str(tmp_path), "n")
+    told.task(Progress("explain", 2, "images"), 1, {"task": "t"})
+    assert "cannot be written" in caplog.text
+
+
+def test_a_name_is_no_path(tmp_path):
+    watch.Watch(str(tmp_path), "../../n").tell(now=True)
+    assert watch.names(str(tmp_path)) == ["../../n"]
+    assert publish.current(str(tmp_path)) == {}

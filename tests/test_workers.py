@@ -1,0 +1,167 @@
+"""What befalls a worker: one that hangs, one that dies over the same image every time, and the traps of Ray Data that lose rows."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.connect import connected
+from jobs import explain
+from pipeline import flow
+from pipeline.stages import Explain, Read, Task
+from tests.shards import dataset
+from tests.test_run import content, job
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+ASKED = {"methods": ("grad_cam", "eigen_cam"), "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        with connected():
+            yield
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return dataset(tmp_path_factory.mktemp("data") / "shards")
+
+
+@pytest.fixture(scope="module")
+def expected(source, tmp_path_factory):
+    """The tables of the job in this process, with one thread as on the workers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("undisturbed")
+    explain.run(job(source, out, **{**ASKED, "workers": 0}))
+    torch.set_num_threads(threads)
+    return content(out)
+
+
+def over(row: dict, shard: str, start: int) -> bool:
+    task = Task.from_json(row["task"])
+    return (task.shard.name, task.start) == (shard, start)
+
+
+class Poisoned:
+    """An explainer, or a reader, whose process does not outlive one task."""
+
+    def __init__(self, stage, fate: str, log: Path):
+        self.stage, self.fate, self.log = stage, fate, log
+
+    def __call__(self, row: dict) -> dict:
+        with open(self.log, "a") as log:
+            log.write(Task.from_json(row["task"]).id + "\n")
+        if over(row, "00001.tar", 2):
+            if self.fate == "hangs":
+                time.sleep(3600)
+            os.kill(os.getpid(), signal.SIGKILL)  # as the system does when memory runs out
+        return self.stage(row)
+
+
+@pytest.mark.parametrize(("where", "fate"), [("explain", "dies"), ("explain", "hangs"), ("read", "dies")])
+def test_a_task_that_takes_its_worker_with_it_lands_in_errors_and_the_others_complete(
+    cluster, source, expected, tmp_path, monkeypatch, where, fate
+):
+    undisturbed = flow.explain_tasks
+    log = tmp_path / "begun"
+
+    def poisoned(tasks, read: Read, load, *rest):
+        def loaded() -> Explain:
+            return Poisoned(load(), fate, log)
+
+        return undisturbed(tasks, Poisoned(read, fate, log), load, *rest) if where == "read" else undisturbed(tasks, read, loaded, *rest)
+
+    monkeypatch.setattr(flow, "explain_tasks", poisoned)
+    timeout = 20.0 if fate == "hangs" else 3600.0
+    outcome = explain.run(job(source, tmp_path / "out", **ASKED, task_timeout=timeout))
+    assert outcome.counts["explained"] == 10
+    assert outcome.counts["failed"] == 2
+    [row] = content(tmp_path / "out")["errors"]
+    assert (row["shard"], row["stage"], row["error"]) == ("00001.tar", where, "WorkerDied")
+    assert "images 2 to 3" in row["message"]
+    begun = log.read_text().split()
+    assert max(begun.count(task) for task in begun) == flow.ATTEMPTS
+    monkeypatch.undo()
+    assert explain.run(job(source, tmp_path / "out", **ASKED)).complete
+    assert content(tmp_path / "out") == expected
+
+
+def test_a_task_is_a_block_of_its_own(cluster):
+    """T2: rows that collapse into one block keep one worker busy and are replayed together."""
+    import ray
+
+    rows = ray.data.from_items([{"task": str(i)} for i in range(20)], override_num_blocks=20)
+    blocks = [len(batch["pid"]) for batch in rows.map(lambda row: {"pid": os.getpid()}).iter_batches(batch_size=None)]
+    assert blocks == [1] * 20
+
+
+def test_nothing_of_ray_data_that_loses_rows_is_switched_on(cluster):
+    """T3 and T7: an errored block is dropped with all of its rows; a checkpoint takes a row's first part for the whole."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    assert context.max_errored_blocks == 0
+    assert context.checkpoint_config is None
+
+
+def test_one_bad_task_of_many_loses_no_other(cluster, tmp_path):
+    """T3: with errored blocks allowed, one bad file of twenty lost all rows and the job said it had succeeded."""
+    from tests.shards import good, tar_bytes
+
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for i in range(20):
+        (folder / f"{i:05}.tar").write_bytes(tar_bytes([(f"image{i}", good(i))]))
+    (folder / "00007.tar").write_bytes(b"no tar at all" * 300)
+    outcome = explain.run(job(str(folder / "*.tar"), tmp_path / "out", **ASKED))
+    assert not outcome.complete
+    found = content(tmp_path / "out")
+    assert len(found["images"]) == 19
+    assert [row["shard"] for row in found["errors"]] == ["00007.tar"]
+
+
+def test_a_worker_that_dies_between_its_write_and_its_answer_leaves_no_second_set_of_rows(cluster, source, expected, tmp_path, monkeypatch):
+    """T5: what a replay writes goes under the same names, and counts once."""
+    undisturbed = flow.explain_tasks
+    mark = tmp_path / "died"
+
+    def lossy(tasks, read, load, land, *rest):
+        def landed(row: dict) -> dict:
+            receipt = land(row)
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return receipt
+
+        return undisturbed(tasks, read, load, landed, *rest)
+
+    monkeypatch.setattr(flow, "explain_tasks", lossy)
+    assert explain.run(job(source, tmp_path / "out", **ASKED)).complete
+    assert mark.exists()
+    assert len(list(tmp_path.glob("out/tasks/**/receipt.json"))) == 6
+    assert content(tmp_path / "out") == expected
+
+
+def test_without_its_token_an_embedded_ray_answers_nobody(cluster):
+    """Ray binds to every address of the machine whatever it is told: the token is what keeps others out."""
+    import ray
+
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        pytest.skip("Ray was imported before it was started, and looks for a token at its import alone")
+    address = ray.get_runtime_context().gcs_address
+    strangers = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    strangers |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+    code = f"import ray; ray.init({address!r}, log_to_driver=False); print('in', ray.cluster_resources())"
+    done = subprocess.run([sys.executable, "-c", code], env=strangers, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "in {" not in done.stdout
+    assert "ConnectionError" in done.stderr or "oken" in done.stderr
