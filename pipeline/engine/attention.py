@@ -82,9 +82,9 @@ def _said(entry: Attention, network: Stream, scene: Scene, settings: dict) -> to
     """What the network says of every token by itself [B N C + P], where the stream ends as the method has it; the same for all targets."""
     network.module.to(scene.pixels.device)
     found = []
-    for pixels in scene.pixels.split(TOGETHER):
+    for pixels in pixels_of(scene).split(TOGETHER):
         with autocast(pixels.device, scene.precision):
-            passed = Passed(network, scene.backbone.prepare(pixels), settings.get("depth", len(network.blocks)))
+            passed = Passed(network, scene.backbone.prepare.normalise(pixels), settings.get("depth", len(network.blocks)))
             offered = {"added": passed.added, **{name: passed.each(name) for name in entry.asks - {"added"}}}
             found.append(passed.said(entry.map(**offered, **settings)).float())
     return torch.cat(found)
