@@ -4,6 +4,7 @@ N images of a task, B of a chunk, C classes
 """
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -46,6 +47,9 @@ class Pictures:
     def __getitem__(self, part: slice) -> "Pictures":
         return Pictures(self.pixels[part], self.rows[part], self.digests[part])
 
+    def halves(self) -> tuple["Pictures", "Pictures"]:
+        return self[: len(self) // 2], self[len(self) // 2 :]
+
 
 @dataclass
 class Answer:
@@ -79,8 +83,9 @@ class Explainer:
             "partials": schema.PARTIALS,
         }
 
-    def __call__(self, pictures: Pictures, wanted: Sequence[Cell]) -> list[tuple[Cell, pa.Table, pa.Table]]:
-        """Each wanted cell with its rows and its errors."""
+    def __call__(self, pictures: Pictures, wanted: Sequence[Cell], tally: Counter | None = None) -> list[tuple[Cell, pa.Table, pa.Table]]:
+        """Each wanted cell with its rows and its errors. What they cost in passes is added to `tally`, as in `Scene.tally`."""
+        tally = Counter() if tally is None else tally
         answers = {cell: Answer() for cell in wanted}
         for cell in wanted:
             if cell.table == "images":
@@ -89,25 +94,27 @@ class Explainer:
                     answers[cell].add(**{name: [row.get(name)] for name in schema.IMAGES.names})
         if any(cell.table != "images" for cell in wanted):
             for start in range(0, len(pictures), self.batch_size):
-                self._chunk(pictures[start : start + self.batch_size], answers)
+                self._chunk(pictures[start : start + self.batch_size], answers, tally)
         return [(cell, self._table(cell, answer), pa.Table.from_pylist(answer.errors, schema.ERRORS)) for cell, answer in answers.items()]
 
-    def _chunk(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
-        """One trunk pass for every cell. A batch that fails is looked at again image by image, so that only the culprit is lost."""
+    def _chunk(self, pictures: Pictures, answers: Mapping[Cell, Answer], tally: Counter) -> None:
+        """One trunk pass for every cell. A batch that fails is halved, until it fits into memory or only the culprit is lost."""
         try:
-            self._answer(pictures, answers)
+            self._answer(pictures, answers, tally)
+            return
         except Exception as error:
             if len(pictures) == 1:
                 for cell in (c for c in answers if c.table != "images"):
                     answers[cell].fail(pictures.rows[0], "predict", error, one_line(error))
                 return
-            log.warning("a batch of %d failed (%s); trying its images one by one", len(pictures), error)
-            for i in range(len(pictures)):
-                self._chunk(pictures[i : i + 1], answers)
+            log.warning("a batch of %d failed (%s); trying its halves", len(pictures), one_line(error))
+        # only now: the exception held on to what the batch had allocated
+        for half in pictures.halves():
+            self._chunk(half, answers, tally)
 
-    def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
+    def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer], tally: Counter) -> None:
         wanted = [cell for cell in answers if cell.method]
-        scene, said = self._scene(pictures, wanted)
+        scene, said = self._scene(pictures, wanted, tally)
         finite = said.logits.isfinite().all(1).cpu().numpy()
         predictions = self._predictions(said)
         chosen = finite & self._selected(pictures, predictions)
@@ -125,10 +132,11 @@ class Explainer:
             elif cell.metric:
                 self._add_scores(cell, answer, pictures, scores[cell], scene.targets[targets.index(cell.target)])
 
-    def _scene(self, pictures: Pictures, wanted: Sequence[Cell]) -> tuple[Scene, Answers]:
+    def _scene(self, pictures: Pictures, wanted: Sequence[Cell], tally: Counter) -> tuple[Scene, Answers]:
         """One look at a batch with the targets of all wanted maps."""
         pixels = torch.tensor(pictures.pixels, device=self.device)
         seen = look(self.backbone, self.backbone.prepare(pixels), self.questions.precision)
+        tally["look", "forwards"] += len(pixels)
         labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
         said = Answers(seen.logits, labels, self.backbone.class_weights)
         explained = tuple(explained_by(target, said) for target in _targets(wanted))
@@ -137,22 +145,22 @@ class Explainer:
             drawn_for = zip(pictures.rows, pictures.digests, strict=True)
             return [seed_of(self.questions.seed, name, row["key"], image) for row, image in drawn_for]
 
-        return Scene(seen, explained, pixels, seeds, self.questions.activation, self.questions.precision, self.questions.seed), said
+        how = (self.questions.activation, self.questions.precision, self.questions.seed)
+        return Scene(seen, explained, pixels, seeds, *how, tally), said
 
     def _maps(self, method: Request, about: Request, scene: Scene, target: int, pictures: Pictures) -> list[np.ndarray | Exception]:
         """The maps of one method about one target, which is the scene's number `target`.
 
-        Where the method raises on the batch it is run image by image, and what still fails is its exception.
+        Where the method raises, the batch is halved; what fails on one image is its exception.
         """
         try:
-            maps = engine.maps(method, scene, target)
+            return list(engine.maps(method, scene, target).float().cpu().numpy())
         except Exception as error:
             if len(pictures) == 1:
-                return [error]
-            alone = [pictures[i : i + 1] for i in range(len(pictures))]
-            cell = Cell("maps", "", method, about)
-            return [self._maps(method, about, self._scene(one, [cell])[0], 0, one)[0] for one in alone]
-        return list(maps.float().cpu().numpy())
+                return [error.with_traceback(None)]
+        cell = Cell("maps", "", method, about)
+        halves = ((half, self._scene(half, [cell], scene.tally)[0]) for half in pictures.halves())
+        return [each for half, part in halves for each in self._maps(method, about, part, 0, half)]
 
     def _stored(self, method: Request, maps: list[np.ndarray | Exception]) -> list[np.ndarray | Exception]:
         """Maps as the tables keep them: those of pixels averaged down."""
@@ -176,11 +184,11 @@ class Explainer:
                     if chosen[i] and (classes[i] >= 0 or target == NO_TARGET)
                 }
             if "o" in METRICS[cell.metric.name].asks:
-                self._dim(drawn[of], scene)
+                self._dim(drawn[of], scene, cell.metric.name)
             scores[cell] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
         return scores
 
-    def _dim(self, drawn: dict[int, Drawn], scene: Scene) -> None:
+    def _dim(self, drawn: dict[int, Drawn], scene: Scene, payer: str) -> None:
         """Give the drawn maps of a batch what the network says of their images as they are and dimmed by them, once."""
         if not drawn or any(each.said for each in drawn.values()):
             return
@@ -188,7 +196,7 @@ class Explainer:
         classes = [drawn[i].classes if i in drawn else blank for i in range(len(scene.pixels))]
         maps = [drawn[i].S if i in drawn and drawn[i].drawable else np.zeros(size) for i in range(len(scene.pixels))]
         p, q = clean(scene, classes)
-        o = dimmed(scene, maps, classes, "ad ai ag")
+        o = dimmed(scene, maps, classes, payer)
         for i, each in drawn.items():
             each.said.update(p=p[i], q=q[i], o=o[i])
 

@@ -56,6 +56,7 @@ def prepare(job: Job) -> Prepared:
         job.target_args,
         job.metrics,
         job.metric_args,
+        job.plugins,
         activation=job.activation,
         precision=job.precision,
         map_size=job.map_size,

@@ -10,6 +10,7 @@ from pipeline import backbones, engine, scoring
 from pipeline.engine.look import PRECISIONS
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.plugins import Plugin, code_of, load
 from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
@@ -50,6 +51,7 @@ class Questions:
     select: str | None = None
     no_store: tuple[str, ...] = ()
     metrics: tuple[Request, ...] = ()
+    plugins: tuple[Plugin, ...] = ()
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -73,15 +75,17 @@ def ask(
     target_args: Sequence[str] = (),
     metrics: Sequence[str] = (),
     metric_args: Sequence[str] = (),
+    plugins: Sequence[str] = (),
     **rest,
 ) -> Questions:
     """Questions from names as a user writes them. With any metric come the two controls, which show its floor and its trap.
 
     Raises:
-        Refusal: for an unknown name, setting or value.
+        Refusal: for an unknown name, setting or value, and for a plugin that cannot be used.
     """
+    loaded = load(plugins)
     explained = parse_all(methods, METHODS, "method", method_args), parse_all(targets, TARGETS, "target", target_args)
-    questions = Questions(*explained, **rest, metrics=parse_all(metrics, METRICS, "metric", metric_args))
+    questions = Questions(*explained, **rest, plugins=loaded, metrics=parse_all(metrics, METRICS, "metric", metric_args))
     scoring.refuse_clashes(questions.metrics)
     if not questions.methods:
         raise Refusal("no method is asked for; name some with --methods, for example --methods grad_cam or family:cam")
@@ -169,15 +173,17 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
             "map_size": questions.map_size if METHODS[method.name].grid == "pixels" else None,
             "seed": questions.seed if METHODS[method.name].seeded else None,
             "select": questions.select,
+            **code_of(questions.plugins, method=method.name),
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))
-    return result + [_scoring(cell, metric) for cell in result if cell.table == "maps" for metric in questions.metrics]
+    return result + [_scoring(cell, metric, questions) for cell in result if cell.table == "maps" for metric in questions.metrics]
 
 
-def _scoring(map: Cell, metric: Request) -> Cell:
+def _scoring(map: Cell, metric: Request, questions: Questions) -> Cell:
     """The cell of one metric of one map."""
     entry = METRICS[metric.name]
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
+    asked |= code_of(questions.plugins, metric=metric.name)
     return Cell("partials" if entry.total else "scores", digest(asked), map.method, map.target, metric)
 
 

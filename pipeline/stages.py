@@ -7,12 +7,14 @@ import ctypes
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline import passes
 from pipeline.explain import Explainer, Pictures
 from pipeline.questions import Cell, Network, Questions, cells
 from pipeline.sources import Index, Shard, ShardError, read
@@ -156,10 +158,12 @@ class Explain:
         task = Task.from_json(row["task"])
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
         pictures = Pictures(pixels, told["rows"], told["digests"], told["errors"])
-        answers = self.explainer(pictures, [self.cells[i] for i in task.missing])
+        wanted, tally = [self.cells[i] for i in task.missing], Counter()
+        answers = self.explainer(pictures, wanted, tally)
         failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}
         seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
         facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": len(failed), "seconds": seconds}
+        facts["passes"] = passes.told(tally, {"look", *(cell.method.alias for cell in wanted if cell.method)}, len(pictures))
         return {
             "task": row["task"],
             "answers": [

@@ -3,20 +3,22 @@
 B images, N tokens, L blocks, h w cells
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from pipeline.backbones import Backbone
 from pipeline.backbones.attention import Attentive, Recorded, attentive
 from pipeline.backbones.relevance import relevances
+from pipeline.engine.budget import within_budget
 from pipeline.engine.look import autocast
 from pipeline.engine.scene import Scene
 from pipeline.families import METHODS, Attention
 from pipeline.refusal import Refusal
 from pipeline.requests import Request
 
-BUDGET = 1 << 26  # numbers of all attention matrices of one pass: 12 images of a ViT-B/16 at 224 pixels
+NUMBERS = 1 << 26  # of all attention matrices of one pass, at most: 12 images of a ViT-B/16 at 224 pixels
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:
@@ -35,37 +37,48 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     entry: Attention = METHODS[method.name]
     network = attentive(scene.backbone)
     if entry.class_free:
-        rows = entry.map(scene.once("attention", lambda: _attention(network, scene)), **method.args)
+        rows = entry.map(scene.once("attention", lambda: _attention(network, scene, method.alias)), **method.args)
     else:
         directions = scene.targets[target].directions
         if directions.shape[1] != 1:
             raise Refusal(f"{method.alias} explains one direction a target; joins of several (max_pre, mean_post) are for the CAM family")
-        parts = _parts(network, scene, directions[:, 0])
-        rows = torch.cat([entry.map(**_offered(entry, network, scene, x, d), **method.args) for x, d in parts])
+
+        def mapped(x: torch.Tensor, part: slice) -> torch.Tensor:
+            return entry.map(**_offered(entry, network, scene, x, directions[part, 0], method.alias), **method.args)
+
+        rows = torch.cat(_in_parts(network, scene, method.alias, "backward", mapped))
     return rows[:, network.prefix :].unflatten(1, scene.backbone.grid)
 
 
-def _parts(network: Attentive, scene: Scene, directions: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Prepared images and their directions, as many at once as the budget of attention matrices allows."""
-    size = max(1, BUDGET // network.numbers)
+def _in_parts(network: Attentive, scene: Scene, payer: str, kind: str, answer: Callable[[torch.Tensor, slice], Any]) -> list:
+    """`answer(prepared images, their place)`, as many images at once as the budgets of rows and of attention matrices allow."""
     network.module.to(scene.pixels.device)
-    for pixels, d in zip(scene.pixels.split(size), directions.split(size), strict=True):
-        yield scene.backbone.prepare(pixels), d
+    answers = []
+
+    def one_pass(start: int, stop: int) -> None:
+        answers.append(answer(scene.backbone.prepare(scene.pixels[start:stop]), slice(start, stop)))
+
+    within_budget(scene, len(scene.pixels), one_pass, payer, kind, most=NUMBERS // network.numbers)
+    return answers
 
 
 @torch.no_grad()
-def _attention(network: Attentive, scene: Scene) -> list[torch.Tensor]:
+def _attention(network: Attentive, scene: Scene, payer: str) -> list[torch.Tensor]:
     """A_1 ... A_L, each averaged over its heads [B N N]: all that class-free methods use, and a head's share of the memory."""
-    parts = []
-    for x, _ in _parts(network, scene, scene.look.logits):
+
+    def averaged(x: torch.Tensor, part: slice) -> list[torch.Tensor]:
         with autocast(x.device, scene.precision):
             _, *matrices = network.module(x)
-        parts.append([A.float().mean(1) for A in matrices])
-    return [torch.cat(block) for block in zip(*parts, strict=True)]
+        scene.tally[payer, "forwards"] += len(x)
+        return [A.float().mean(1) for A in matrices]
+
+    return [torch.cat(block) for block in zip(*_in_parts(network, scene, payer, "forward", averaged), strict=True)]
 
 
-def _offered(entry: Attention, network: Attentive, scene: Scene, x: torch.Tensor, d: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-    """What a class-specific method asks for, from one pass and one backward, in float32 whatever the precision asked for.
+def _offered(
+    entry: Attention, network: Attentive, scene: Scene, x: torch.Tensor, d: torch.Tensor, payer: str
+) -> dict[str, list[torch.Tensor]]:
+    """What a class-specific method asks for, from one pass and a way back for each, in float32 whatever the precision asked for.
 
     Relevance divides by sums that may all but cancel: in bfloat16 the maps of a ViT-Tiny correlate at 0.6 with those of float32.
     """
@@ -74,11 +87,14 @@ def _offered(entry: Attention, network: Attentive, scene: Scene, x: torch.Tensor
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         y = recorded.run(x)[0]
     matrices = [recorded.env[node] for node in nodes]
+    ways = {"dA": 1, "RA": 2 if (d < 0).any() else 1}  # relevance goes back as a gradient does, for what speaks against a class apart
     offered = {
         "A": lambda: [A.detach().mean(1) for A in matrices],
         "dA": lambda: list(torch.autograd.grad((d * y).sum(), matrices)),
         "RA": lambda: _relevances(network, recorded.env, d),
     }
+    scene.tally[payer, "forwards"] += len(x)
+    scene.tally[payer, "backwards"] += len(x) * sum(ways.get(name, 0) for name in entry.asks)
     return {name: offered[name]() for name in entry.asks}
 
 

@@ -8,6 +8,7 @@ parameters with their defaults are what a user may set.
 
 from pipeline.families.attentions import Attention, attention
 from pipeline.families.cams import Cam, cam, rectify
+from pipeline.families.captums import Attribution, captum_method
 from pipeline.families.copies import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
 from pipeline.families.descents import Descent, Optimised, optimised
 from pipeline.families.registry import METHODS, METRICS, Parameter, asked_for, offered, parameters, register
@@ -20,6 +21,7 @@ __all__ = [
     "Metric",
     "METRICS",
     "Attention",
+    "Attribution",
     "Bernoulli",
     "Cam",
     "Channels",
@@ -38,6 +40,7 @@ __all__ = [
     "Windows",
     "asked_for",
     "attention",
+    "captum_method",
     "cam",
     "gaussians",
     "magnitude",
