@@ -74,7 +74,8 @@ class _Scalar(nn.Module):
     def __init__(self, scene: Scene, payer: str):
         super().__init__()
         cut = scene.backbone.cut
-        weights = {id(value): value for value in cut.state_dict(keep_vars=True).values()}
+        modules = _modules(cut)
+        weights = {id(value): value for value in (*modules.parameters(), *modules.buffers())}
         self._scene, self._payer, self._cut = scene, payer, [copy.deepcopy(cut, weights)]
         self.network = _modules(self._cut[0])
         for module in self.network.modules():
