@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 
-.PHONY: help demo test fast lint bench clean
+.PHONY: help demo test fast lint bench precision clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,6 +29,9 @@ lint: .venv/ready  ## style
 
 bench: .venv/ready  ## cost beside the libraries people loop by hand
 	$(RUN) -m tests.bench.cams
+
+precision: .venv/ready  ## what half precision does to the maps: make precision ARGS="--source 'val/*.tar' --weights FILE"
+	$(RUN) -m tests.bench.precision $(ARGS)
 
 clean:  ## remove what was made here
 	rm -rf .venv out build *.egg-info

@@ -67,6 +67,8 @@ def prepare(job: Job) -> Prepared:
     shards = sources.list_shards(job.source)
     backbone = network.load()
     questions, skipped = fitted(asked, backbone)
+    if job.precision != "fp32":
+        log.warning("--precision %s moves every map a little, and some by more: docs/precision.md says how far", job.precision)
     for item in skipped:
         log.warning("skipping %s: %s", item["method"], item["reason"])
     classes, named = _classes(job, shards, backbone.num_classes, questions)
