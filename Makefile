@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 
-.PHONY: help demo test fast lint bench chaos fuzz clean
+.PHONY: help demo test fast lint bench chaos fuzz precision clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,6 +36,9 @@ chaos: .venv/ready  ## fifty jobs through killed actors, nodes and drivers and a
 
 fuzz: .venv/ready  ## 24,000 damaged tars, images and annotations against the readers
 	$(RUN) -m tests.fuzz 24000
+
+precision: .venv/ready  ## what half precision does to the maps: make precision ARGS="--source 'val/*.tar' --weights FILE"
+	$(RUN) -m tests.bench.precision $(ARGS)
 
 clean:  ## remove what was made here
 	rm -rf .venv out build *.egg-info

@@ -6,6 +6,7 @@ python -m jobs.explain --source 's3://b/val/{00000..00049}.tar' --backbone timm/
 import logging
 import sys
 
+from pipeline import plugins
 from pipeline.finish import Outcome, TooManyFailed
 from pipeline.job import Job, command_line
 from pipeline.methods import METHODS
@@ -19,10 +20,14 @@ from pipeline.tables.publish import Overtaken
 from pipeline.tables.receipts import Damaged
 from pipeline.targets import TARGETS
 
-EPILOGUE = (
-    f"methods: {described(METHODS)}\n\ntargets: {described(TARGETS)}\n\nmetrics: {described(METRICS)}\n\n"
-    "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
-)
+
+def about() -> str:
+    """The end of `--help`: every method, target and metric with its settings, those of installed plugins too."""
+    plugins.load(())
+    return (
+        f"methods: {described(METHODS)}\n\ntargets: {described(TARGETS)}\n\nmetrics: {described(METRICS)}\n\n"
+        "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
+    )
 
 
 def run(job: Job) -> Outcome | None:
@@ -47,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        outcome = run(command_line(Job, "jobs.explain", arguments, EPILOGUE))
+        outcome = run(command_line(Job, "jobs.explain", arguments, about()))
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ N images of a task, B of a chunk, C classes
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -52,6 +53,9 @@ class Pictures:
     def at(self, places: Sequence[int]) -> "Pictures":
         return Pictures(self.pixels[places], [self.rows[i] for i in places], [self.digests[i] for i in places])
 
+    def halves(self) -> tuple["Pictures", "Pictures"]:
+        return self[: len(self) // 2], self[len(self) // 2 :]
+
 
 @dataclass
 class Answer:
@@ -85,8 +89,9 @@ class Explainer:
             "partials": schema.PARTIALS,
         }
 
-    def __call__(self, pictures: Pictures, wanted: Sequence[Cell]) -> list[tuple[Cell, pa.Table, pa.Table]]:
-        """Each wanted cell with its rows and its errors."""
+    def __call__(self, pictures: Pictures, wanted: Sequence[Cell], tally: Counter | None = None) -> list[tuple[Cell, pa.Table, pa.Table]]:
+        """Each wanted cell with its rows and its errors. What they cost in passes is added to `tally`, as in `Scene.tally`."""
+        tally = Counter() if tally is None else tally
         answers = {cell: Answer() for cell in wanted}
         for cell in wanted:
             if cell.table == "images":
@@ -95,25 +100,27 @@ class Explainer:
                     answers[cell].add(**{name: [row.get(name)] for name in schema.IMAGES.names})
         if any(cell.table != "images" for cell in wanted):
             for start in range(0, len(pictures), self.batch_size):
-                self._chunk(pictures[start : start + self.batch_size], answers)
+                self._chunk(pictures[start : start + self.batch_size], answers, tally)
         return [(cell, self._table(cell, answer), pa.Table.from_pylist(answer.errors, schema.ERRORS)) for cell, answer in answers.items()]
 
-    def _chunk(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
-        """One trunk pass for every cell. A batch that fails is looked at again image by image, so that only the culprit is lost."""
+    def _chunk(self, pictures: Pictures, answers: Mapping[Cell, Answer], tally: Counter) -> None:
+        """One trunk pass for every cell. A batch that fails is halved, until it fits into memory or only the culprit is lost."""
         try:
-            self._answer(pictures, answers)
+            self._answer(pictures, answers, tally)
+            return
         except Exception as error:
             if len(pictures) == 1:
                 for cell in (c for c in answers if c.table != "images"):
                     answers[cell].fail(pictures.rows[0], "predict", error, one_line(error))
                 return
-            log.warning("a batch of %d failed (%s); trying its images one by one", len(pictures), error)
-            for i in range(len(pictures)):
-                self._chunk(pictures[i : i + 1], answers)
+            log.warning("a batch of %d failed (%s); trying its halves", len(pictures), one_line(error))
+        # only now: the exception held on to what the batch had allocated
+        for half in pictures.halves():
+            self._chunk(half, answers, tally)
 
-    def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
+    def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer], tally: Counter) -> None:
         wanted = [cell for cell in answers if cell.method]
-        scene, said = self._scene(pictures, wanted)
+        scene, said = self._scene(pictures, wanted, tally)
         finite = scene.look.logits.isfinite().all(1).cpu().numpy()
         predictions = self._predictions(said, scene)
         chosen = finite & self._selected(pictures, predictions)
@@ -134,10 +141,11 @@ class Explainer:
             elif cell.metric:
                 self._add_scores(cell, answer, pictures, scores[cell], scene.targets[scene.names.index(cell.target.alias)])
 
-    def _scene(self, pictures: Pictures, wanted: Sequence[Cell]) -> tuple[Scene, Answers]:
+    def _scene(self, pictures: Pictures, wanted: Sequence[Cell], tally: Counter) -> tuple[Scene, Answers]:
         """One look at a batch with the targets of all wanted maps."""
         pixels = torch.tensor(pictures.pixels, device=self.device)
         seen = look(self.backbone, self.backbone.prepare(pixels), self.questions.precision)
+        tally["look", "forwards"] += len(pixels)
         labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
         classes = seen.logits[:, : self.backbone.num_classes]
         said = Answers(classes, labels, self.backbone.class_weights, self.backbone.phrases)
@@ -149,28 +157,27 @@ class Explainer:
             return [seed_of(self.questions.seed, name, row["key"], image) for row, image in drawn_for]
 
         how = self.questions.activation, self.questions.precision, self.questions.seed
-        return Scene(seen, tuple(explained.values()), pixels, seeds, *how, tuple(explained)), said
+        return Scene(seen, tuple(explained.values()), pixels, seeds, *how, tuple(explained), tally), said
 
     def _maps(self, method: Request, of: Request, name: str, scene: Scene, pictures: Pictures) -> list[np.ndarray | Exception]:
         """The maps of one method about what a target explains under one name.
 
-        Where the method raises on the batch it is run image by image, and what still fails is its exception.
+        Where the method raises, the batch is halved; what fails on one image is its exception.
         """
         place, cell = scene.names.index(name), Cell("maps", "", method, of)
         asked = [i for i, own in enumerate(scene.targets[place].class_id.tolist()) if own >= 0]
         if of.name == "pairs" and METHODS[method.name].family in PER_TARGET and len(asked) < len(pictures):
             # Few classes have as many partners as the one that has most: the others' images are not explained for nothing.
             some = pictures.at(asked)
-            each = iter(self._maps(method, of, name, self._scene(some, [cell])[0], some) if asked else ())
+            each = iter(self._maps(method, of, name, self._scene(some, [cell], scene.tally)[0], some) if asked else ())
             return [next(each) if i in asked else Undefined("not asked for") for i in range(len(pictures))]
         try:
-            maps = engine.maps(method, scene, place)
+            return list(engine.maps(method, scene, place).float().cpu().numpy())
         except Exception as error:
             if len(pictures) == 1:
-                return [error]
-            alone = [pictures[i : i + 1] for i in range(len(pictures))]
-            return [self._maps(method, of, name, self._scene(one, [cell])[0], one)[0] for one in alone]
-        return list(maps.float().cpu().numpy())
+                return [error.with_traceback(None)]
+        halves = ((half, self._scene(half, [cell], scene.tally)[0]) for half in pictures.halves())
+        return [each for half, part in halves for each in self._maps(method, of, name, part, half)]
 
     def _stored(self, method: Request, maps: list[np.ndarray | Exception]) -> list[np.ndarray | Exception]:
         """Maps as the tables keep them: those of pixels averaged down."""

@@ -10,7 +10,7 @@ from operator import itemgetter
 
 import pyarrow as pa
 
-from pipeline import reduce, sources, storage
+from pipeline import passes, reduce, sources, storage
 from pipeline.methods import METHODS
 from pipeline.prepare import Prepared
 from pipeline.progress import Progress
@@ -107,6 +107,7 @@ def finish(work: Work, each: Callable) -> Outcome:
         "files": entries,
         **_described(work),
         **_timed(work, time.monotonic() - began),
+        "passes": _passes(work),
     }
     files.write_json(storage.join(job.out, "runs", run_id, "run.json"), run)
     share = max(counts["failed"] / max(1, counts["images"]), counts["shards_failed"] / max(1, counts["shards"]))
@@ -237,6 +238,17 @@ def _public(value):
     if isinstance(value, tuple):
         return [_public(part) for part in value]
     return storage.public(value) if isinstance(value, str) else value
+
+
+def _passes(work: Work) -> dict:
+    """What this run's answers have cost, whenever they were computed; of a call that also answered other questions, its own share."""
+    asked: dict[str, set[str]] = {}
+    for task in work.done:
+        for cell, identity in zip(work.ready.cells, work.cells(task), strict=True):
+            names = {cell.method and cell.method.alias, cell.metric and cell.metric.name, "look"}
+            asked.setdefault(work.answered[identity].folder, set()).update(names)
+    spent = {receipt.folder: receipt.facts.get("passes", {}) for receipt in work.answered.values()}
+    return passes.summed({payer: spent[folder][payer] for payer in spent[folder].keys() & names} for folder, names in asked.items())
 
 
 def _timed(work: Work, publish_seconds: float) -> dict:

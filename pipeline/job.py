@@ -33,6 +33,8 @@ class Job:
     """Settings of targets: finer.gamma=0.8 ..."""
     metric_args: tuple[str, ...] = ()
     """Settings of metrics: pxap.bins=2000 ..."""
+    plugins: tuple[str, ...] = ()
+    """Methods and metrics of your own: .py files or modules that use the decorators of pipeline.families."""
     weights: str | None = None
     """Weights of the backbone: a safetensors file, any URL, or hf-hub:ORG/NAME; the model's own by default."""
     backbone_args: tuple[str, ...] = ()

@@ -45,7 +45,7 @@ def explain(
         boxes: each image's boxes x0 y0 x1 y1, as fractions of the image.
         masks: each image's object [H W] at the network's input size: bool, or uint8 where 128 is what counts neither way.
         keys: names of the images, which seed their noise; their positions by default.
-        questions: activation, precision, map_size, seed, select, no_store.
+        questions: activation, precision, map_size, seed, select, no_store, and plugins as on the command line.
 
     Returns:
         The tables of a run by name: images, features, predictions, maps, errors, and with metrics: metrics, partials, summary, curves.

@@ -57,6 +57,7 @@ def prepare(job: Job) -> Prepared:
         job.target_args,
         job.metrics,
         job.metric_args,
+        job.plugins,
         activation=job.activation,
         precision=job.precision,
         map_size=job.map_size,
@@ -68,6 +69,8 @@ def prepare(job: Job) -> Prepared:
     shards = sources.list_shards(job.source)
     backbone = network.load()
     questions, skipped = fitted(asked, backbone)
+    if job.precision != "fp32":
+        log.warning("--precision %s moves every map a little, and some by more: docs/precision.md says how far", job.precision)
     for item in skipped:
         log.warning("skipping %s: %s", item.get("method") or item["metric"], item["reason"])
     classes, named = _classes(job, shards, backbone.num_classes, texts or backbone.class_names, questions)

@@ -13,6 +13,7 @@ from pipeline.engine.perturbed import refuse
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.pairs import Pair
+from pipeline.plugins import Plugin, code_of, load
 from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
@@ -57,6 +58,7 @@ class Questions:
     select: str | None = None
     no_store: tuple[str, ...] = ()
     metrics: tuple[Request, ...] = ()
+    plugins: tuple[Plugin, ...] = ()
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -91,16 +93,18 @@ def ask(
     target_args: Sequence[str] = (),
     metrics: Sequence[str] = (),
     metric_args: Sequence[str] = (),
+    plugins: Sequence[str] = (),
     **rest,
 ) -> Questions:
     """Questions from names as a user writes them. With any metric come the two controls, which show its floor and its trap.
 
     Raises:
-        Refusal: for an unknown name, setting or value.
+        Refusal: for an unknown name, setting or value, and for a plugin that cannot be used.
     """
+    loaded = load(plugins)
     explained = tuple(map(_read, parse_all(targets, TARGETS, "target", target_args)))
     metrics = parse_all(metrics, METRICS, "metric", metric_args)
-    questions = Questions(parse_all(methods, METHODS, "method", method_args), explained, **rest, metrics=metrics)
+    questions = Questions(parse_all(methods, METHODS, "method", method_args), explained, **rest, plugins=loaded, metrics=metrics)
     scoring.refuse_clashes(questions.metrics)
     if questions.metrics:
         questions = _controlled(questions)
@@ -231,6 +235,7 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
             "map_size": questions.map_size if METHODS[method.name].grid == "pixels" else None,
             "seed": questions.seed if METHODS[method.name].seeded else None,
             "select": questions.select,
+            **code_of(questions.plugins, method=method.name),
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))
     maps = [cell for cell in result if cell.table == "maps"]
@@ -248,6 +253,7 @@ def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
     """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
     entry = METRICS[metric.name]
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
+    asked |= code_of(questions.plugins, metric=metric.name)
     if entry.of_pairs:
         asked["pairs"] = questions.class_pairs
     if entry.seeded:

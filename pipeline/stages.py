@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from pipeline import storage
+from pipeline import passes, storage
 from pipeline.explain import Explainer, Pictures
 from pipeline.questions import Cell, Network, Questions, cells
 from pipeline.sources import Index, Sample, Shard, ShardError, read
@@ -216,11 +217,13 @@ class Explain:
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
         rows = unpacked(told["rows"], row["codes"], self.explainer.backbone.image_size)
         pictures = Pictures(pixels, rows, told["digests"], told["errors"])
-        answers = self.explainer(pictures, [self.cells[i] for i in task.missing])
+        wanted, tally = [self.cells[i] for i in task.missing], Counter()
+        answers = self.explainer(pictures, wanted, tally)
         failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}
         seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
         facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": len(failed), "seconds": seconds}
         facts |= {"bytes_read": told["bytes"], "retries": told["retries"]}
+        facts["passes"] = passes.told(tally, {"look", *(cell.method.alias for cell in wanted if cell.method)}, len(pictures))
         return {
             "task": row["task"],
             "answers": [

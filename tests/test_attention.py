@@ -326,7 +326,7 @@ def test_maps_depend_on_their_image_alone_and_repeat(backbone, images, method, m
     alone = torch.cat([maps(backbone, images[i : i + 1], method, "finer") for i in range(len(images))])
     span = whole.amax((1, 2)) - whole.amin((1, 2))
     assert ((whole - alone).abs().amax((1, 2)) <= 1e-4 * span).all()
-    monkeypatch.setattr(attention, "BUDGET", 1)  # one image a pass
+    monkeypatch.setattr(attention, "NUMBERS", 1)  # one image a pass
     assert ((whole - maps(backbone, images, method, "finer")).abs().amax((1, 2)) <= 1e-4 * span).all()
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import pipeline
 from pipeline import backbones, engine
-from pipeline.engine import masked
+from pipeline.engine import budget, masked
 from pipeline.engine.fills import fill_of
 from pipeline.engine.look import look
 from pipeline.engine.masks import masks_of
@@ -229,7 +229,7 @@ def test_a_map_depends_on_nothing_but_its_image(network, pixels, written):
     whole = [ours(written, scene, target) for target in (0, 1)]
     alone = [torch.cat([ours(written, scene_of(network[0], pixels, part=slice(i, i + 1)), t) for i in range(IMAGES)]) for t in (0, 1)]
     tight = scene_of(network[0], pixels)
-    tight.once("budget", lambda: masked.Budget(7))
+    budget.budget_of(tight, parse(written, METHODS, "method").alias).rows = 7
     for target in (0, 1):
         span = (whole[target].amax((1, 2)) - whole[target].amin((1, 2))).clamp(min=1e-6)
         assert ((whole[target] - alone[target]).abs().amax((1, 2)) <= 1e-4 * span).all()
@@ -300,7 +300,7 @@ def test_passes_spent_are_those_of_the_cost_model_whatever_the_targets(network, 
     if network[0].pooled_linear is not None:
         heads = 0
     assert (counter.rows, counter.heads) == (IMAGES * rows, IMAGES * heads)
-    assert counter.largest <= masked.ROWS["cpu"]
+    assert counter.largest <= budget.ROWS["forward"]["cpu"]
     name = written.partition("(")[0]
     assert (scene.tally[name, "forwards"], scene.tally[name, "heads"]) == (counter.rows, counter.heads)
 
@@ -327,7 +327,7 @@ def test_out_of_memory_halves_the_budget_and_changes_nothing_else(network, pixel
     torch.testing.assert_close(ours("glas(k=5)", scene), ours("glas(k=5)", calm), rtol=1e-4, atol=1e-7)
     assert counter.rows == IMAGES * 50
     assert counter.largest == 8
-    assert scene.once("budget", None).rows == 8
+    assert budget.budget_of(scene, "glas").rows == 8
     assert scene.tally["glas", "forwards"] == counter.rows
     with pytest.raises(torch.cuda.OutOfMemoryError):
         ours("glas(k=5)", counted(network, pixels, most=0)[0])
@@ -339,9 +339,9 @@ def test_no_more_copies_than_the_budget_are_painted_at_once(network, pixels):
     bank = masks_of(code, scene)
     scene._kept["masks", code] = replace(bank, paint=lambda which, images: painted.append(len(which)) or bank.paint(which, images))
     ours("rise(masks=200)", scene)
-    assert max(painted) <= masked.ROWS["cpu"]
+    assert max(painted) <= budget.ROWS["forward"]["cpu"]
     # each pass paints a mask once for all three images
-    assert sum(painted) <= 200 * 2 + IMAGES * 200 / masked.ROWS["cpu"]
+    assert sum(painted) <= 200 * 2 + IMAGES * 200 / budget.ROWS["forward"]["cpu"]
 
 
 @pytest.mark.parametrize("how", ["gaussian:3", "gaussian:1.5:norm"])

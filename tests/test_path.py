@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline import backbones, engine
-from pipeline.engine import path
+from pipeline.engine import budget, path
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.families import METHODS
@@ -235,7 +235,7 @@ def test_smooth_grad_and_var_grad_share_one_walk_unless_their_settings_differ(ba
 @pytest.mark.parametrize("method", PATHS)
 def test_a_map_depends_neither_on_neighbours_nor_on_how_points_are_packed(backbone, pixels, method, rows, monkeypatch):
     whole = run(method, backbone, pixels)
-    monkeypatch.setattr(path, "ROWS", rows)
+    monkeypatch.setitem(budget.ROWS["backward"], "cpu", rows)
     close(run(method, backbone, pixels), whole)
     close(torch.cat([run(method, backbone, pixels, ids=[i]) for i in range(IMAGES)]), whole)
 
@@ -248,7 +248,7 @@ def test_bits_repeat_and_follow_the_seed(backbone, pixels, method):
 
 
 def test_no_more_than_a_pack_of_points_is_held(backbone, pixels, monkeypatch):
-    monkeypatch.setattr(path, "ROWS", 10)
+    monkeypatch.setitem(budget.ROWS["backward"], "cpu", 10)
     made, taken = [], []
     x = backbone.prepare(pixels)
 
@@ -262,7 +262,7 @@ def test_no_more_than_a_pack_of_points_is_held(backbone, pixels, monkeypatch):
         taken.append(1)
         return gradient.sum(1)
 
-    path._walked(path.Walk(points(), summand), scene(backbone, pixels), torch.ones(IMAGES, 5), "gradient")
+    path._walked(path.Walk(points(), summand), scene(backbone, pixels), torch.ones(IMAGES, 5), "gradient", "")
     assert len(made) == len(taken) == 40
 
 

@@ -18,6 +18,7 @@ from cluster.connect import connected
 from jobs import explain
 from pipeline import tables
 from tests import test_metrics_run
+from tests.registries import registries
 from tests.s3 import environment_of
 from tests.shards import dataset, good, tar_bytes
 from tests.test_run import content, job
@@ -83,6 +84,22 @@ def test_shard_order_and_restarts_change_nothing(cluster, source, inline, tmp_pa
     (tmp_path / "current.json").unlink()
     explain.run(job(source, tmp_path, workers=2))
     assert content(tmp_path) == inline
+
+
+@pytest.mark.parametrize("own", [str(ROOT / "tests" / "own.py"), "tests.own"])
+def test_methods_of_the_user_s_own_reach_every_worker(cluster, source, tmp_path, own):
+    """A file goes along as text; a module is imported where it arrives. Metrics of theirs reach the tasks that summarise, too."""
+    import torch
+
+    asked = {"methods": ("mean_cam", "deep_lift", "grad_cam"), "metrics": ("peak", "energy"), "plugins": (own,)}
+    with registries():
+        assert explain.run(job(source, tmp_path / "workers", workers=2, **asked)).complete
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with registries():
+        explain.run(job(source, tmp_path / "inline", **asked))
+    torch.set_num_threads(threads)
+    assert test_metrics_run.content(tmp_path / "workers") == test_metrics_run.content(tmp_path / "inline")
 
 
 def processes(word: str) -> list[int]:

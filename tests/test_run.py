@@ -11,7 +11,10 @@ import pytest
 from jobs import explain
 from pipeline import tables
 from pipeline.job import Job
+from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
+from pipeline.targets import TARGETS
 from tests.shards import dataset, encoded, good, picture, tar_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -330,3 +333,64 @@ def test_inside_a_submitted_job_a_relative_path_is_refused(monkeypatch, source, 
     with pytest.raises(Refusal, match="absolute path"):
         job("data/*.tar", tmp_path)
     job("s3://bucket/{0..3}.tar", "s3://bucket/atlas")
+
+
+STOCHASTIC = {
+    "gradient_shap": "gradient_shap=gradient_shap(samples=3)",
+    "lime": "lime=lime(samples=20,kernel=2)",
+    "mask": "mask=mask(steps=3,start=ones)",
+    "random": "random",
+    "rise": "rise=rise(masks=20)",
+    "smooth_grad": "smooth_grad=smooth_grad(samples=3)",
+    "var_grad": "var_grad=var_grad(samples=3)",
+}
+
+
+def test_every_stochastic_method_repeats_from_key_image_and_seed_whatever_its_task_batch_and_neighbours(source, tmp_path):
+    assert {name for name, method in METHODS.items() if method.seeded} == {*STOCHASTIC}
+
+    def maps(name, **changes):
+        asked = {"methods": tuple(STOCHASTIC.values()), "targets": ("label",), "backbone": "tests.test_optimised:lively"}
+        explain.run(job(source, tmp_path / name, **{**asked, **changes}))
+        return {(row["method"], row["image_id"]): row["map"] for row in content(tmp_path / name)["maps"]}
+
+    first = maps("first", task_images=2)
+    assert maps("again", task_images=2) == first
+    others = [maps("whole", task_images=5, batch_size="5"), maps("alone", task_images=1, limit=11)]
+    for other in others:
+        assert len(other) >= 11 * len(STOCHASTIC)
+        assert max(np.abs(np.array(row, int) - np.array(first[key], int)).max() for key, row in other.items()) <= 1, (
+            "the last digits, if any"
+        )
+    reseeded = maps("reseeded", seed=1)
+    for method in STOCHASTIC:
+        assert any(reseeded[key] != first[key] for key in first if key[0] == method), method
+
+
+def test_two_settings_of_one_method_side_by_side_under_names_of_their_own(source, tmp_path):
+    asked = {
+        "methods": ("sharp=layer_cam", "plain=layer_cam(norm=minmax)", "layer_cam"),
+        "targets": ("label", "f08=finer(gamma=0.8)", "finer"),
+    }
+    explain.run(job(source, tmp_path / "out", method_args=("plain.norm=relu", "rise.masks=2")[:1], **asked))
+    found = content(tmp_path / "out")["maps"]
+    names = {(row["method"], row["target"]) for row in found}
+    assert names == {(method, target) for method in ("sharp", "plain", "layer_cam") for target in ("label", "f08", "finer")}
+    gammas = {(row["target"], row["gamma"] and round(row["gamma"], 3)) for row in found}
+    assert gammas == {("label", None), ("f08", 0.8), ("finer", 0.6)}
+    facts = tables.open(str(tmp_path / "out")).facts
+    assert [(method["name"], method["method"]) for method in facts["methods"]] == [
+        (n, "layer_cam") for n in ("sharp", "plain", "layer_cam")
+    ]
+    with pytest.raises(Refusal, match="two methods are named"):
+        explain.run(job(source, tmp_path / "twice", methods=("rise(masks=20)", "rise(masks=30)")))
+
+
+def test_help_lists_every_setting_of_every_method_target_and_metric(capsys):
+    with pytest.raises(SystemExit):
+        explain.main(["--help"])
+    told = "".join(capsys.readouterr().out.replace("│", " ").split())
+    for registry in (METHODS, TARGETS, METRICS):
+        for name, entry in registry.items():
+            settings = ",".join(f"{key}={parameter.default}" for key, parameter in entry.parameters.items())
+            assert "".join(f"{name}({settings})".split() if settings else name) in told.replace(":<id>", "").replace(":id", ""), name

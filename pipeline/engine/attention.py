@@ -3,7 +3,8 @@
 B images, N tokens, L blocks, C classes, P phrases, h w cells
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from pipeline.backbones import Backbone
 from pipeline.backbones.attention import Attentive, Recorded, attentive
 from pipeline.backbones.relevance import relevances
 from pipeline.backbones.stream import Passed, Stream, streamed
+from pipeline.engine.budget import within_budget
 from pipeline.engine.look import autocast
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import METHODS, Attention
@@ -18,7 +20,7 @@ from pipeline.refusal import Refusal
 from pipeline.requests import Request
 
 TOGETHER = 8  # images whose streams are kept at once
-BUDGET = 1 << 26  # numbers of all attention matrices of one pass: 12 images of a ViT-B/16 at 224 pixels
+NUMBERS = 1 << 26  # of all attention matrices of one pass, at most: 12 images of a ViT-B/16 at 224 pixels
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:
@@ -55,39 +57,51 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     entry: Attention = METHODS[method.name]
     network = streamed(scene.backbone) if entry.streams else attentive(scene.backbone)
     if entry.class_free:
-        rows = entry.map(scene.once("attention", lambda: _attention(network, scene)), **method.args)
+        rows = entry.map(scene.once("attention", lambda: _attention(network, scene, method.alias)), **method.args)
     else:
         directions = scene.targets[target].directions
         if directions.shape[1] != 1:
             raise Refusal(f"{method.alias} explains one direction a target; joins of several (max_pre, mean_post) are for the CAM family")
         if entry.streams:
-            said = scene.once(("stream", method.name, method.settings), lambda: _said(entry, network, scene, method.args))
-            rows = _compared(scene.backbone, said, directions[:, 0])
+            key = ("stream", method.name, method.settings)
+            rows = _compared(scene.backbone, scene.once(key, lambda: _said(entry, network, scene, method)), directions[:, 0])
         else:
-            parts = _parts(network, scene, directions[:, 0])
-            rows = torch.cat([entry.map(**_offered(entry, network, scene, x, d), **method.args) for x, d in parts])
+
+            def mapped(x: torch.Tensor, part: slice) -> torch.Tensor:
+                return entry.map(**_offered(entry, network, scene, x, directions[part, 0], method.alias), **method.args)
+
+            rows = torch.cat(_in_parts(network, scene, method.alias, "backward", NUMBERS // network.numbers, mapped))
     return rows[:, network.prefix :].unflatten(1, scene.backbone.grid)
 
 
-def _parts(network: Attentive, scene: Scene, directions: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Prepared images and their directions, as many at once as the budget of attention matrices allows."""
-    size = max(1, BUDGET // network.numbers)
+def _in_parts(
+    network: Attentive | Stream, scene: Scene, payer: str, kind: str, most: int, answer: Callable[[torch.Tensor, slice], Any]
+) -> list:
+    """`answer(prepared images, their place)`, as many images at once as the budget of rows allows, and at most `most`."""
     network.module.to(scene.pixels.device)
-    for pixels, d in zip(pixels_of(scene).split(size), directions.split(size), strict=True):
-        yield scene.backbone.prepare.normalise(pixels), d
+    answers, pixels = [], pixels_of(scene)
+
+    def one_pass(start: int, stop: int) -> None:
+        answers.append(answer(scene.backbone.prepare.normalise(pixels[start:stop]), slice(start, stop)))
+
+    within_budget(scene, len(pixels), one_pass, payer, kind, most=most)
+    return answers
 
 
 @torch.no_grad()
-def _said(entry: Attention, network: Stream, scene: Scene, settings: dict) -> torch.Tensor:
+def _said(entry: Attention, network: Stream, scene: Scene, method: Request) -> torch.Tensor:
     """What the network says of every token by itself [B N C + P], where the stream ends as the method has it; the same for all targets."""
-    network.module.to(scene.pixels.device)
-    found = []
-    for pixels in pixels_of(scene).split(TOGETHER):
-        with autocast(pixels.device, scene.precision):
-            passed = Passed(network, scene.backbone.prepare.normalise(pixels), settings.get("depth", len(network.blocks)))
+    settings = method.args
+
+    def said(x: torch.Tensor, part: slice) -> torch.Tensor:
+        with autocast(x.device, scene.precision):
+            passed = Passed(network, x, settings.get("depth", len(network.blocks)))
             offered = {"added": passed.added, **{name: passed.each(name) for name in entry.asks - {"added"}}}
-            found.append(passed.said(entry.map(**offered, **settings)).float())
-    return torch.cat(found)
+            found = passed.said(entry.map(**offered, **settings)).float()
+        scene.tally[method.alias, "forwards"] += len(x)
+        return found
+
+    return torch.cat(_in_parts(network, scene, method.alias, "forward", TOGETHER, said))
 
 
 def _compared(backbone: Backbone, said: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
@@ -97,18 +111,24 @@ def _compared(backbone: Backbone, said: torch.Tensor, d: torch.Tensor) -> torch.
 
 
 @torch.no_grad()
-def _attention(network: Attentive, scene: Scene) -> list[torch.Tensor]:
+def _attention(network: Attentive, scene: Scene, payer: str) -> list[torch.Tensor]:
     """A_1 ... A_L, each averaged over its heads [B N N]: all that class-free methods use, and a head's share of the memory."""
-    parts = []
-    for x, _ in _parts(network, scene, scene.look.logits):
+
+    def averaged(x: torch.Tensor, part: slice) -> list[torch.Tensor]:
         with autocast(x.device, scene.precision):
             _, *matrices = network.module(x)
-        parts.append([A.float().mean(1) for A in matrices])
-    return [torch.cat(block) for block in zip(*parts, strict=True)]
+        scene.tally[payer, "forwards"] += len(x)
+        return [A.float().mean(1) for A in matrices]
+
+    return [
+        torch.cat(block) for block in zip(*_in_parts(network, scene, payer, "forward", NUMBERS // network.numbers, averaged), strict=True)
+    ]
 
 
-def _offered(entry: Attention, network: Attentive, scene: Scene, x: torch.Tensor, d: torch.Tensor) -> dict[str, list[torch.Tensor]]:
-    """What a class-specific method asks for, from one pass and one backward, in float32 whatever the precision asked for.
+def _offered(
+    entry: Attention, network: Attentive, scene: Scene, x: torch.Tensor, d: torch.Tensor, payer: str
+) -> dict[str, list[torch.Tensor]]:
+    """What a class-specific method asks for, from one pass and a way back for each, in float32 whatever the precision asked for.
 
     Relevance divides by sums that may all but cancel: in bfloat16 the maps of a ViT-Tiny correlate at 0.6 with those of float32.
     """
@@ -117,11 +137,14 @@ def _offered(entry: Attention, network: Attentive, scene: Scene, x: torch.Tensor
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         y = recorded.run(x)[0]
     matrices = [recorded.env[node] for node in nodes]
+    ways = {"dA": 1, "RA": 2 if (d < 0).any() else 1}  # relevance goes back as a gradient does, for what speaks against a class apart
     offered = {
         "A": lambda: [A.detach().mean(1) for A in matrices],
         "dA": lambda: list(torch.autograd.grad((d * y).sum(), matrices)),
         "RA": lambda: _relevances(network, recorded.env, d),
     }
+    scene.tally[payer, "forwards"] += len(x)
+    scene.tally[payer, "backwards"] += len(x) * sum(ways.get(name, 0) for name in entry.asks)
     return {name: offered[name]() for name in entry.asks}
 
 

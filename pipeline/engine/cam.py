@@ -24,16 +24,16 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     settings = method.args
     norm = settings.pop("norm")
     explained = scene.targets[target]
-    each = [_one(cam, scene, target, t, settings) for t in range(1 if cam.class_free else explained.directions.shape[1])]
+    each = [_one(method.alias, cam, scene, target, t, settings) for t in range(1 if cam.class_free else explained.directions.shape[1])]
     if explained.join == "mean_post":
         return torch.stack([rectify(m, norm) for m in each]).mean(0)
     return rectify(torch.stack(each).amax(0), norm)
 
 
-def _one(cam: Cam, scene: Scene, target: int, direction: int, settings: dict) -> torch.Tensor:
+def _one(payer: str, cam: Cam, scene: Scene, target: int, direction: int, settings: dict) -> torch.Tensor:
     offered = {
         "A": lambda: scene.look.A.detach().float(),
-        "dA": lambda: scene.gradients(target)[direction],
+        "dA": lambda: scene.gradients(target, payer)[direction],
         "weights": lambda: scene.weights(target)[direction],
         "noise": lambda: scene.noise(cam.name),
         "size": lambda: scene.size,

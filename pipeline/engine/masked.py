@@ -4,12 +4,12 @@ B images, N masks of an image, n rows of a pass, C classes, K channels, H W pixe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from pipeline.backbones import Backbone
+from pipeline.engine.budget import within_budget
 from pipeline.engine.fills import fill_of
 from pipeline.engine.look import autocast
 from pipeline.engine.masks import Masks, masks_of
@@ -18,8 +18,6 @@ from pipeline.families import METHODS, Copies, Masked, Windows, parameters
 from pipeline.refusal import Refusal
 from pipeline.render import upsample
 from pipeline.requests import Request
-
-ROWS = {"cpu": 16, "cuda": 256}  # rows of one pass, whatever the batch of images; more only costs memory on a CPU
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:
@@ -45,15 +43,15 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     offered = {
         "clean": lambda: clean(scene)[target],
         "A": lambda: scene.look.A.detach().float(),
-        "drops": lambda: drops(scene, method.name)[target],
+        "drops": lambda: drops(scene, method.alias)[target],
         "pixels": lambda: pixels_of(scene),
         "draw": lambda: partial(upsample, size=scene.size, how=masked.drawing(settings)),
         "again": lambda: (
             lambda name, pixels, wanted: ask(
-                scene, masks_of(codes[name], scene), [_direction(scene, target)], fill, pixels, wanted, method.name
+                scene, masks_of(codes[name], scene), [_direction(scene, target)], fill, pixels, wanted, method.alias
             )[0]
         ),
-        **{name: partial(_said, scene, code, fill, method.name, target) for name, code in codes.items()},
+        **{name: partial(_said, scene, code, fill, method.alias, target) for name, code in codes.items()},
     }
     return masked.map(
         **{name: offered[name]() for name in masked.asks},
@@ -144,7 +142,7 @@ def passed(
             y = scene.backbone.logits(scene.backbone.prepare.normalise(x)).float()
         read(images, which, y)
 
-    within_budget(scene, len(order), one_pass)
+    within_budget(scene, len(order), one_pass, payer)
     scene.tally[payer, "forwards"] += len(order)
 
 
@@ -193,31 +191,6 @@ def _drops(scene: Scene, directions: dict[int, torch.Tensor], payer: str) -> dic
         for t, d in directions.items():
             lost[t][images, channels] = before[t].logit[images] - (d[images] * y).sum(1)
 
-    within_budget(scene, A.shape[0] * A.shape[1], one_pass)
+    within_budget(scene, A.shape[0] * A.shape[1], one_pass, payer)
     scene.tally[payer, "heads"] += A.shape[0] * A.shape[1]
     return lost
-
-
-@dataclass
-class Budget:
-    """Rows of a pass; halved for good where the GPU's memory does not hold them."""
-
-    rows: int
-
-
-def within_budget(scene: Scene, count: int, one_pass: Callable[[int, int], None]) -> None:
-    """Call `one_pass(start, stop)` over `count` rows, in order, as many at a time as the budget allows."""
-    budget = scene.once("budget", lambda: Budget(ROWS.get(scene.look.A.device.type, ROWS["cpu"])))
-    start = 0
-    while start < count:
-        stop = min(start + budget.rows, count)
-        try:
-            one_pass(start, stop)
-            start = stop
-            continue
-        except torch.cuda.OutOfMemoryError:
-            if budget.rows == 1:
-                raise
-        # only now: the exception held on to what the pass had allocated
-        budget.rows //= 2
-        torch.cuda.empty_cache()

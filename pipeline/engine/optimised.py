@@ -3,12 +3,13 @@
 B images of which n still move, M copies of each in a step, R candidates, H W pixels
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from pipeline.backbones import Backbone
+from pipeline.engine.budget import within_budget
 from pipeline.engine.look import autocast
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.engine.soft import smoothed, spread
@@ -34,28 +35,28 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
         "spread": lambda: spread,
     }
     descent = optimised.descent(**{name: offered[name]() for name in optimised.asks}, **method.args)
-    found = []
-    for rows in torch.arange(len(scene.pixels), device=scene.pixels.device).split(descent.together):
-        given, judge = [value[rows] for value in descent.given], _Judge(scene, target, rows, descent.scalar)
-        start = _chosen(descent, given, judge) if descent.choose else descent.start[rows]
-        found.append(descent.show(_descended(descent, start, given, judge), *given))
-    return torch.cat(found).float()
+    judge = _Judge(scene, target, descent.scalar, method.alias)
+    start = _chosen(descent, judge) if descent.choose else descent.start
+    return _shown(descent, _descended(descent, start, judge), judge)
 
 
 class _Judge:
     """What the network says of copies of some images: the explained scalar, with the direction of the clean look."""
 
-    def __init__(self, scene: Scene, target: int, rows: torch.Tensor, scalar: str):
+    def __init__(self, scene: Scene, target: int, scalar: str, payer: str):
         explained = scene.targets[target]
-        self.scene, self.scalar = scene, scalar
-        self.direction, self.class_id = explained.directions[rows, 0], explained.class_id[rows]
-        self.clean = self._scores(scene.look.logits[rows, None], slice(None))[:, 0]
+        self.scene, self.scalar, self.payer = scene, scalar, payer
+        self.direction, self.class_id = explained.directions[:, 0], explained.class_id
+        self.clean = self._scores(scene.look.logits[:, None], slice(None))[:, 0]
 
     def __call__(self, copies: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Copies [n M 3 H W] of the images `rows` [n] -> scores [n M], differentiable; one forward for all of them."""
         backbone = self.scene.backbone
         with autocast(copies.device, self.scene.precision):
             y = backbone.logits(backbone.prepare.normalise(copies.flatten(0, 1)))
+        self.scene.tally[self.payer, "forwards"] += len(y)
+        if y.requires_grad:
+            self.scene.tally[self.payer, "backwards"] += len(y)
         return self._scores(y.float().unflatten(0, copies.shape[:2]), rows)
 
     def _scores(self, y: torch.Tensor, rows) -> torch.Tensor:
@@ -71,9 +72,9 @@ class _Judge:
         return score
 
 
-def _descended(descent: Descent, u: torch.Tensor, given: list[torch.Tensor], judge: _Judge) -> torch.Tensor:
+def _descended(descent: Descent, u: torch.Tensor, judge: _Judge) -> torch.Tensor:
     """The variable [B ...] each image ends with. An image that has stopped leaves the batch and costs nothing more."""
-    rows = torch.arange(len(judge.clean), device=judge.clean.device)
+    rows, given = torch.arange(len(judge.clean), device=judge.clean.device), descent.given
     update = UPDATES[descent.optimiser]
     kept, state = torch.full_like(u, torch.nan), [torch.zeros_like(u) for _ in range(2)]
     best, last = (torch.full_like(judge.clean, torch.inf) for _ in range(2))
@@ -94,21 +95,48 @@ def _descended(descent: Descent, u: torch.Tensor, given: list[torch.Tensor], jud
     return kept
 
 
-def _looked(descent: Descent, u: torch.Tensor, step: int, given: list[torch.Tensor], judge: _Judge, rows: torch.Tensor) -> tuple:
-    """Loss [n] and its gradient at the variable [n ...]: one forward and one backward."""
-    with torch.enable_grad():
-        u = u.detach().requires_grad_()
-        copies, penalty = descent.paint(u, step, *given)
-        loss = descent.loss(judge(copies, rows), judge.clean[rows]) + penalty
-        return loss.detach().float(), torch.autograd.grad(loss.sum(), u)[0]
+def _looked(descent: Descent, u: torch.Tensor, step: int, given: Sequence[torch.Tensor], judge: _Judge, rows: torch.Tensor) -> tuple:
+    """Loss [n] and its gradient at the variable [n ...]: one forward and one backward, as many images at a time as memory holds."""
+    losses, gradients = judge.clean.new_empty(len(rows)), torch.empty_like(u)
+
+    def one_pass(start: int, stop: int) -> None:
+        part = slice(start, stop)
+        with torch.enable_grad():
+            v = u[part].detach().requires_grad_()
+            copies, penalty = descent.paint(v, step, *(value[part] for value in given))
+            loss = descent.loss(judge(copies, rows[part]), judge.clean[rows[part]]) + penalty
+            gradients[part] = torch.autograd.grad(loss.sum(), v)[0]
+        losses[part] = loss.detach()
+
+    within_budget(judge.scene, len(rows), one_pass, judge.payer, "backward", each=descent.copies)
+    return losses, gradients
 
 
 @torch.no_grad()
-def _chosen(descent: Descent, given: list[torch.Tensor], judge: _Judge) -> torch.Tensor:
+def _chosen(descent: Descent, judge: _Judge) -> torch.Tensor:
     """Where each image starts [B ...], of the candidates; each of them costs one forward."""
     rows = torch.arange(len(judge.clean), device=judge.clean.device)
-    scores = [judge(descent.paint(u.expand(len(rows), *u.shape), None, *given)[0], rows)[:, 0] for u in descent.start]
-    return descent.start[descent.choose(torch.stack(scores, 1))]
+    scores = judge.clean.new_empty(len(rows), len(descent.start))
+
+    def one_pass(start: int, stop: int) -> None:
+        part, given = slice(start, stop), [value[start:stop] for value in descent.given]
+        for candidate, u in enumerate(descent.start):
+            scores[part, candidate] = judge(descent.paint(u.expand(stop - start, *u.shape), None, *given)[0], rows[part])[:, 0]
+
+    within_budget(judge.scene, len(rows), one_pass, judge.payer, each=descent.copies)
+    return descent.start[descent.choose(scores)]
+
+
+@torch.no_grad()
+def _shown(descent: Descent, u: torch.Tensor, judge: _Judge) -> torch.Tensor:
+    """The maps [B h w], as many at a time as are made in a step."""
+    maps = []
+
+    def one_pass(start: int, stop: int) -> None:
+        maps.append(descent.show(u[start:stop], *(value[start:stop] for value in descent.given)).float())
+
+    within_budget(judge.scene, len(u), one_pass, judge.payer, "backward", each=descent.copies)
+    return torch.cat(maps)
 
 
 def _adam(gradient: torch.Tensor, state: list[torch.Tensor], step: int) -> torch.Tensor:

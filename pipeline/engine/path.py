@@ -12,13 +12,12 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from pipeline.backbones import Backbone
+from pipeline.engine.budget import budget_of, within_budget
 from pipeline.engine.look import autocast
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.engine.soft import smoothed
 from pipeline.families import METHODS, Path, Walk
 from pipeline.requests import Request
-
-ROWS = 32  # inputs in one forward and backward, whatever the batch
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:
@@ -49,30 +48,37 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     direction = scene.targets[target].directions[:, 0]
 
     def walked() -> torch.Tensor:
-        return _walked(walk, scene, direction, path.rule)
+        return _walked(walk, scene, direction, path.rule, method.alias)
 
     total = scene.once(("walk", walk.name, path.noise, target), walked) if walk.name else walked()
     return _blurred(walk.finish(total), size)
 
 
-def _walked(walk: Walk, scene: Scene, direction: torch.Tensor, rule: str) -> torch.Tensor:
+def _walked(walk: Walk, scene: Scene, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
     """The sum of a walk's summands. A small batch takes several points at a time, a large one a part of its images."""
-    total, points, together = 0, iter(walk.points), max(1, ROWS // len(direction))
-    while pack := list(islice(points, together)):
+    total, points, budget = 0, iter(walk.points), budget_of(scene, payer, "backward")
+    while pack := list(islice(points, max(1, budget.rows // len(direction)))):
         x = torch.cat([point for point, _ in pack])
-        d = direction.repeat(len(pack), 1)
-        gradients = [_gradient(scene, *part, rule) for part in zip(x.split(ROWS), d.split(ROWS), strict=True)]
-        for (_, weight), gradient in zip(pack, torch.cat(gradients).split(len(direction)), strict=True):
+        gradients = _gradients(scene, x, direction.repeat(len(pack), 1), rule, payer)
+        for (_, weight), gradient in zip(pack, gradients.split(len(direction)), strict=True):
             total = total + walk.summand(gradient, weight)
     return total
 
 
-def _gradient(scene: Scene, x: torch.Tensor, direction: torch.Tensor, rule: str) -> torch.Tensor:
+def _gradients(scene: Scene, x: torch.Tensor, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
     """d<d, y>/dx [n 3 H W]."""
-    x = x.detach().requires_grad_()
-    with torch.enable_grad(), autocast(x.device, scene.precision), Deconvolution() if rule == "deconvnet" else nullcontext():
-        y = scene.backbone.logits(x)
-        return torch.autograd.grad((direction * y.float()).sum(), x)[0]
+    found = torch.empty_like(x)
+
+    def one_pass(start: int, stop: int) -> None:
+        part = x[start:stop].detach().requires_grad_()
+        with torch.enable_grad(), autocast(x.device, scene.precision), Deconvolution() if rule == "deconvnet" else nullcontext():
+            y = scene.backbone.logits(part)
+            found[start:stop] = torch.autograd.grad((direction[start:stop] * y.float()).sum(), part)[0]
+
+    within_budget(scene, len(x), one_pass, payer, "backward")
+    for kind in ("forwards", "backwards"):
+        scene.tally[payer, kind] += len(x)
+    return found
 
 
 class _Draws:

@@ -13,6 +13,9 @@ from pipeline.backbones import Backbone
 from pipeline.engine.look import Look
 from pipeline.targets import Explained
 
+# Kinds of passes: rows through the whole network and back, and through the head alone and back.
+PASSES = ("forwards", "backwards", "heads", "head_backwards")
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -27,7 +30,7 @@ class Scene:
         precision: the arithmetic further passes run in.
         seed: the run's seed, for noise that no image decides.
         names: what the tables call each of the targets.
-        tally: rows passed through the network, or its head, beyond the look, by method and kind of pass.
+        tally: rows passed so far, by who asked for them and the kind of pass.
     """
 
     look: Look
@@ -71,10 +74,16 @@ class Scene:
             self._kept[key] = compute()
         return self._kept[key]
 
-    def gradients(self, target: int) -> list[torch.Tensor]:
+    def gradients(self, target: int, payer: str = "") -> list[torch.Tensor]:
         """dA [B K h w] for each direction of a target: one head-backward each, for all methods together."""
         directions = list(self.targets[target].directions.unbind(1))
-        return self.once(("gradients", target), lambda: self.look.gradients(directions))
+
+        def taken() -> list[torch.Tensor]:
+            if self.look.graph is not None:
+                self.tally[payer, "head_backwards"] += len(directions) * len(self.pixels)
+            return self.look.gradients(directions)
+
+        return self.once(("gradients", target), taken)
 
     def weights(self, target: int) -> list[torch.Tensor]:
         """The classifier's weights [B K] for each direction of a target, where the head is pooling + linear."""

@@ -8,6 +8,7 @@ parameters with their defaults are what a user may set.
 
 from pipeline.families.attentions import Attention, attention
 from pipeline.families.cams import Cam, cam, rectify
+from pipeline.families.captums import Attribution, captum_method
 from pipeline.families.copies import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
 from pipeline.families.descents import Descent, Optimised, optimised
 from pipeline.families.perturbations import Cropped, Dimmed, Noisy, Perturbation, Remapped, Removed, Said, equal_steps
@@ -22,6 +23,7 @@ __all__ = [
     "METRICS",
     "TOGETHER",
     "Attention",
+    "Attribution",
     "Bernoulli",
     "Cam",
     "Channels",
@@ -47,6 +49,7 @@ __all__ = [
     "Windows",
     "asked_for",
     "attention",
+    "captum_method",
     "cam",
     "equal_steps",
     "gaussians",

@@ -27,7 +27,7 @@ class Descent:
         tolerance: an image whose loss changes by less stops.
         settle: brings the variable back to where it may be, after each step.
         choose: scores of the candidates [n R] -> the one to start from [n].
-        together: images whose copies and graph fit into memory at a time.
+        copies: M, the rows that one image costs.
     """
 
     start: torch.Tensor
@@ -43,7 +43,7 @@ class Descent:
     tolerance: float = 0.0
     settle: Callable[[torch.Tensor], torch.Tensor] = lambda u: u
     choose: Callable[[torch.Tensor], torch.Tensor] | None = None
-    together: int = 32
+    copies: int = 1
 
 
 @dataclass(frozen=True)

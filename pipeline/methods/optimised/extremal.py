@@ -54,5 +54,5 @@ def extremal(
 
     return Descent(
         start, (pyramid,), paint, lambda scores, clean: -scores.sum(1), lambda u, *given: cropped(canvas(u)).sum(1), steps, lr,
-        optimiser="sgd", keep="last", settle=lambda u: u.clamp(0, 1), together=8,
+        optimiser="sgd", keep="last", settle=lambda u: u.clamp(0, 1), copies=len(areas),
     )  # fmt: skip

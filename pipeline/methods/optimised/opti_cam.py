@@ -56,5 +56,5 @@ def opti_cam(
     def loss(scores, clean):
         return LOSS[objective](clean, scores[:, 0], scores[:, -1])
 
-    start = torch.full_like(A[:, :, 0, 0], 0.5, dtype=torch.float64)
-    return Descent(start, (pixels, A.double()), paint, loss, combined, steps, lr, scalar=scalar, tolerance=tolerance)
+    start, copies = torch.full_like(A[:, :, 0, 0], 0.5, dtype=torch.float64), 2 if objective.startswith("io") else 1
+    return Descent(start, (pixels, A.double()), paint, loss, combined, steps, lr, scalar=scalar, tolerance=tolerance, copies=copies)

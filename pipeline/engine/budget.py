@@ -1,0 +1,61 @@
+"""How many rows one pass takes: what the memory holds, whatever the batch.
+
+A row is one picture in one pass: an image, a masked copy of it, a point on its walk.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.engine.scene import Scene
+
+# More only costs memory: a CPU is at its best with a few rows, and a backward keeps every value of its forward.
+ROWS = {"forward": {"cpu": 16, "cuda": 256}, "backward": {"cpu": 8, "cuda": 64}}
+
+
+@dataclass
+class Budget:
+    """Rows of a pass; halved for good where the GPU's memory does not hold them."""
+
+    rows: int
+
+
+def budget_of(scene: Scene, payer: str, kind: str = "forward") -> Budget:
+    """The rows of a pass that a method makes. Each method has its own: what one cannot hold must not move another's last digits."""
+    rows = ROWS[kind]
+    return scene.once(("budget", payer, kind), lambda: Budget(rows.get(scene.pixels.device.type, rows["cpu"])))
+
+
+def within_budget(
+    scene: Scene,
+    count: int,
+    one_pass: Callable[[int, int], None],
+    payer: str = "",
+    kind: str = "forward",
+    each: int = 1,
+    most: int | None = None,
+) -> None:
+    """Call `one_pass(start, stop)` over `count` items, in order, as many at a time as the budget allows.
+
+    A pass that runs out of the GPU's memory is made again in halves, so it may only leave behind what it overwrites the next time.
+
+    Parameters:
+        kind: `forward`, or `backward` where a gradient is taken as well.
+        each: rows of one item.
+        most: items in a pass, where their memory is known to be large.
+    """
+    budget, start = budget_of(scene, payer, kind), 0
+    while start < count:
+        items = max(1, budget.rows // each) if most is None else max(1, min(budget.rows // each, most))
+        stop = min(start + items, count)
+        try:
+            one_pass(start, stop)
+            start = stop
+            continue
+        except torch.cuda.OutOfMemoryError:
+            if stop - start == 1:
+                raise
+        # only now: the exception held on to what the pass had allocated
+        budget.rows = (stop - start) * each // 2
+        torch.cuda.empty_cache()

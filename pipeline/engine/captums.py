@@ -1,0 +1,129 @@
+"""The captum family: any attribution object of captum, asked about one scalar for each image.
+
+n rows of a pass, B images, C classes, H W pixels of the network's input
+"""
+
+import copy
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.backbones import Backbone
+from pipeline.engine.budget import budget_of, within_budget
+from pipeline.engine.look import autocast, look
+from pipeline.engine.scene import Scene, pixels_of
+from pipeline.families import METHODS, Attribution
+from pipeline.refusal import Refusal
+from pipeline.requests import Request
+from pipeline.storage import one_line
+from pipeline.targets import Explained
+
+
+def misfit(method: Request, backbone: Backbone) -> str | None:
+    """Why a method cannot explain this backbone, if it cannot: found by explaining one grey image."""
+    device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
+    pixels = torch.full((1, 3, *backbone.image_size), 127, dtype=torch.uint8, device=device)
+    seen = look(backbone, backbone.prepare(pixels))
+    direction = torch.zeros_like(seen.logits)
+    direction[:, 0] = 1
+    explained = Explained(direction[:, None], torch.zeros(1, dtype=torch.long), torch.zeros(1, 0, dtype=torch.long))
+    try:
+        maps(method, Scene(seen, (explained,), pixels, lambda name: [0]), 0)
+    except Refusal as refusal:
+        return str(refusal)
+    except Exception as error:  # captum and the user's code
+        return f"captum fails on this network ({type(error).__name__}: {one_line(error)})"
+    return None
+
+
+def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+    """The map [B H W] of one method for one target: what its attribution gives each pixel, summed over the colours, rectified."""
+    entry: Attribution = METHODS[method.name]
+    settings = {**method.args, **entry.fixed}
+    colours, budget = settings.pop("colours"), budget_of(scene, method.alias, "backward")
+    attributed = entry.make(_Scalar(scene, method.alias))
+    splits = "internal_batch_size" in inspect.signature(attributed.attribute).parameters and "internal_batch_size" not in settings
+    x, directions = scene.backbone.prepare.normalise(pixels_of(scene)), scene.targets[target].directions[:, 0]
+    seeds = scene.seeds(method.name)
+    found = []
+
+    def one_pass(start: int, stop: int) -> None:
+        part, rows = x[start:stop].detach().requires_grad_(), {"internal_batch_size": budget.rows} if splits else {}
+        with torch.enable_grad(), _seeded(seeds[start], entry, x.device):
+            answer = attributed.attribute(part, additional_forward_args=(directions[start:stop],), **settings, **rows)
+        if not isinstance(answer, torch.Tensor) or answer.shape != part.shape:
+            given = list(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+            raise Refusal(f"it attributes {given} to an input {list(part.shape)}; wrap an attribution of the input's pixels")
+        answer = answer.detach().float()
+        found.append(answer.sum(1).relu() if colours == "sum" else answer.abs().amax(1))
+
+    within_budget(scene, len(x), one_pass, method.alias, "backward", most=1 if entry.draws else None)
+    return torch.cat(found)
+
+
+class _Scalar(nn.Module):
+    """(x [n 3 H W], d [n C]) -> <d, y> [n]. captum repeats d as it repeats x, so that every row keeps its own direction.
+
+    It computes on copies of the network's modules that share its weights: what captum leaves on modules goes with the copy.
+    """
+
+    def __init__(self, scene: Scene, payer: str):
+        super().__init__()
+        cut = scene.backbone.cut
+        modules = _modules(cut)
+        weights = {id(value): value for value in (*modules.parameters(), *modules.buffers())}
+        self._scene, self._payer, self._cut = scene, payer, [copy.deepcopy(cut, weights)]
+        self.network = _modules(self._cut[0])
+        for module in self.network.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # hooks on a module do not bear what changes its input
+
+    def forward(self, x: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        cut, tally = self._cut[0], self._scene.tally
+        tally[self._payer, "forwards"] += len(x)
+        with autocast(x.device, self._scene.precision):
+            y = cut.head(*cut.trunk(x)).float()
+        if y.requires_grad:
+            y.register_hook(lambda gradient: tally.update({(self._payer, "backwards"): len(gradient)}))
+        return (d * y).sum(1)
+
+
+def _modules(cut: object) -> nn.Module:
+    """The modules of a cut: itself, or those of the user's object that it holds."""
+    if isinstance(cut, nn.Module):
+        return cut
+    held = [cut.built] if isinstance(cut.built, nn.Module) else vars(cut.built).values()
+    return nn.ModuleList(value for value in held if isinstance(value, nn.Module))
+
+
+@contextmanager
+def _seeded(seed: int, entry: Attribution, device: torch.device) -> Iterator[None]:
+    """Random numbers from one image's seed, and as they were afterwards; captum's warnings, which are about our own arguments, go unsaid.
+
+    Raises:
+        Refusal: where numbers are drawn and the entry does not say so, since they would depend on the image's neighbours.
+    """
+    kept = np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        before = _drawn(device)
+        try:
+            yield
+            if not entry.draws and _drawn(device) != before:
+                raise Refusal(f"it draws random numbers; write captum_method({entry.name!r}, ..., draws=True)")
+        finally:
+            np.random.set_state(kept)
+
+
+def _drawn(device: torch.device) -> tuple:
+    """Where the random numbers that captum may draw have got to."""
+    states = [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    kind, keys, position, *rest = np.random.get_state()
+    return (*(bytes(state.numpy()) for state in states), keys.tobytes(), position, *rest)

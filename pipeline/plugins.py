@@ -1,0 +1,136 @@
+"""Methods and metrics of the user's own: modules that use the decorators of `pipeline.families`.
+
+A plugin travels to the workers inside the questions, and installs itself wherever it arrives.
+"""
+
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import FunctionType, ModuleType
+
+from pipeline import storage
+from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
+from pipeline.refusal import Refusal
+
+GROUP = "saliency_atlas.methods"
+_INSTALLED: dict[str, "Plugin"] = {}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A module with methods or metrics.
+
+    Attributes:
+        name: as it was asked for, a file or a module.
+        code: what the file holds; None of a module, which every worker imports.
+        digest: hash of the source, which is part of the identity of every cell of its methods.
+        methods, metrics: the names it brings.
+    """
+
+    name: str
+    code: str | None
+    digest: str
+    methods: frozenset[str]
+    metrics: frozenset[str]
+
+    def __reduce__(self):
+        return _arrived, (self.name, self.code, self.digest)
+
+
+def load(names: Sequence[str]) -> tuple[Plugin, ...]:
+    """The plugins of a job: those named, and those that installed packages announce as entry points of `saliency_atlas.methods`.
+
+    Raises:
+        Refusal: where one cannot be imported, brings nothing, or takes a name that is taken.
+    """
+    announced = (entry.value.partition(":")[0] for entry in entry_points(group=GROUP))
+    return tuple(_install(name, _read(name) if name.endswith(".py") else None) for name in dict.fromkeys([*announced, *names]))
+
+
+def code_of(plugins: Sequence[Plugin], method: str = "", metric: str = "") -> dict[str, str]:
+    """What the identity of a method's or a metric's cells holds of its code: nothing where it comes with the package."""
+    brought = next((plugin.digest for plugin in plugins if method in plugin.methods or metric in plugin.metrics), None)
+    return {"code": brought} if brought else {}
+
+
+def _read(name: str) -> str:
+    try:
+        return storage.read_bytes(name).decode()
+    except (OSError, ValueError) as error:
+        raise Refusal(f"--plugins {storage.public(name)} cannot be read: {storage.one_line(error)}") from error
+
+
+def _arrived(name: str, code: str | None, digest: str) -> Plugin:
+    plugin = _install(name, code)
+    if plugin.digest != digest:
+        raise Refusal(f"--plugins {name}: a worker imports another version of this module; name its file, or ship it with --working-dir")
+    return plugin
+
+
+def _install(name: str, code: str | None) -> Plugin:
+    """Run a plugin's code, unless it has been run as it is; of an earlier version of a file nothing stays."""
+    earlier = _INSTALLED.get(name)
+    if earlier and earlier.code == code:
+        return earlier
+    if earlier:
+        for table, brought in ((METHODS, earlier.methods), (METRICS, earlier.metrics)):
+            for key in brought & table.keys():
+                del table[key]
+        del _INSTALLED[name]
+    _INSTALLED[name] = _registered(name, code, (lambda: _imported(name)) if code is None else (lambda: _executed(name, code)))
+    return _INSTALLED[name]
+
+
+def _registered(name: str, code: str | None, run: Callable[[], ModuleType]) -> Plugin:
+    """The plugin whose module `run` gives; where that fails, the registries are left as they were."""
+    before = [(table, dict(table)) for table in (METHODS, METRICS)]
+    try:
+        module = run()
+        brought = [frozenset(key for key, entry in table.items() if key not in old or _made_in(module, entry)) for table, old in before]
+        if not any(brought):
+            raise Refusal(
+                "it has no method; decorate a function with cam, masked, optimised, path, attention or metric of pipeline.families"
+            )
+    except Exception as error:  # importing runs the user's code
+        for table, old in before:
+            table.clear()
+            table.update(old)
+        told = str(error) if isinstance(error, Refusal) else f"cannot be imported ({type(error).__name__}: {storage.one_line(error)})"
+        raise Refusal(f"--plugins {storage.public(name)}: {told}") from error
+    return Plugin(name, code, _digest(module, code), *brought)
+
+
+def _made_in(module: ModuleType, entry: object) -> bool:
+    """Whether a function of an entry comes from this module or package, which may have been imported before it was named."""
+    homes = [value.__module__ for value in vars(entry).values() if isinstance(value, FunctionType)]
+    return any(home == module.__name__ or home.startswith(f"{module.__name__}.") for home in homes)
+
+
+def _imported(name: str) -> ModuleType:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return importlib.import_module(name)
+
+
+def _executed(name: str, code: str) -> ModuleType:
+    """A file's code as a module that no other file's takes the place of."""
+    module = ModuleType(f"plugin_{hashlib.sha256(code.encode()).hexdigest()[:16]}")
+    module.__file__ = name
+    sys.modules[module.__name__] = module  # dataclasses and pickle look their module up
+    exec(compile(code, name, "exec"), vars(module))
+    return module
+
+
+def _digest(module: ModuleType, code: str | None) -> str:
+    """Hash of a file's code, of a module's file, or of all files of a package."""
+    if code is not None:
+        return hashlib.sha256(code.encode()).hexdigest()
+    path = Path(module.__file__)
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

@@ -1,0 +1,299 @@
+"""What every method costs: counted on the network itself, beside the cost model; and what it does where memory runs out."""
+
+import gc
+from collections import Counter
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from jobs import explain
+from pipeline import backbones, engine, tables
+from pipeline.engine import budget
+from pipeline.explain import Explainer, Pictures
+from pipeline.methods import METHODS
+from pipeline.questions import ask, cells, fitted
+from pipeline.requests import parse
+from tests.shards import dataset
+from tests.test_methods import SHORT
+from tests.test_run import job
+
+SIZE, IMAGES = 64, 5
+BACKBONES = {
+    "linear head": ("tests.tiny:build", {}),
+    "curved head": ("tests.tiny:curved", {}),
+    "vit": ("timm/vit_tiny_patch16_224", {"embed_dim": 24, "num_heads": 2, "depth": 2, "num_classes": 5, "pretrained": False}),
+}
+EXAMPLES = {name: SHORT.get(name, name).partition("=")[2] or name for name in METHODS}
+EXAMPLES["opti_cam"] = "opti_cam(steps=5,tolerance=0)"  # without one an image may stop early, which costs less
+
+
+@pytest.fixture(scope="module", params=sorted(BACKBONES))
+def backbone(request):
+    name, args = BACKBONES[request.param]
+    return backbones.load(name, args=args, image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8)
+    rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(IMAGES)]
+    return Pictures(pixels, rows, [f"{i}" for i in range(IMAGES)])
+
+
+def answered(backbone, pictures, methods, targets=("label",), during=nullcontext, **how):
+    """Every table's rows and the tally; `during` is entered once the questions are known to fit."""
+    questions, _ = fitted(ask(methods, targets, **how), backbone)
+    tally, wanted = Counter(), cells(questions, backbone, ())
+    with during():
+        return Explainer(backbone, questions)(pictures, wanted, tally), tally
+
+
+def fits(method, backbone):
+    return engine.misfit(parse(method, METHODS, "method"), backbone) is None
+
+
+class Meter:
+    """Rows that pass the network's first convolution and its last linear layer, forwards and backwards, seen from inside."""
+
+    def __init__(self, backbone):
+        modules = [module for module in backbone.cut.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+        self.ends, self.rows = {"in": modules[0], "out": modules[-1]}, Counter()
+
+    def __enter__(self):
+        self.handles = [module.register_forward_hook(self._counting(end)) for end, module in self.ends.items()]
+
+    def __exit__(self, *error):
+        for handle in self.handles:
+            handle.remove()
+
+    def _counting(self, end):
+        def count(module, given, y):
+            self.rows[end] += len(y)
+            if y.requires_grad:
+                y.register_hook(lambda gradient: self.rows.update({f"{end} back": len(gradient)}))
+
+        return count
+
+
+# The cost model (Opti-CAM's, GLAS's and Finer-CAM's tables; forwards F and backwards B of one image) at the settings above: what passes
+# through the whole network, the look among it, and through the head alone.
+K = {"tests.tiny:build": 12, "tests.tiny:curved": 12, "timm/vit_tiny_patch16_224": 24}
+MODEL = {
+    **dict.fromkeys(["cam", "eigen_cam", "fake_cam", "random"], "1F"),
+    **dict.fromkeys(["grad_cam", "grad_cam_pp", "xgrad_cam", "hires_cam", "layer_cam"], "1F + 1b"),
+    "score_cam": "1F + K F",
+    "ablation_cam": "1F + K f",
+    "rise": "1F + 20F",
+    "glas": "1F + 32F",
+    "glas_light": "1F + 16F",
+    "glas_shadow": "1F + 16F",
+    "occlusion": "1F + 9F",
+    "lime": "1F + 30F",
+    "opti_cam": "1F + 5F + 5B",
+    "mask": "5F + 5B",
+    "extremal": "4F + 4B",
+    **dict.fromkeys(["gradient", "deconvnet"], "1F + 1B"),
+    **dict.fromkeys(["integrated_gradients", "smooth_grad", "var_grad"], "50F + 50B"),
+    "gradient_shap": "20F + 20B",
+    **dict.fromkeys(["raw_attention", "rollout", "gem"], "1F"),
+    "tibav": "1F + 1B",
+}
+# What differs, and why. The look is paid once for all methods of a task, so the model's 1F of those that need another pass comes on top.
+DEVIATIONS = {
+    **{name: ("1F", "the look") for name, method in METHODS.items() if method.family in ("path", "attention")},
+    "extremal": ("1F", "the look"),
+    "mask": ("1F + 35F", "the look, and the search for the disc that it starts from"),
+    "tibav": ("1F + 1B", "the look; relevance goes back through the network as the gradient does"),
+}
+BOUNDED = {"rglas": "1F + 66F"}  # at most: 2 rounds of 2 k^2 + 1
+
+
+def passes(written, K):
+    """`1F + 2B + K f` as a counter: F, B through the network, f, b through its head."""
+    total = Counter()
+    for term in filter(None, written.replace(" ", "").split("+")):
+        total[term[-1]] += K if term[:-1] == "K" else int(term[:-1])
+    return total
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_what_is_tallied_is_spent_and_is_the_cost_model_s(backbone, pictures, method):
+    if not fits(method, backbone):
+        pytest.skip("does not fit this network")
+    meter = Meter(backbone)
+    _, tally = answered(backbone, pictures, [EXAMPLES[method]], during=lambda: meter)
+    rows = meter.rows
+    spent = Counter()
+    for (_, kind), number in tally.items():
+        spent[{"forwards": "F", "backwards": "B", "heads": "f", "head_backwards": "b"}[kind]] += number
+    relevance = IMAGES if "RA" in getattr(METHODS[method], "asks", ()) else 0  # by rules of its own, so no gradient passes
+    assert rows["in"] == spent["F"]
+    assert rows["out"] == spent["F"] + spent["f"]
+    assert rows["out back"] == spent["B"] + spent["b"] - relevance
+    if METHODS[method].family in ("path", "optimised"):
+        assert rows["in back"] == spent["B"]
+    assert tally["look", "forwards"] == IMAGES
+    assert {payer for payer, _ in tally} <= {"look", method}
+    found = Counter({kind: number / IMAGES for kind, number in spent.items() if number})
+    if method in BOUNDED:
+        assert 1 + 32 <= found["F"] <= passes(BOUNDED[method], 0)["F"]
+        return
+    expected = passes(MODEL[method], K[backbone.name]) + passes(DEVIATIONS.get(method, ("", ""))[0], 0)
+    if backbone.pooled_linear is not None:  # closed form: neither gradients nor ablations pass the head
+        del expected["b"], expected["f"]
+    assert found == expected
+
+
+def test_every_method_has_its_place_in_the_cost_model():
+    assert {*MODEL, *BOUNDED} == {*METHODS}
+
+
+def test_what_is_shared_is_paid_once_and_retries_are_paid_for(backbone, pictures, monkeypatch):
+    _, tally = answered(backbone, pictures, ["smooth_grad(samples=3)", "var_grad(samples=3)", "opti_cam(steps=2)"], ["label", "finer"])
+    assert tally["smooth_grad", "forwards"] == tally["smooth_grad", "backwards"] == 2 * 3 * IMAGES
+    assert not tally["var_grad", "forwards"]
+    assert tally["opti_cam", "backwards"] == 2 * 2 * IMAGES
+    fragile = METHODS["eigen_cam"].map
+
+    def fails_on_many(A):
+        if len(A) > 1:
+            raise ValueError("one at a time")
+        return fragile(A)
+
+    monkeypatch.setitem(METHODS, "eigen_cam", type(METHODS["eigen_cam"])("eigen_cam", fails_on_many))
+    answers, tally = answered(backbone, pictures, ["eigen_cam"])
+    assert answers[-1][1].num_rows == IMAGES
+    assert tally["look", "forwards"] == 5 + (2 + 3) + (1 + 1) + (1 + 2) + (1 + 1), "five images, halved until each is alone"
+
+
+def test_a_run_says_what_every_method_has_cost_whenever_that_was(tmp_path):
+    asked = {"backbone": "tests.tiny:curved", "targets": ("label", "finer"), "task_images": 3}
+    source, out = dataset(tmp_path / "shards"), tmp_path / "out"
+    explain.run(job(source, out, methods=("grad_cam", "o3=opti_cam(steps=3)", "rise(masks=20)"), **asked))
+    first = tables.open(str(out)).facts["passes"]
+    assert first["look"] == {
+        "images": 12, "forwards": 12, "backwards": 0, "heads": 0, "head_backwards": 0, "per_image": {"forwards": 1.0}
+    }  # fmt: skip
+    assert first["grad_cam"]["per_image"] == {"head_backwards": 2.0}
+    assert first["o3"]["per_image"] == {"forwards": 6.0, "backwards": 6.0}
+    assert first["rise"]["per_image"] == {"forwards": 20.0}
+    explain.run(job(source, out, methods=("o3=opti_cam(steps=3)", "o2=opti_cam(steps=2)"), metrics=("ad",), **asked))
+    second = tables.open(str(out)).facts["passes"]
+    assert second["o2"]["per_image"] == {"forwards": 4.0, "backwards": 4.0}
+    assert "rise" not in second
+    assert second["o3"]["forwards"] > first["o3"]["forwards"], "its maps are made again for a metric that is new"
+    assert second["ad"]["forwards"] == 12 * (2 * 2 + 2), "two methods about two targets, and two controls"
+
+
+class Full:
+    """A GPU without room for more than `most` rows at a time."""
+
+    def __init__(self, backbone, most):
+        self.module, self.most, self.met = Meter(backbone).ends["in"], most, 0
+
+    def __enter__(self):
+        self.handle = self.module.register_forward_pre_hook(self._check)
+
+    def __exit__(self, *error):
+        self.handle.remove()
+
+    def _check(self, module, given):
+        if len(given[0]) > self.most:
+            self.met += 1
+            raise torch.cuda.OutOfMemoryError("out of memory")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_where_memory_runs_out_every_family_halves_and_goes_on(backbone, pictures, method):
+    """Also the look, whose batch is halved: maps are the same to 1e-3 of their range, and no image is lost."""
+    if not fits(method, backbone) or backbone.name == "tests.tiny:build":
+        pytest.skip("does not fit this network, or is tried on the other one")
+    calm, _ = answered(backbone, pictures, [EXAMPLES[method]], map_size=SIZE)
+    full = Full(backbone, most=2)
+    tight, _ = answered(backbone, pictures, [EXAMPLES[method]], during=lambda: full, map_size=SIZE)
+    assert full.met
+    for (cell, rows, errors), (_, same, more) in zip(calm, tight, strict=True):
+        assert errors.num_rows == more.num_rows == 0, more.to_pylist()
+        if cell.table == "maps":
+            for one, other in zip(rows.to_pylist(), same.to_pylist(), strict=True):
+                span = max(one["map_max"] - one["map_min"], 1e-9)
+                assert abs(one["map_max"] - other["map_max"]) <= 1e-3 * span
+                assert np.abs(np.array(one["map"], int) - np.array(other["map"], int)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", sorted(budget.ROWS))
+def test_a_pass_that_does_not_fit_is_made_again_in_halves_and_one_item_is_as_far_as_it_goes(kind):
+    class Scene:
+        pixels, kept = torch.zeros(1), {}
+
+        def once(self, key, compute):
+            return self.kept.setdefault(key, compute())
+
+    scene, done = Scene(), []
+
+    def one_pass(start, stop, most=3):
+        if stop - start > most:
+            raise torch.cuda.OutOfMemoryError("out of memory")
+        done.append((start, stop))
+
+    budget.within_budget(scene, 20, one_pass, "method", kind)
+    assert [start for start, _ in done] == [0, *(stop for _, stop in done[:-1])]
+    assert done[-1][1] == 20
+    assert budget.budget_of(scene, "method", kind).rows == 2
+    assert budget.budget_of(scene, "another", kind).rows == budget.ROWS[kind]["cpu"], "one method's memory is not another's"
+    budget.within_budget(scene, 7, one_pass, "large", kind, each=4, most=2)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        budget.within_budget(scene, 3, lambda start, stop: one_pass(start, stop, most=0), "method", kind)
+
+
+def state(backbone):
+    """Everything a method could leave on a network."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    modules = [(module.training, *(tuple(getattr(module, kind)) for kind in hooks)) for module in backbone.cut.modules()]
+    values = [(value.data_ptr(), value.requires_grad, value.grad is None) for value in backbone.cut.state_dict(keep_vars=True).values()]
+    return modules, values, torch.is_grad_enabled(), bytes(torch.get_rng_state().numpy())
+
+
+def alive():
+    """Tensors that are reachable, and objects of any kind."""
+    gc.collect()
+    found = gc.get_objects()
+    return sum(isinstance(each, torch.Tensor) for each in found), len(found)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_nothing_is_left_behind_by_calls_that_end_well_or_badly(backbone, pictures, method):
+    if not fits(method, backbone) or backbone.name == "tests.tiny:build":
+        pytest.skip("does not fit this network, or is tried on the other one")
+    before = state(backbone)
+    questions, _ = fitted(ask([EXAMPLES[method]], ["label", "finer"]), backbone)
+    explainer, wanted = Explainer(backbone, questions), cells(questions, backbone, ())
+    last, passed = Meter(backbone).ends["out"], []
+
+    def call(fails):
+        """One call; one that fails does so in the last layer, the second time it is passed."""
+        passed.clear()
+
+        def fail(module, given):
+            passed.append(1)
+            if len(passed) > 1:
+                raise ValueError("it fails")
+
+        handle = last.register_forward_pre_hook(fail) if fails else None
+        errors = sum(errors.num_rows for *_, errors in explainer(pictures[:2], wanted))
+        if handle:
+            handle.remove()
+        assert fails or not errors
+
+    for fails in (False, True):
+        call(fails)
+        call(fails)
+        tensors, objects = alive()
+        for _ in range(3):
+            call(fails)
+        assert alive()[0] == tensors
+        assert alive()[1] <= objects + 60, "caches of the libraries may fill up; three calls of anything kept are more"
+        assert state(backbone) == before

@@ -1,0 +1,278 @@
+"""Methods of the user's own: a file, a module or an installed package, and captum's attributions in a line each."""
+
+import json
+import pickle
+from collections import Counter
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import pipeline
+from jobs import explain
+from pipeline import backbones, plugins
+from pipeline.engine import captums
+from pipeline.explain import Explainer, Pictures
+from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
+from pipeline.questions import ask, cells, fitted
+from pipeline.refusal import Refusal
+from pipeline.targets import TARGETS, Answers
+from tests import tiny
+from tests.registries import registries
+from tests.shards import dataset
+from tests.test_run import content, job
+
+OWN = str(Path(__file__).with_name("own.py"))
+SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def _registries():
+    with registries():
+        yield
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 3, SIZE, SIZE), dtype=np.uint8)
+
+
+def maps(tables, method):
+    assert tables["errors"].num_rows == 0, tables["errors"].to_pylist()
+    rows = [row for row in tables["maps"].to_pylist() if row["method"] == method]
+    return np.stack([row["map_min"] + np.array(row["map"]) / 255 * (row["map_max"] - row["map_min"]) for row in rows])
+
+
+def written(folder, text, name="mine.py"):
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("name", [OWN, "tests.own"])
+def test_a_file_and_a_module_explain_and_score_like_the_built_in_ones(images, name):
+    asked = ["mean_cam", "plain=mean_cam(share=0)", "family:captum", "cam"]
+    network = pipeline.Network("tests.tiny:build", image_size=SIZE)
+    tables = pipeline.explain(images, range(5), network, asked, metrics=["peak"], plugins=[name])
+    assert {row["method"] for row in tables["maps"].to_pylist()} >= {"mean_cam", "plain", "deep_lift", "ig", "cam"}
+    assert set(tables["metrics"].column("peak").is_valid().to_pylist()) == {True}
+    A = network.load().trunk(network.load().prepare(torch.from_numpy(images)))[0]
+    expected = A.mean(1).relu().flatten(1).numpy()
+    assert np.abs(maps(tables, "plain") - expected).max() <= expected.max() / 255
+
+
+def test_an_installed_package_announces_its_methods(monkeypatch, capsys):
+    entry = EntryPoint("mine", "tests.own", plugins.GROUP)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == plugins.GROUP else [])
+    assert ask(["mean_cam"], ["label"]).plugins[0].name == "tests.own"
+    with pytest.raises(SystemExit):
+        explain.main(["--help"])
+    assert "mean_cam (norm=relu, share=0.5)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+def test_the_main_job_computes_a_changed_plugin_again_and_nothing_else(tmp_path):
+    source, code = dataset(tmp_path / "shards"), Path(OWN).read_text()
+    mine = written(tmp_path, code)
+
+    def run(**changes):
+        asked = {"methods": ("mean_cam", "ig", "cam"), "targets": ("label",), "metrics": ("peak", "energy"), "plugins": (mine,)}
+        before = set(tmp_path.glob("out/tasks/**/receipt.json"))
+        outcome = explain.run(job(source, tmp_path / "out", **{**asked, **changes}))
+        assert not outcome.counts["errors"]
+        receipts = [json.loads(path.read_text()) for path in set(tmp_path.glob("out/tasks/**/receipt.json")) - before]
+        return outcome, sum(len(receipt["cells"]) for receipt in receipts)
+
+    first, _ = run()
+    same, more = run()
+    assert (same.run_id, more) == (first.run_id, 0)
+    written(tmp_path, code + "\n# a change, if of no consequence\n")
+    changed, more = run()
+    # mean_cam and ig with both of their metrics, and `peak`, whose code is in the file as well, of cam, fake_cam and random
+    assert changed.new and more == 6 * (2 * 3 + 3)
+    described = content(tmp_path / "out")
+    assert {row["method"] for row in described["maps"]} == {"mean_cam", "ig", "cam", "fake_cam", "random"}
+
+
+def test_a_plugin_is_a_flag_of_the_command_line(tmp_path):
+    command = ["--source", dataset(tmp_path / "shards"), "--backbone", "tests.tiny:build", "--image-size", "64", "--workers", "0"]
+    command += ["--methods", "mean_cam", "deep_lift", "--method-args", "mean_cam.share=0.1", "--out", str(tmp_path / "out")]
+    assert explain.main(command) == 2
+    assert explain.main([*command, "--plugins", OWN]) == 0
+    assert {row["method"] for row in content(tmp_path / "out")["maps"]} == {"mean_cam", "deep_lift"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("from pipeline.families import cam\n@cam\ndef new_cam(A): return A\n@cam\ndef grad_cam(A): return A\n", "'grad_cam'; rename one"),
+        ("import no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("def new_cam(A): return A\n", "has no method"),
+        ("def new_cam(A) return A\n", "SyntaxError"),
+        ("from pipeline.families import cam\n@cam\ndef new_cam(A, colour): return A\n", "colour"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_plugin_that_cannot_be_used_is_refused_in_one_line_and_leaves_nothing(tmp_path, code, words):
+    before, path = dict(METHODS), str(tmp_path / "mine.py")
+    if code is not None:
+        written(tmp_path, code)
+    with pytest.raises(Refusal, match="--plugins .*mine.py") as refused:
+        ask(["cam"], ["label"], plugins=[path])
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert before == METHODS
+
+
+def test_a_module_that_is_not_there_and_two_files_with_one_name_are_refused(tmp_path):
+    with pytest.raises(Refusal, match="no_such_module"):
+        ask(["cam"], ["label"], plugins=["no_such_module"])
+    code = "from pipeline.families import cam\n@cam\ndef mine(A): return A.{}(1)\n"
+    paths = [written(tmp_path, code.format(how), f"{how}.py") for how in ("sum", "mean")]
+    with pytest.raises(Refusal, match="two entries are named 'mine'"):
+        ask(["mine"], ["label"], plugins=paths)
+
+
+def test_a_plugin_installs_itself_where_it_arrives():
+    questions = ask(["mean_cam"], ["label"], plugins=[OWN, OWN])
+    sent = pickle.dumps(questions)
+    for table, brought in ((METHODS, questions.plugins[0].methods), (METRICS, questions.plugins[0].metrics)):
+        for name in brought:
+            del table[name]
+    plugins._INSTALLED.clear()
+    assert pickle.loads(sent) == questions
+    assert "deep_lift" in METHODS
+
+
+def test_a_worker_with_another_version_of_a_module_says_so():
+    sent = pickle.dumps(ask(["mean_cam"], ["label"], plugins=["tests.own"]))
+    here = plugins._INSTALLED["tests.own"]
+    plugins._INSTALLED["tests.own"] = plugins.Plugin(here.name, None, "other", here.methods, here.metrics)
+    with pytest.raises(Refusal, match="another version"):
+        pickle.loads(sent)
+
+
+@pytest.fixture
+def network():
+    return tiny.build(curved=True)
+
+
+def attributed(backbone, images, method, target="label", part=slice(None), tally=None, batch_size=None):
+    """Float maps [B H W] at the network's own size."""
+    questions, _ = fitted(ask([method], [target], map_size=SIZE), backbone)
+    rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(len(images))]
+    pictures = Pictures(images, rows, [f"{i}" for i in range(len(images))])[part]
+    answers = Explainer(backbone, questions, batch_size=batch_size)(pictures, cells(questions, backbone, ()), tally)
+    tables = {cell.table: rows for cell, rows, _ in answers} | {"errors": answers[-1][2]}
+    return maps(tables, answers[-1][0].method.alias).reshape(-1, SIZE, SIZE)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("colours", ["sum", "magnitude"])
+def test_deep_lift_in_one_line_is_captum_s_own(images, network, colours):
+    from captum.attr import DeepLift
+
+    ask(["cam"], ["label"], plugins=[OWN])
+    backbone = backbones.load("tests.tiny:curved", image_size=SIZE)
+    x = backbone.prepare(torch.from_numpy(images)).requires_grad_()
+    theirs = DeepLift(network.eval()).attribute(x, target=torch.arange(5)).detach()
+    theirs = (theirs.sum(1).relu() if colours == "sum" else theirs.abs().amax(1)).numpy()
+    ours = attributed(backbone, images, f"deep_lift(colours={colours})")
+    assert np.abs(ours - theirs).max() <= theirs.max() * (1 / 255 + 1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_image_keeps_its_own_direction_however_captum_repeats_it(images, network):
+    """`finer` differs from image to image; captum's steps and the rows of a pass must not mix them up."""
+    from captum.attr import IntegratedGradients
+
+    ask(["cam"], ["label"], plugins=[OWN])
+    backbone, tally = backbones.load("tests.tiny:curved", image_size=SIZE), Counter()
+    x = backbone.prepare(torch.from_numpy(images))
+    directions = TARGETS["finer"].explain(Answers(backbone.logits(x), torch.arange(5))).directions[:, 0]
+    network.eval()
+    theirs = [IntegratedGradients(lambda x, d=d: network(x) @ d).attribute(x[i : i + 1], n_steps=8) for i, d in enumerate(directions)]
+    theirs = torch.cat(theirs).sum(1).relu().detach().numpy()
+    ours = attributed(backbone, images, "ig", "finer", tally=tally)
+    assert np.abs(ours - theirs).max() <= theirs.max() * (1 / 255 + 1e-4)
+    assert (tally["ig", "forwards"], tally["ig", "backwards"]) == (5 * 8, 5 * 8)
+
+
+def test_what_draws_follows_each_image_s_seed_and_must_say_so(tmp_path, images):
+    code = (
+        "import torch\nfrom captum.attr import NoiseTunnel, Saliency\nfrom pipeline.families import captum_method\n"
+        "captum_method('tunnel', lambda model: NoiseTunnel(Saliency(model)), nt_samples=3{})\n"
+    )
+    backbone = backbones.load("tests.tiny:curved", image_size=SIZE)
+    ask(["cam"], ["label"], plugins=[written(tmp_path, code.format(""))])
+    with pytest.raises(Refusal, match="draws=True"):
+        attributed(backbone, images, "tunnel")
+    ask(["cam"], ["label"], plugins=[written(tmp_path, code.format(", draws=True"))])
+    state, whole = torch.get_rng_state(), attributed(backbone, images, "tunnel")
+    assert np.array_equal(attributed(backbone, images, "tunnel"), whole)
+    alone = np.concatenate([attributed(backbone, images, "tunnel", part=slice(i, i + 1)) for i in range(5)])
+    assert np.array_equal(alone, whole)
+    assert torch.equal(state, torch.get_rng_state()), "a user's own generator is where it was"
+
+
+class Forgetful:
+    """An attribution that leaves a hook on the network and a gradient on its weights, and asks for one kind of answer or fails."""
+
+    def __init__(self, model, how):
+        self.model, self.how = model, how
+
+    def attribute(self, x, additional_forward_args):
+        for module in self.model.network.modules():
+            module.register_forward_hook(lambda *given: None)
+        self.model(x, *additional_forward_args).sum().backward()
+        if self.how == "fails":
+            raise ValueError("so\nit ends")
+        return x.mean(1) if self.how == "shape" else x.grad
+
+
+@pytest.mark.parametrize(("how", "words"), [("fails", "ValueError: so it ends"), ("shape", r"\[1, 64, 64\]"), ("well", None)])
+def test_whatever_captum_does_to_the_network_ends_with_the_copy(images, how, words):
+    METHODS["forgetful"] = captums.Attribution("forgetful", lambda model: Forgetful(model, how))
+    backbone = backbones.load("tests.tiny:curved", image_size=SIZE)
+    if words:
+        with pytest.raises(Refusal, match=words):
+            attributed(backbone, images, "forgetful")
+    else:
+        attributed(backbone, images, "forgetful")
+    for module in backbone.cut.modules():
+        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+
+
+class Both(nn.Module):
+    """A network of one's own that brings its trunk and head."""
+
+    def __init__(self):
+        super().__init__()
+        network = tiny.build()
+        self.below, self.above = network[:6], network[6:]
+
+    def trunk(self, x):
+        return self.below(x), ()
+
+    def head(self, A, rest):
+        return self.above(A)
+
+
+@pytest.mark.parametrize("hold", [lambda both: both, lambda both: type("Held", (), {"identity": "held"})()], ids=["module", "object"])
+def test_a_network_with_its_own_trunk_and_head_is_attributed_too(images, hold, monkeypatch):
+    def build():
+        both = Both()
+        held = hold(both)
+        if held is not both:
+            held.below, held.above = both.below, both.above
+            held.trunk, held.head = both.trunk, both.head
+        return held
+
+    monkeypatch.setattr("tests.tiny.own", build, raising=False)
+    ask(["cam"], ["label"], plugins=[OWN])
+    own, plain = backbones.load("tests.tiny:own", image_size=SIZE), backbones.load("tests.tiny:build", image_size=SIZE)
+    theirs = attributed(plain, images, "deep_lift")
+    assert np.abs(attributed(own, images, "deep_lift") - theirs).max() <= theirs.max() * (2 / 255)

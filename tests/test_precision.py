@@ -1,0 +1,94 @@
+"""fp32 is exactly the network; half precision is asked for, said, and near it."""
+
+import logging
+import statistics
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import explain
+from pipeline import backbones, tables
+from pipeline.engine.look import PRECISIONS
+from pipeline.job import Job
+from pipeline.methods import METHODS
+from pipeline.questions import Questions
+from tests.shards import dataset
+from tests.test_passes import EXAMPLES, Meter, answered, fits
+from tests.test_run import job
+
+SIZE, IMAGES = 64, 4
+# Networks whose answers move with their input: as torch draws them, gradients are rounding.
+BACKBONES = {"cnn": ("tests.test_optimised:lively", {"curved": True}), "vit": ("tests.test_attention:build", {"kind": "vit"})}
+# Pearson's correlation of bfloat16's maps with float32's, median over images: what random networks keep to. docs/precision.md has trained ones.
+LEAST = {"cam": 0.98, "masked": 0.98, "optimised": 0.9, "path": 0.9, "attention": 0.98}
+
+
+@pytest.fixture(scope="module", params=sorted(BACKBONES))
+def backbone(request):
+    name, args = BACKBONES[request.param]
+    return backbones.load(name, args=args, image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    from pipeline.explain import Pictures
+    from tests.shards import picture
+
+    pixels = np.stack([np.asarray(picture(i, SIZE)).transpose(2, 0, 1) for i in range(IMAGES)])
+    rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(IMAGES)]
+    return Pictures(pixels, rows, [f"{i}" for i in range(IMAGES)])
+
+
+class Arithmetic:
+    """Whether the network is run under autocast, seen from its first layer."""
+
+    def __init__(self, backbone):
+        self.module, self.seen = Meter(backbone).ends["in"], set()
+
+    def __enter__(self):
+        self.handle = self.module.register_forward_pre_hook(lambda *given: self.seen.add(torch.is_autocast_enabled("cpu")))
+
+    def __exit__(self, *error):
+        self.handle.remove()
+
+
+def maps(backbone, pictures, method, **how):
+    arithmetic = Arithmetic(backbone)
+    answers, _ = answered(backbone, pictures, [EXAMPLES[method]], during=lambda: arithmetic, map_size=SIZE, **how)
+    assert not any(errors.num_rows for *_, errors in answers)
+    rows = [row for cell, table, _ in answers if cell.table == "maps" for row in table.to_pylist()]
+    return [np.array(row["map"]) / 255 * (row["map_max"] - row["map_min"]) for row in rows], arithmetic.seen
+
+
+def test_fp32_is_what_is_run_unless_asked_otherwise():
+    assert {Job.__dataclass_fields__["precision"].default, Questions.__dataclass_fields__["precision"].default} == {"fp32"}
+    assert PRECISIONS["fp32"] is None
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_maps_of_bf16_are_near_those_of_fp32_which_no_autocast_touches(backbone, pictures, method):
+    if not fits(method, backbone):
+        pytest.skip("does not fit this network")
+    full, plain = maps(backbone, pictures, method)
+    assert plain == {False}
+    half, cast = maps(backbone, pictures, method, precision="bf16")
+    assert True in cast
+    assert all(np.isfinite(each).all() for each in half)
+    lively = [(a, b) for a, b in zip(full, half, strict=True) if a.std() > 0]
+    if METHODS[method].family == "cam" and not METHODS[method].asks & {"A"}:
+        assert all(np.array_equal(a, b) for a, b in lively), "nothing of the network is in it"
+    elif lively:
+        assert statistics.median(np.corrcoef(a, b)[0, 1] if b.std() else 0.0 for a, b in lively) >= LEAST[METHODS[method].family]
+
+
+def test_a_job_says_once_that_maps_move_and_keeps_it_in_its_run(tmp_path, caplog):
+    source = dataset(tmp_path / "shards", shards=1)
+    with caplog.at_level(logging.WARNING):
+        explain.run(job(source, tmp_path / "full", methods=("grad_cam",)))
+        assert "precision" not in caplog.text
+        explain.run(job(source, tmp_path / "half", methods=("grad_cam",), precision="bf16"))
+    assert caplog.text.count("--precision bf16 moves every map") == 1
+    runs = [tables.open(str(tmp_path / name)).facts for name in ("full", "half")]
+    assert [facts["job"]["precision"] for facts in runs] == ["fp32", "bf16"]
+    assert not {cell["identity"] for cell in runs[0]["cells"] if cell["table"] == "maps"} & {cell["identity"] for cell in runs[1]["cells"]}
