@@ -6,6 +6,7 @@ N images of a task, B of a chunk, C classes
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from pipeline.scoring import Drawn, Score, scored
 from pipeline.storage import one_line
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
-from pipeline.tables.maps import quantise, summaries
+from pipeline.tables.maps import quantise, rounded, summaries
 from pipeline.targets import Answers, Explained
 
 log = logging.getLogger(__name__)
@@ -33,18 +34,22 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Pictures:
-    """Decoded images of a task: pixels uint8 [N 3 H W], rows of `images`, a hash of each image's bytes, earlier errors."""
+    """Decoded images of a task: pixels uint8 [N 3 H W], rows of `images`, a hash of each image's bytes, earlier errors.
+
+    `maps` are those that are scored as they are stored, [h w] each, by method and target and then by image.
+    """
 
     pixels: np.ndarray
     rows: list[dict]
     digests: list[str]
     errors: list[dict] = field(default_factory=list)
+    maps: Mapping[tuple[str, str], Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, part: slice) -> "Pictures":
-        return Pictures(self.pixels[part], self.rows[part], self.digests[part])
+        return Pictures(self.pixels[part], self.rows[part], self.digests[part], maps=self.maps)
 
 
 @dataclass
@@ -62,6 +67,10 @@ class Answer:
     def fail(self, row: Mapping, stage: str, error: Exception | str, message: str) -> None:
         kind = error if isinstance(error, str) else type(error).__name__
         self.errors.append({"image_id": row["image_id"], "shard": row.get("shard"), "stage": stage, "error": kind, "message": message})
+
+
+class NotStored(Exception):
+    """The run has no map of this image."""
 
 
 class Explainer:
@@ -113,14 +122,18 @@ class Explainer:
         chosen = finite & self._selected(pictures, predictions)
         targets = _targets(wanted)
         # A map is computed once for its own cell and all of its metrics, also where one of these is all that is missing.
-        maps = {of: self._maps(*of, scene, targets.index(of[1]), pictures) for of in dict.fromkeys(map(_pair, wanted))}
+        maps = {}
+        for method, target, stored in sorted(dict.fromkeys(map(_map_of, wanted)), key=itemgetter(2)):
+            about = method, target, scene, targets.index(target), pictures
+            computed = maps.get((method, target, False))
+            maps[method, target, stored] = self._as_stored(*about, computed) if stored else self._maps(*about)
         scores = self._scores(wanted, maps, pictures, said, chosen, scene)
         # Nothing is added before everything above is computed: a chunk that fails leaves no half of itself behind.
         for cell, answer in answers.items():
             if cell.table in ("features", "predictions"):
                 self._add_rows(cell, answer, pictures, finite, scene.look.feature if cell.table == "features" else predictions)
             elif cell.table == "maps":
-                stored = self._stored(cell.method, maps[_pair(cell)])
+                stored = self._stored(cell.method, maps[_map_of(cell)])
                 self._add_maps(cell, answer, pictures, chosen, stored, scene.targets[targets.index(cell.target)])
             elif cell.metric:
                 self._add_scores(cell, answer, pictures, scores[cell], scene.targets[targets.index(cell.target)])
@@ -161,12 +174,24 @@ class Explainer:
         side = self.questions.map_size
         return [each if isinstance(each, Exception) else reduce(torch.from_numpy(each)[None], side)[0].numpy() for each in maps]
 
+    def _as_stored(
+        self, method: Request, about: Request, scene: Scene, target: int, pictures: Pictures, computed: list | None
+    ) -> list[np.ndarray | Exception]:
+        """The maps of one method about one target as the tables keep them: those at hand, or else computed and rounded in the same way."""
+        kept = pictures.maps.get((method.alias, about.alias))
+        if kept is not None:
+            return [kept.get(row["image_id"], NotStored()) for row in pictures.rows]
+        return [
+            each if isinstance(each, Exception) or not np.isfinite(each).all() else rounded(each)
+            for each in self._stored(method, computed or self._maps(method, about, scene, target, pictures))
+        ]
+
     def _scores(self, wanted: Sequence[Cell], maps: Mapping, pictures: Pictures, said: Answers, chosen: np.ndarray, scene: Scene) -> dict:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
         targets, predicted = _targets(wanted), said.predicted.tolist()
         drawn, scores = {}, {}
         for cell in (cell for cell in wanted if cell.metric):
-            method, target = of = _pair(cell)
+            method, target, _ = of = _map_of(cell)
             if of not in drawn:
                 classes = scene.targets[targets.index(target)].class_id.tolist()
                 render = METHODS[method.name].render(method.args)
@@ -296,9 +321,9 @@ class Explainer:
         return pa.table([pa.array(columns.get(name, []), form.field(name).type) for name in form.names], schema=form)
 
 
-def _pair(cell: Cell) -> tuple[Request, Request]:
-    """What a map or its metric is about: the method and the target."""
-    return cell.method, cell.target
+def _map_of(cell: Cell) -> tuple[Request, Request, bool]:
+    """Which map a cell is about: its method, its target, and whether it is the map as it is stored."""
+    return cell.method, cell.target, cell.stored
 
 
 def _targets(wanted: Sequence[Cell]) -> list[Request]:

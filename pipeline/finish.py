@@ -13,6 +13,7 @@ import pyarrow as pa
 from pipeline import reduce, sources, storage
 from pipeline.prepare import Prepared
 from pipeline.progress import Progress
+from pipeline.questions import Cell
 from pipeline.refusal import Refusal
 from pipeline.stages import Task
 from pipeline.summary import joined, of_partials
@@ -52,11 +53,13 @@ class Work:
 
     @property
     def done(self) -> list[Task]:
-        """The tasks of which no cell is missing."""
-        return [task for task in self.tasks if all(cell in self.answered for cell in self.cells(task))]
+        """The tasks of which no cell is missing; where metrics are added to a run, no cell that the run holds."""
+        needed = self.ready.held or self.ready.cells
+        return [task for task in self.tasks if all(task.cell(cell.identity) in self.answered for cell in needed)]
 
-    def cells(self, task: Task) -> list[str]:
-        return [task.cell(cell.identity) for cell in self.ready.cells]
+    def answers(self, task: Task) -> dict[str, Cell]:
+        """The cells of a task that have been answered, by their identities."""
+        return {key: cell for cell in self.ready.cells if (key := task.cell(cell.identity)) in self.answered}
 
     @property
     def problems(self) -> list[dict]:
@@ -76,7 +79,7 @@ def finish(work: Work, each: Callable) -> Outcome:
         Overtaken: where another job has published under this name meanwhile.
     """
     job, done, problems = work.ready.job, work.done, work.problems
-    plan = digest([sorted(cell for task in done for cell in work.cells(task)), problems])
+    plan = digest([sorted(cell for task in done for cell in work.answers(task)), problems])
     before = publish.run_json(job.out, work.previous) if work.previous else None
     if before and before["plan"] == plan:
         return Outcome(work.previous, before["counts"], new=False)
@@ -88,7 +91,7 @@ def finish(work: Work, each: Callable) -> Outcome:
     entries += _summarised(work, groups, each, run_id, entries) if work.ready.questions.metrics else []
     entries += _filled(work, run_id, entries, problems)
     counts = _counted(work, entries, problems)
-    used = {work.answered[cell].folder: work.answered[cell] for task in done for cell in work.cells(task)}
+    used = {work.answered[cell].folder: work.answered[cell] for task in done for cell in work.answers(task)}
     files.write_parquet(storage.join(job.out, "runs", run_id, "receipts.parquet"), receipts.pack(used.values()))
     run = {
         "run_id": run_id,
@@ -121,13 +124,13 @@ def _compacted(work: Work, groups: Sequence[list[reduce.Member]], each: Callable
 
 def _groups(work: Work, done: Sequence[Task]) -> list[list[reduce.Member]]:
     starts = reduce.boundaries({task.shard.name for task in done})
-    methods = [cell.method.alias if cell.method else None for cell in work.ready.cells]
     groups, last = [], None
     for task in done:
         if not groups or (task.shard.name in starts and task.shard.name != last):
             groups.append([])
         last = task.shard.name
-        groups[-1] += [reduce.Member(cell, method, work.answered[cell]) for cell, method in zip(work.cells(task), methods, strict=True)]
+        answers = work.answers(task).items()
+        groups[-1] += [reduce.Member(key, cell.method.alias if cell.method else None, work.answered[key]) for key, cell in answers]
     return groups
 
 
@@ -192,7 +195,9 @@ def _described(work: Work) -> dict:
         "backbone": {key: getattr(backbone, key) for key in sizes},
         "methods": [{"name": m.alias, "method": m.name, **m.args} for m in ready.questions.methods],
         "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in ready.questions.targets],
-        "metrics": [{"name": m.alias, "metric": m.name, **m.args} for m in ready.questions.metrics],
+        "metrics": [
+            {"name": m.alias, "metric": m.name, "stored": m.alias in ready.questions.stored, **m.args} for m in ready.questions.metrics
+        ],
         "skipped": ready.skipped,
         "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in work.indexes.items()],
         "cells": [

@@ -14,6 +14,7 @@ from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
 from pipeline.tables.identity import digest
+from pipeline.tables.maps import STORED_BITS
 from pipeline.targets import TARGETS, Answers, Explained
 
 NO_TARGET = Request("none", "none")
@@ -39,7 +40,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked of every image, and nothing about where or how fast it is answered."""
+    """What is asked of every image, and nothing about where or how fast it is answered.
+
+    `stored` names the metrics that are computed from maps as they are stored, with 8 bits a cell.
+    """
 
     methods: tuple[Request, ...]
     targets: tuple[Request, ...]
@@ -50,6 +54,7 @@ class Questions:
     select: str | None = None
     no_store: tuple[str, ...] = ()
     metrics: tuple[Request, ...] = ()
+    stored: frozenset[str] = frozenset()
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -73,15 +78,19 @@ def ask(
     target_args: Sequence[str] = (),
     metrics: Sequence[str] = (),
     metric_args: Sequence[str] = (),
+    stored: Sequence[Request] = (),
     **rest,
 ) -> Questions:
     """Questions from names as a user writes them. With any metric come the two controls, which show its floor and its trap.
+
+    `stored` are metrics of the maps as they are stored.
 
     Raises:
         Refusal: for an unknown name, setting or value.
     """
     explained = parse_all(methods, METHODS, "method", method_args), parse_all(targets, TARGETS, "target", target_args)
-    questions = Questions(*explained, **rest, metrics=parse_all(metrics, METRICS, "metric", metric_args))
+    scored = *parse_all(metrics, METRICS, "metric", metric_args), *stored
+    questions = Questions(*explained, **rest, metrics=scored, stored=frozenset(metric.alias for metric in stored))
     scoring.refuse_clashes(questions.metrics)
     if not questions.methods:
         raise Refusal("no method is asked for; name some with --methods, for example --methods grad_cam or family:cam")
@@ -140,13 +149,17 @@ def explained_by(target: Request, answers: Answers) -> Explained:
 
 @dataclass(frozen=True)
 class Cell:
-    """One answer asked of every task: a table, or one method and target of it, or one metric of these. `identity` leaves out the images."""
+    """One answer asked of every task: a table, or one method and target of it, or one metric of these, from the stored map where it is `stored`.
+
+    `identity` leaves out the images.
+    """
 
     table: str
     identity: str
     method: Request | None = None
     target: Request | None = None
     metric: Request | None = None
+    stored: bool = False
 
 
 def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[str]) -> list[Cell]:
@@ -171,14 +184,16 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
             "select": questions.select,
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))
-    return result + [_scoring(cell, metric) for cell in result if cell.table == "maps" for metric in questions.metrics]
+    maps = [cell for cell in result if cell.table == "maps"]
+    return result + [_scoring(map, metric, metric.alias in questions.stored) for map in maps for metric in questions.metrics]
 
 
-def _scoring(map: Cell, metric: Request) -> Cell:
+def _scoring(map: Cell, metric: Request, stored: bool) -> Cell:
     """The cell of one metric of one map."""
     entry = METRICS[metric.name]
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
-    return Cell("partials" if entry.total else "scores", digest(asked), map.method, map.target, metric)
+    asked |= {"bits": STORED_BITS} if stored else {}
+    return Cell("partials" if entry.total else "scores", digest(asked), map.method, map.target, metric, stored)
 
 
 def selected(condition: str, predictions: pa.Table) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from pipeline import sources, storage
+from pipeline import rescore, sources, storage
 from pipeline.finish import Outcome, Work, finish
 from pipeline.job import Job
 from pipeline.prepare import Prepared
@@ -51,14 +51,15 @@ def execute(ready: Prepared, hands: Hands) -> Outcome | None:
     previous = publish.current(job.out).get(job.name)
     answered = _answered(job.out, previous)
     wanted = ready.cells
-    todo = [_missing(task, wanted, answered) for task in tasks]
-    todo = [task for task in todo if task.missing]
+    whole, failures = rescore.explained(ready, tasks, indexes, answered) if ready.base else (tasks, [])
+    todo = [_missing(task, wanted, answered) for task in whole]
+    todo = [rescore.with_maps(task, wanted, answered) for task in todo if task.missing]
     log.info("%d images in %d tasks; %d tasks have something missing", sum(t.stop - t.start for t in tasks), len(tasks), len(todo))
     if job.dry:
         _tell_dry(todo, wanted, len(tasks))
         return None
-    failures, spent = _explain(ready, todo, hands, answered)
-    return finish(Work(ready, tasks, indexes, answered, failures, previous, started, spent), hands.each)
+    failed, spent = _explain(ready, todo, hands, answered)
+    return finish(Work(ready, tasks, indexes, answered, failures + failed, previous, started, spent), hands.each)
 
 
 def _index(shards: Sequence[sources.Shard], hands: Hands) -> dict[sources.Shard, sources.Index]:

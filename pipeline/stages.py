@@ -1,6 +1,7 @@
 """The three things that happen to a task, wherever it runs: read it, explain it, land it.
 
-A task travels as one row: `task` (JSON), `samples` (JSON), `pixels` (bytes), then `task` and `answers` (Arrow), then `receipt` (JSON).
+A task travels as one row: `task` (JSON), `samples` (JSON), `pixels` (bytes), `maps` (Arrow, where stored ones are scored), then `task` and
+`answers` (Arrow), then `receipt` (JSON).
 """
 
 import ctypes
@@ -21,19 +22,24 @@ from pipeline.sources.labels import Classes, resolve
 from pipeline.storage import one_line
 from pipeline.tables import receipts
 from pipeline.tables.identity import digest
+from pipeline.tables.maps import dequantise
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
 class Task:
-    """A range of a shard's images, and which of its cells (by position in the plan's list) are still missing."""
+    """A range of a shard's images, and which of its cells (by position in the plan's list) are still missing.
+
+    `maps` says where the stored maps lie that cells are computed from: files as receipts name them, and a row group of each.
+    """
 
     shard: Shard
     index: Index
     start: int
     stop: int
     missing: tuple[int, ...] = ()
+    maps: tuple[tuple[dict, int], ...] = ()
 
     @staticmethod
     def of(shard: Shard, index: Index, start: int, stop: int) -> "Task":
@@ -64,6 +70,7 @@ class Task:
             fields["start"],
             fields["stop"],
             tuple(fields["missing"]),
+            tuple(map(tuple, fields["maps"])),
         )
 
 
@@ -77,18 +84,19 @@ class Read:
     crop_pct: float
     classes: Classes
     names_are_labels: bool = True
+    out: str = ""
 
     def __call__(self, row: dict) -> dict:
         started, task = time.perf_counter(), Task.from_json(row["task"])
         try:
-            pictures = self._pictures(task)
+            pictures, maps = self._pictures(task), to_ipc(receipts.row_groups(self.out, task.maps)) if task.maps else b""
         except Exception as error:
             # The shard, not an image, is at fault: nothing of the task is landed, so a later run tries it again.
             kind = error.error if isinstance(error, ShardError) else type(error).__name__
             failure = {"shard": task.shard.name, "error": kind, "message": one_line(error), "images": task.stop - task.start}
-            return {"task": row["task"], "pixels": b"", "samples": json.dumps({"failure": failure})}
+            return {"task": row["task"], "pixels": b"", "maps": b"", "samples": json.dumps({"failure": failure})}
         told = {"rows": pictures.rows, "digests": pictures.digests, "errors": pictures.errors, "seconds": time.perf_counter() - started}
-        return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "samples": json.dumps(told)}
+        return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "maps": maps, "samples": json.dumps(told)}
 
     def _pictures(self, task: Task) -> Pictures:
         pixels, rows, digests, errors = [], [], [], []
@@ -155,7 +163,7 @@ class Explain:
             return {"task": row["task"], "answers": [], "facts": json.dumps(told)}
         task = Task.from_json(row["task"])
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
-        pictures = Pictures(pixels, told["rows"], told["digests"], told["errors"])
+        pictures = Pictures(pixels, told["rows"], told["digests"], told["errors"], self._stored_maps(task, row["maps"]))
         answers = self.explainer(pictures, [self.cells[i] for i in task.missing])
         failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}
         seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
@@ -169,6 +177,15 @@ class Explain:
             ],
             "facts": json.dumps(facts),
         }
+
+    def _stored_maps(self, task: Task, content: bytes) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+        """Rows of `maps` as the maps [h w] they stand for, by image, for every method and target that has been answered."""
+        known = (cell for i, cell in enumerate(self.cells) if cell.table == "maps" and i not in task.missing)
+        found: dict[tuple[str, str], dict[str, np.ndarray]] = {(cell.method.alias, cell.target.alias): {} for cell in known}
+        for row in from_ipc(content).to_pylist() if content else ():
+            stored = dequantise(row["map"], row["map_min"], row["map_max"], row["height"], row["width"])
+            found[row["method"], row["target"]][row["image_id"]] = stored
+        return found
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class Metric:
     Attributes:
         columns: what it fills -> which way is better, None where neither is; every column begins with the metric's name.
         constant: whether a constant map has a value.
+        exact: whether it needs the map as it was computed, and says something else of one that was stored with 8 bits a cell.
+        binary: whether its values are 0 or 1, so that their mean is a share.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Metric:
     total: Callable[..., float] | None = None
     family: str = "localisation"
     constant: bool = False
+    exact: bool = False
+    binary: bool = False
     version: int = 1
     asks: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)

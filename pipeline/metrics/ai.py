@@ -3,6 +3,6 @@
 from pipeline.families import metric
 
 
-@metric(columns={"ai": "higher", "ai_pred": "higher"}, family="faithfulness", constant=True)
+@metric(columns={"ai": "higher", "ai_pred": "higher"}, family="faithfulness", constant=True, binary=True)
 def ai(p, o):
     return (p < o).astype(float)
