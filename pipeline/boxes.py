@@ -61,6 +61,11 @@ def largest(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return part, parts(part)[0] / [*mask.shape[::-1], *mask.shape[::-1]]
 
 
+def around(S: np.ndarray) -> np.ndarray:
+    """The box, as fractions [4], of the largest connected part of a map [H W] above its mean (Opti-CAM appendix B); none of a flat one."""
+    return largest(S.mean() < S)[1]
+
+
 def _cropped(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The part of a mask that is not empty, and x y x y of its corner; a threshold near the top leaves little to look at."""
     y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

@@ -13,8 +13,8 @@ import pyarrow as pa
 import torch
 
 from pipeline import backbones, engine, scoring
-from pipeline.engine.dimmed import clean, dimmed
 from pipeline.engine.look import look
+from pipeline.engine.perturbed import Shown, answers, clean
 from pipeline.engine.scene import Scene
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
@@ -26,7 +26,7 @@ from pipeline.storage import one_line
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
 from pipeline.tables.maps import quantise, rounded, summaries
-from pipeline.targets import Answers, Explained
+from pipeline.targets import Answers, Explained, rivals
 
 log = logging.getLogger(__name__)
 CHUNK = 32
@@ -189,33 +189,41 @@ class Explainer:
     def _scores(self, wanted: Sequence[Cell], maps: Mapping, pictures: Pictures, said: Answers, chosen: np.ndarray, scene: Scene) -> dict:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
         targets, predicted = _targets(wanted), said.predicted.tolist()
+        asked = [cell for cell in wanted if cell.metric]
+        network = any(METRICS[cell.metric.name].sets or METRICS[cell.metric.name].asks & {"p", "q", "d"} for cell in asked)
+        classes = _judged(said) if network else None
+        as_is = clean(scene, classes) if network else [None] * len(pictures)
         drawn, scores = {}, {}
-        for cell in (cell for cell in wanted if cell.metric):
+        for cell in asked:
             method, target, _ = of = _map_of(cell)
             if of not in drawn:
-                classes = scene.targets[targets.index(target)].class_id.tolist()
+                explained = scene.targets[targets.index(target)].class_id.tolist()
                 render = METHODS[method.name].render(method.args)
                 drawn[of] = {
-                    i: Drawn(maps[of][i], render, self.backbone.image_size, row, predicted[i])
+                    i: Drawn(maps[of][i], render, self.backbone.image_size, row, predicted[i], as_is[i])
                     for i, row in enumerate(pictures.rows)
-                    if chosen[i] and (classes[i] >= 0 or target == NO_TARGET)
+                    if chosen[i] and (explained[i] >= 0 or target == NO_TARGET)
                 }
-            if "o" in METRICS[cell.metric.name].asks:
-                self._dim(drawn[of], scene)
-            scores[cell] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
-        return scores
+            if (of, cell.metric) not in scores:
+                self._perturb(cell, drawn[of], scene, targets.index(target), classes)
+                scores[of, cell.metric] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
+        return {cell: scores[_map_of(cell), cell.metric] for cell in asked}
 
-    def _dim(self, drawn: dict[int, Drawn], scene: Scene) -> None:
-        """Give the drawn maps of a batch what the network says of their images as they are and dimmed by them, once."""
-        if not drawn or any(each.said for each in drawn.values()):
-            return
-        size, blank = self.backbone.image_size, [0, 0]
-        classes = [drawn[i].classes if i in drawn else blank for i in range(len(scene.pixels))]
-        maps = [drawn[i].S if i in drawn and drawn[i].drawable else np.zeros(size) for i in range(len(scene.pixels))]
-        p, q = clean(scene, classes)
-        o = dimmed(scene, maps, classes, "ad ai ag")
-        for i, each in drawn.items():
-            each.said.update(p=p[i], q=q[i], o=o[i])
+    def _perturb(self, cell: Cell, drawn: dict[int, Drawn], scene: Scene, target: int, classes: torch.Tensor | None) -> None:
+        """Give the drawn maps of a batch the answers to what a metric asks of images changed by them, where they lack them."""
+        codes = METRICS[cell.metric.name].codes(cell.metric.args, self.backbone.image_size).values()
+        for code in codes:
+            if all(code in each.said for each in drawn.values()):
+                continue
+            maps = [drawn[i].S if i in drawn and drawn[i].drawable else None for i in range(len(scene.pixels))]
+            try:
+                found = answers(code, scene, Shown(cell.method, target, maps, classes), cell.metric.name)
+            except Exception as error:
+                if len(maps) > 1:
+                    raise
+                found = [error]
+            for i, each in drawn.items():
+                each.said[code] = found[i]
 
     def _predictions(self, said: Answers) -> dict[str, list]:
         probs = said.logits.softmax(1) if self.questions.activation == "softmax" else said.logits.sigmoid()
@@ -324,6 +332,11 @@ class Explainer:
 def _map_of(cell: Cell) -> tuple[Request, Request, bool]:
     """Which map a cell is about: its method, its target, and whether it is the map as it is stored."""
     return cell.method, cell.target, cell.stored
+
+
+def _judged(said: Answers) -> torch.Tensor:
+    """The classes metrics look at [B 4]: the label, or the predicted class where there is none; the predicted class; two rivals."""
+    return torch.cat([said.main[:, None], said.predicted[:, None], rivals(said)], 1)
 
 
 def _targets(wanted: Sequence[Cell]) -> list[Request]:

@@ -16,7 +16,7 @@ from pipeline.progress import Progress
 from pipeline.questions import Cell
 from pipeline.refusal import Refusal
 from pipeline.stages import Task
-from pipeline.summary import joined, of_partials
+from pipeline.summary import curves_of, joined, of_partials
 from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.identity import digest
 from pipeline.tables.metrics import added
@@ -135,7 +135,7 @@ def _groups(work: Work, done: Sequence[Task]) -> list[list[reduce.Member]]:
 
 
 def _summarised(work: Work, groups: Sequence[list[reduce.Member]], each: Callable, run_id: str, entries: Sequence[dict]) -> list[dict]:
-    """Entries of `partials` and `summary`, made of what has just been published and of the tasks' partials."""
+    """Entries of `partials`, `summary` and `curves`, made of what has just been published and of the tasks' partials."""
     out, asked = work.ready.job.out, work.ready.questions
     sums = sorted(each(partial(reduce.added_up, out), list(enumerate(groups))), key=itemgetter(0))
     partials = added(pa.concat_tables(rows for _, rows in sums))
@@ -146,7 +146,8 @@ def _summarised(work: Work, groups: Sequence[list[reduce.Member]], each: Callabl
     floor = scored.get("method=random", [])
     parts = list(each(partial(reduce.summary_of, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
     written = []
-    for table, rows in (("partials", partials), ("summary", joined([*parts, of_partials(partials, asked)]))):
+    tables = {"partials": partials, "summary": joined([*parts, of_partials(partials, asked)]), "curves": curves_of(partials)}
+    for table, rows in tables.items():
         path = f"{table}/part-{digest([member.cell for group in groups for member in group])}.parquet"
         written.append(reduce.write(storage.join(out, "runs", run_id, path), path, table, rows))
     return written

@@ -10,7 +10,7 @@ from pipeline import backbones
 from pipeline.explain import Explainer, Pictures
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
 from pipeline.refusal import Refusal
-from pipeline.summary import summarised
+from pipeline.summary import curves_of, summarised
 from pipeline.tables import schema
 from pipeline.tables.errors import told_once
 from pipeline.tables.metrics import widened
@@ -47,7 +47,7 @@ def explain(
         questions: activation, precision, map_size, seed, select, no_store.
 
     Returns:
-        The tables of a run by name: images, features, predictions, maps, errors, and with metrics: metrics, partials, summary.
+        The tables of a run by name: images, features, predictions, maps, errors, and with metrics: metrics, partials, summary, curves.
 
     Raises:
         Refusal: for anything that cannot be carried out.
@@ -88,4 +88,5 @@ def gathered(answers: Sequence[tuple[Cell, pa.Table, pa.Table]], asked: Question
         tables["metrics"] = widened(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
         tables.setdefault("partials", schema.PARTIALS.empty_table())
         tables["summary"] = summarised(tables["metrics"], tables["partials"], asked)
+        tables["curves"] = curves_of(tables["partials"])
     return tables

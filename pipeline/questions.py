@@ -8,6 +8,7 @@ import torch
 
 from pipeline import backbones, engine, scoring
 from pipeline.engine.look import PRECISIONS
+from pipeline.engine.perturbed import refuse
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal, choose
@@ -121,7 +122,7 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     """The questions this backbone can answer, and those skipped with the reason.
 
     Raises:
-        Refusal: where a method named explicitly does not fit, or a target does not fit the network's classes.
+        Refusal: where a method named explicitly, a target or a setting of a metric does not fit.
     """
     kept, skipped = [], []
     for method in questions.methods:
@@ -136,6 +137,8 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     trial = Answers(torch.zeros(1, backbone.num_classes), torch.zeros(1, dtype=torch.long), backbone.class_weights)
     for target in questions.targets:
         explained_by(target, trial)
+    for metric in questions.metrics:
+        refuse(metric, backbone)
     fit = replace(questions, methods=tuple(kept))
     if not fit.pairs():
         raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
@@ -185,15 +188,22 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))
     maps = [cell for cell in result if cell.table == "maps"]
-    return result + [_scoring(map, metric, metric.alias in questions.stored) for map in maps for metric in questions.metrics]
+    return result + [each for map in maps for metric in questions.metrics for each in _scoring(map, metric, questions)]
 
 
-def _scoring(map: Cell, metric: Request, stored: bool) -> Cell:
-    """The cell of one metric of one map."""
-    entry = METRICS[metric.name]
+def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
+    """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
+    entry, stored = METRICS[metric.name], metric.alias in questions.stored
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
-    asked |= {"bits": STORED_BITS} if stored else {}
-    return Cell("partials" if entry.total else "scores", digest(asked), map.method, map.target, metric, stored)
+    if entry.sets:
+        asked["seed"] = questions.seed  # of ties, random orders and noise
+    if stored:
+        asked["bits"] = STORED_BITS
+    found = [] if entry.total else [Cell("scores", digest(asked), map.method, map.target, metric, stored)]
+    if entry.total or entry.curves:
+        counted = asked | {"curves": True} if entry.curves else asked
+        found.append(Cell("partials", digest(counted), map.method, map.target, metric, stored))
+    return found
 
 
 def selected(condition: str, predictions: pa.Table) -> list[str]:

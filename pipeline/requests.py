@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args, get_origin
 
+from pipeline.families import TOGETHER
 from pipeline.refusal import Refusal, choose
 
 _WRITTEN = re.compile(r"(?:(?P<alias>[\w.-]+)=)?(?P<name>[A-Za-z_]\w*)(?::(?P<argument>[^()]*))?(?:\((?P<settings>.*)\))?$", re.DOTALL)
@@ -123,6 +124,8 @@ def parse_all(written: Iterable[str], registry: Mapping[str, Any], what: str, se
 
 def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
     families = {getattr(entry, "family", None) for entry in registry.values()} - {None}
+    if text in TOGETHER and registry.keys() >= set(TOGETHER[text]):
+        return [parse(name, registry, what) for name in TOGETHER[text]]
     if text == "all":
         names = list(registry)
     elif text.startswith("family:"):
@@ -130,6 +133,7 @@ def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
         names = [name for name, entry in registry.items() if entry.family == family]
     else:
         return [parse(text, registry, what)]
+    names = [name for name in names if not getattr(registry[name], "remaps", False)]
     return [replace(parse(name, registry, what), explicit=False) for name in sorted(names)]
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from pipeline import boxes as geometry
-from pipeline.families import METRICS, Undefined, asked_for
+from pipeline.families import METRICS, Perturbation, Said, Undefined, asked_for, parameters
 from pipeline.refusal import Refusal
 from pipeline.render import unit, upsample
 from pipeline.requests import Request
 from pipeline.storage import one_line
 
+WHOLE = 2**20  # curves are added up in these parts: whole numbers, exact in any order up to 2^33 images
 FIXED = {"image_id", "model", "method", "target", "class_id", "label", "reasons"}
 
 
@@ -30,7 +31,8 @@ class Drawn:
         size: (H, W).
         row: what is known of the image: label, boxes, and `mask` bool [H W] where the data has one.
         predicted: the class with the highest logit.
-        said: `p`, `q` and `o` [2] of the network, see `families.Metric`; without them nothing was asked of it.
+        clean: what the network says of the image as it is.
+        said: the answers to the codes of metrics; None, or an exception, where there is none.
     """
 
     map: np.ndarray | Exception
@@ -38,7 +40,8 @@ class Drawn:
     size: tuple[int, int]
     row: Mapping
     predicted: int
-    said: dict[str, np.ndarray] = field(default_factory=dict)
+    clean: Said | None = None
+    said: dict[Perturbation, Said | np.ndarray | Exception | None] = field(default_factory=dict)
 
     @cached_property
     def S(self) -> np.ndarray:
@@ -69,28 +72,32 @@ class Drawn:
 
     @cached_property
     def Bp(self) -> np.ndarray:
-        return geometry.largest(self.S.mean() < self.S)[1]
-
-    @property
-    def classes(self) -> tuple[int, int]:
-        """The class that is scored, the label or the predicted one where there is none, and the predicted one."""
-        return (self.predicted if self.row["label"] is None else self.row["label"]), self.predicted
+        return geometry.around(self.S)
 
     @property
     def p(self) -> np.ndarray:
-        return self.said["p"]
+        return self.clean.p[0]
 
     @property
     def q(self) -> np.ndarray:
-        return self.said["q"]
+        return self.clean.q[0]
 
     @property
-    def o(self) -> np.ndarray:
-        return self.said["o"] if self.drawable else self.S
+    def d(self) -> np.ndarray:
+        return self.clean.d[0]
+
+    def answer(self, code: Perturbation) -> Said | np.ndarray:
+        """What was said of the images changed by this map as `code` has it."""
+        found = self.said[code]
+        if isinstance(found, Exception):
+            raise found
+        if found is None or not len(found if isinstance(found, np.ndarray) else found.p):
+            raise Undefined("the map of a changed image holds NaN or infinity")
+        return found
 
     @property
     def drawable(self) -> bool:
-        """Whether there is a map to dim the image by."""
+        """Whether there is a map to change the image by."""
         return not isinstance(self.map, Exception) and bool(np.isfinite(self.map).all())
 
     @property
@@ -102,9 +109,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Score:
-    """What one metric says of one map: numbers by column, or counts by name; nothing where there is a `reason`."""
+    """What one metric says of one map: numbers by column, with their curves if they have any, or counts by name; or the `reason`."""
 
     values: Mapping[str, float | np.ndarray] = field(default_factory=dict)
+    curves: Mapping[str, np.ndarray] = field(default_factory=dict)
     reason: str | None = None
     error: Exception | None = None
 
@@ -113,19 +121,27 @@ def scored(asked: Request, drawn: Drawn) -> Score:
     """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
     metric = METRICS[asked.name]
     try:
-        if not metric.constant and not drawn.S.any():
+        if not drawn.S.any() and not metric.constant:
             raise Undefined("the map is constant")
-        found = metric.score(**{name: getattr(drawn, name) for name in metric.asks}, **asked.args)
+        codes = metric.codes(asked.args, drawn.size)
+        given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in metric.asks}
+        found = metric.score(**given, **{name: asked.args[name] for name in parameters(metric.score)})
         if metric.total:
             return Score(found)
-        values = np.array(found, dtype=np.float64).reshape(-1)
+        curves = dict(zip(columns(asked), np.array(found, dtype=np.float64), strict=True)) if metric.curves else {}
+        values = [_area(curve) for curve in curves.values()] if curves else np.array(found, dtype=np.float64).reshape(-1)
         if not np.isfinite(values).all():
             raise Undefined("the metric is not finite")
-        return Score(dict(zip(columns(asked), values.tolist(), strict=True)))
+        return Score(dict(zip(columns(asked), map(float, values), strict=True)), curves)
     except Undefined as undefined:
         return Score(reason=str(undefined))
     except Exception as error:
         return Score(reason=f"{type(error).__name__}: {one_line(error)}", error=error)
+
+
+def _area(curve: np.ndarray) -> float:
+    """E5: (sum_t a_t - a_0 / 2 - a_n / 2) / n; of a single point its height."""
+    return float(np.trapezoid(curve) / (len(curve) - 1) if len(curve) > 1 else curve[0])
 
 
 def columns(asked: Request) -> dict[str, str | None]:
@@ -135,20 +151,24 @@ def columns(asked: Request) -> dict[str, str | None]:
 
 
 def added(sums: dict[str, np.ndarray], score: Score) -> None:
-    """Add one map's counts to sums by name: `n` and `n_null` count maps with and without them, `null: REASON` says why."""
-    counts = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **score.values}
+    """Add one map's counts to sums by name: `n` and `n_null` count maps with and without them, `null: REASON` says why.
+
+    A curve counts as `curve: COLUMN`, rounded to whole parts.
+    """
+    curves = {f"curve: {column}": np.round(curve * WHOLE) for column, curve in score.curves.items()}
+    counts = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **(curves or score.values)}
     for kind, values in counts.items():
         sums[kind] = sums.get(kind, 0) + np.asarray(values, dtype=np.float64)
 
 
-def total(asked: Request, sums: Mapping[str, np.ndarray]) -> float | None:
-    """A dataset-level metric from its sums; None where no map had a value."""
+def totals(asked: Request, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """The columns of a dataset-level metric from its sums; None where no map had a value."""
     metric = METRICS[asked.name]
     if "n" not in sums:
-        return None
+        return dict.fromkeys(columns(asked))
     told = {**sums, "n": sums["n"][0]}
-    value = float(metric.total(**{name: told[name] for name in asked_for(metric.total)}))
-    return value if np.isfinite(value) else None
+    values = np.array(metric.total(**{name: told[name] for name in asked_for(metric.total)}), dtype=np.float64).reshape(-1)
+    return {column: float(value) if np.isfinite(value) else None for column, value in zip(columns(asked), values, strict=True)}
 
 
 def refuse_clashes(asked: Sequence[Request]) -> None:

@@ -116,20 +116,36 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
     for row in partials.to_pylist():
         key = row["model"], row["metric"], row["method"], row["target"], row["scope"]
         sums.setdefault(key, {})[row["kind"]] = np.array(row["values"])
-    by_alias = {metric.alias: metric for metric in asked.metrics}
-    values = {key: scoring.total(by_alias[key[1]], counts) for key, counts in sums.items()}
+    by_alias = {metric.alias: metric for metric in asked.metrics if METRICS[metric.name].total}
+    sums = {key: counts for key, counts in sums.items() if key[1] in by_alias}
+    values = {key: scoring.totals(by_alias[key[1]], counts) for key, counts in sums.items()}
     rows = []
     for (model, alias, method, target, scope), counts in sums.items():
-        value = values[model, alias, method, target, scope]
-        plain = (model, alias, method, "label", scope) if target not in ("label", "none") else None
-        row = {"model": model, "method": method, "target": target, "metric": alias, "scope": scope, "mean": value}
-        row |= {name: int(counts.get(name, [0])[0]) for name in ("n", "n_null")}
-        row["better"] = METRICS[by_alias[alias].name].columns[by_alias[alias].name]
-        row["stored"] = alias in asked.stored
-        row["diff_random"] = _minus(value, values.get((model, alias, "random", "none", scope)))
-        row["diff_label"] = _minus(value, values.get(plain))
-        rows.append(row)
+        floor = values.get((model, alias, "random", "none", scope), {})
+        plain = values.get((model, alias, method, "label", scope), {}) if target not in ("label", "none") else {}
+        for column, better in scoring.columns(by_alias[alias]).items():
+            value = values[model, alias, method, target, scope][column]
+            row = {"model": model, "method": method, "target": target, "metric": column, "scope": scope, "mean": value}
+            row |= {name: int(counts.get(name, [0])[0]) for name in ("n", "n_null")}
+            row |= {"better": better, "stored": alias in asked.stored}
+            row |= {"diff_random": _minus(value, floor.get(column)), "diff_label": _minus(value, plain.get(column))}
+            rows.append(row)
     return pa.Table.from_pylist(rows, schema.SUMMARY)
+
+
+def curves_of(partials: pa.Table) -> pa.Table:
+    """The mean curve of each metric that has one, a row a step."""
+    of = ("model", "method", "target")
+    told = partials.to_pylist()
+    images = {tuple(row[name] for name in ("metric", "scope", *of)): row["values"][0] for row in told if row["kind"] == "n"}
+    rows = []
+    for row in told:
+        column = row["kind"].removeprefix("curve: ")
+        if column != row["kind"]:
+            n = images[tuple(row[name] for name in ("metric", "scope", *of))]
+            same = {**{name: row[name] for name in of}, "metric": column, "n": int(n)}
+            rows += [{**same, "step": step, "mean": total / scoring.WHOLE / n} for step, total in enumerate(row["values"])]
+    return pa.Table.from_pylist(rows, schema.CURVES).sort_by([(name, "ascending") for name in (*of, "metric", "step")])
 
 
 def _minus(value: float | None, other: float | None) -> float | None:

@@ -129,6 +129,15 @@ def _similar(answers: Answers, class_id: torch.Tensor, rule: str) -> torch.Tenso
     return _ranked(rows[class_id] @ rows.T, class_id)
 
 
+def rivals(answers: Answers) -> torch.Tensor:
+    """What the scored class is told from in Finer-CAM's relative drop [B 2]: by logit, and by weights; -1 where there is no such class."""
+    absent = torch.full_like(answers.labels, -1)
+    if answers.logits.shape[1] < 2:
+        return torch.stack([absent, absent], 1)
+    close = absent if answers.class_weights() is None else _similar(answers, answers.main, "weight_cosine")[:, 0]
+    return torch.stack([_similar(answers, answers.main, "logit_rank")[:, 0], close], 1)
+
+
 @target("finer")
 def finer(
     answers: Answers,

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 import pipeline
 from pipeline import backbones, engine
 from pipeline.engine import masked
+from pipeline.engine.fills import fill_of
 from pipeline.engine.look import look
-from pipeline.engine.masks import fill_of, masks_of, pixels_of
-from pipeline.engine.scene import Scene
+from pipeline.engine.masks import masks_of
+from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import Bernoulli, Copies, Segments, Windows
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
@@ -442,7 +443,7 @@ def test_targets_that_are_not_one_scalar_are_for_the_cam_family(network, pixels,
     ("written", "told"),
     [
         ("occlusion(window=40)", "40 pixels is larger"),
-        ("rise(fill=pink)", "black, mean, blur"),
+        ("rise(fill=pink)", "black, mean, min, blur"),
         ("rise(fill=2)", "0 to 1"),
         ("rise(masks=0)", "masks=0"),
         ("glas(k=0)", "k=0"),

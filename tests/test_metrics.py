@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline import backbones, boxes, scoring
 from pipeline.families import METRICS as REGISTRY
-from pipeline.families import Cam, Metric, metric
+from pipeline.families import Cam, Dimmed, Metric, Said, metric
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.questions import CONTROLS, ask
@@ -29,10 +29,13 @@ HAND = {
     "loc_error": {"loc_error": 1 / 3},
     "f1": {"f1": 17 / 28},  # precision 17/24, recall 17/32
     "iou": {"iou_10": 3 / 8, "iou_30": 3 / 4, "iou_50": 3 / 4, "iou_70": 1 / 4, "iou_90": 1 / 4},
-    # probabilities 0.5 and 0.8 of the label and the predicted class, 0.2 and 0.9 under the map
+    # what the network says is in `Toy` below: 0.5 and 0.8 of the label and the predicted class, 0.2 and 0.9 under the map
     "ad": {"ad": 3 / 5, "ad_pred": 0},
     "ai": {"ai": 0, "ai_pred": 1},
     "ag": {"ag": 0, "ag_pred": 1 / 2},
+    # after half of the pixels 1/4 and 1/5, after all of them nothing
+    "deletion(steps=2)": {"deletion": 0.3, "deletion_label": 0.25},
+    "insertion(steps=2)": {"insertion": 0.3, "insertion_label": 0.25},
     "tie_share": {"tie_share": 12 / 16},  # nine zeros and three quarters
     # from the top: 1, 5/8, 1/2 on the object, then 3 + 1 off it, then the zeros, one of nine on it
     "pxap": {"pxap": 3 / 4 + 1 / 4 * 4 / 16},
@@ -47,9 +50,28 @@ def row(*corners, label=0, mask=None):
     return {"label": label, "boxes": [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in corners], "mask": mask}
 
 
+class Toy(dict):
+    """What a network of four by four pixels says that has the label on 0.5 and the predicted class on 0.8, linear and squared in the
+    share of the image that is left."""
+
+    def __missing__(self, code):
+        if isinstance(code, Dimmed):
+            return said(p=[[0.1, 0.7]] if code.inverse else [[0.2, 0.9]])
+        left = 1 - np.minimum(np.array(code.counts) * code.patch**2 / 16, 1)
+        left = 1 - left if code.reveal else left
+        return said(p=np.stack([0.5 * left, 0.8 * left**2], 1))
+
+    def __contains__(self, code):
+        return True
+
+
+def said(p):
+    p = np.array(p)
+    return Said(p, 1 - p, np.full_like(p, 0.1), np.zeros(len(p), int))
+
+
 def drawn(map, about, predicted=0, render="bilinear", size=None):
-    said = {"p": np.array([0.5, 0.8]), "q": np.array([0.5, 0.2]), "o": np.array([0.2, 0.9])}
-    return Drawn(map, render, size or map.shape, about, predicted, said)
+    return Drawn(map, render, size or map.shape, about, predicted, said([[0.5, 0.8]]), Toy())
 
 
 def numbers(written, draws):
@@ -63,7 +85,7 @@ def numbers(written, draws):
     sums = {}
     for draw in draws:
         scoring.added(sums, scored(asked, draw))
-    return {**sums, asked.alias: scoring.total(asked, sums)}
+    return {**sums, **scoring.totals(asked, sums)}
 
 
 @pytest.mark.parametrize("written", sorted(HAND))
@@ -159,7 +181,7 @@ def test_counts_added_in_any_order_and_split_are_those_of_the_whole(name, order,
         scoring.added(parts[place < cut], scores[i])
     merged = {kind: parts[0].get(kind, 0) + parts[1].get(kind, 0) for kind in whole}
     assert all((merged[kind] == whole[kind]).all() and (whole[kind] == np.round(whole[kind])).all() for kind in whole)
-    assert scoring.total(asked, merged) == scoring.total(asked, whole)
+    assert scoring.totals(asked, merged) == scoring.totals(asked, whole)
     assert (whole["n"], whole["n_null"], whole["null: no box"]) == (5, 1, 1)
 
 
@@ -386,11 +408,11 @@ def test_ad_ai_and_ag_are_what_one_forward_of_the_dimmed_image_says(target):
 
 
 def test_metrics_of_a_map_share_one_forward(monkeypatch):
-    from pipeline.engine import dimmed as engine_dimmed
+    from pipeline.engine import perturbed
 
     rows = []
-    asked = engine_dimmed.ask
-    monkeypatch.setattr(engine_dimmed, "ask", lambda scene, *a, **k: rows.append(len(scene.pixels)) or asked(scene, *a, **k))
+    asked = perturbed.passed
+    monkeypatch.setattr(perturbed, "passed", lambda scene, *a, **k: rows.append(len(scene.pixels)) or asked(scene, *a, **k))
     backbone = backbones.load("tests.tiny:build", image_size=64)
     images = np.zeros((4, 3, 64, 64), np.uint8)
     pipeline.explain(images, [0] * 4, backbone, ["grad_cam"], ["label"], metrics=["ad", "ai", "ag", "energy"])

@@ -16,7 +16,7 @@ from pipeline.tables.metrics import added, widened
 from tests.shards import dataset, encoded, picture, tar_bytes
 from tests.test_run import ORDER, job
 
-SORTED = {**ORDER, "metrics": "image_id, method, target", "partials": "ALL", "summary": "ALL"}
+SORTED = {**ORDER, "metrics": "image_id, method, target", "partials": "ALL", "summary": "ALL", "curves": "ALL"}
 ASKED = ("energy", "pointing", "iou", "pxap", "box_acc(step=0.1)")
 
 
@@ -96,7 +96,7 @@ def test_what_is_unchanged_is_copied(source, tmp_path):
     before = explain.run(scoring_job(source, tmp_path, metrics=ASKED[:2])).run_id
     after = explain.run(scoring_job(source, tmp_path)).run_id
     old, new = ({e["path"] for e in tables.open(str(tmp_path), run_id=run).facts["files"]} for run in (before, after))
-    assert {path.split("/")[0] for path in new - old} == {"metrics", "partials", "summary"}
+    assert {path.split("/")[0] for path in new - old} == {"metrics", "partials", "summary", "curves"}
 
 
 @pytest.mark.parametrize("size", [3, 4])

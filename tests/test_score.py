@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_files_that_did_not_change_are_copied(out):
     before = {entry["path"] for entry in tables.open(str(out)).facts["files"]}
     scored(out, *FLAGS)
     after = {entry["path"] for entry in tables.open(str(out)).facts["files"]}
-    assert {path.split("/")[0] for path in after - before} == {"metrics", "partials", "summary"}
+    assert {path.split("/")[0] for path in after - before} == {"metrics", "partials", "summary", "curves"}
 
 
 def test_explain_asked_for_the_same_metrics_scores_the_maps_as_it_computes_them(source, out, whole):
@@ -121,15 +122,15 @@ def test_a_run_without_metrics_gets_its_controls(source, tmp_path):
     assert {(r["image_id"], r["target"]): r for r in again["maps"] if r["method"] == "random"} == maps
 
 
-def counted(monkeypatch, name: str) -> list[int]:
-    """Images in each call of a backbone's `trunk` or `logits`, which is both halves at once."""
-    passes, plain = [], getattr(backbones.Backbone, name)
+def counted(monkeypatch, place, name: str) -> list[int]:
+    """Images in each call of a function that takes a backbone and a batch."""
+    passes, plain = [], getattr(place, name)
 
-    def counting(self, x):
+    def counting(backbone, x, *rest):
         passes.append(len(x))
-        return plain(self, x)
+        return plain(backbone, x, *rest)
 
-    monkeypatch.setattr(backbones.Backbone, name, counting)
+    monkeypatch.setattr(place, name, counting)
     return passes
 
 
@@ -137,7 +138,7 @@ def counted(monkeypatch, name: str) -> list[int]:
 def test_it_costs_one_look_at_each_image_and_what_the_metric_asks(source, tmp_path, monkeypatch, metric, more):
     methods = ("opti_cam(steps=2)", "rise(masks=20)", "integrated_gradients(steps=3)")
     explain.run(scoring_job(source, tmp_path, metrics=("pointing",), methods=methods, targets=("label",)))
-    looks, masked = counted(monkeypatch, "trunk"), counted(monkeypatch, "logits")
+    looks, masked = counted(monkeypatch, import_module("pipeline.explain"), "look"), counted(monkeypatch, backbones.Backbone, "logits")
     scored(tmp_path, "--metrics", metric)
     assert sum(looks) == 12
     assert sum(masked) == 12 * more * 5, "three methods and two controls"

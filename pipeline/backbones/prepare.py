@@ -50,6 +50,11 @@ class Preprocessing:
         mean, std = (pixels.new_tensor(value).view(1, -1, 1, 1) for value in (self.mean, self.std))
         return (pixels - mean) / std
 
+    def unnormalise(self, x: Tensor) -> Tensor:
+        """What `normalise` makes x of: the inverse, for what is made in the normalised space."""
+        mean, std = (x.new_tensor(value).view(1, -1, 1, 1) for value in (self.mean, self.std))
+        return x * std + mean
+
 
 def preprocessing(config: Mapping, settings: Mapping, size: tuple[int, int], crop: str) -> Preprocessing:
     """The network's own `config` (timm's keys), overruled by `settings` (keys of SETTINGS).

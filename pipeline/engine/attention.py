@@ -11,7 +11,7 @@ from pipeline.backbones import Backbone
 from pipeline.backbones.attention import Attentive, Recorded, attentive
 from pipeline.backbones.relevance import relevances
 from pipeline.engine.look import autocast
-from pipeline.engine.scene import Scene
+from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import METHODS, Attention
 from pipeline.refusal import Refusal
 from pipeline.requests import Request
@@ -49,8 +49,8 @@ def _parts(network: Attentive, scene: Scene, directions: torch.Tensor) -> Iterat
     """Prepared images and their directions, as many at once as the budget of attention matrices allows."""
     size = max(1, BUDGET // network.numbers)
     network.module.to(scene.pixels.device)
-    for pixels, d in zip(scene.pixels.split(size), directions.split(size), strict=True):
-        yield scene.backbone.prepare(pixels), d
+    for pixels, d in zip(pixels_of(scene).split(size), directions.split(size), strict=True):
+        yield scene.backbone.prepare.normalise(pixels), d
 
 
 @torch.no_grad()

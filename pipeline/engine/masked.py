@@ -10,9 +10,10 @@ from functools import partial
 import torch
 
 from pipeline.backbones import Backbone
+from pipeline.engine.fills import fill_of
 from pipeline.engine.look import autocast
-from pipeline.engine.masks import Masks, fill_of, masks_of, pixels_of
-from pipeline.engine.scene import Scene
+from pipeline.engine.masks import Masks, masks_of
+from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import METHODS, Copies, Masked, Windows, parameters
 from pipeline.refusal import Refusal
 from pipeline.render import upsample
@@ -110,27 +111,45 @@ def ask(
         wanted: which copies [B N] to pass; the others' answers are zero.
         payer: the method or metric whose tally the rows go to.
     """
-    pixels = pixels_of(scene) if pixels is None else pixels
-    backdrop = fill_of(fill, pixels, scene.backbone.prepare) if masks.fill is None else masks.fill
-    backdrop = backdrop.expand(len(pixels), *backdrop.shape[1:])
-    answers = [Copies(*pixels.new_zeros(2, len(pixels), masks.count), partial(spread, scene, masks), masks.codes) for _ in directions]
-    # mask after mask, so that a mask all images share is painted once for them
-    order = torch.arange(masks.count * len(pixels), device=pixels.device) if wanted is None else wanted.T.flatten().nonzero()[:, 0]
+    shown = pixels_of(scene)
+    answers = [Copies(*shown.new_zeros(2, len(shown), masks.count), partial(spread, scene, masks), masks.codes) for _ in directions]
 
-    def one_pass(start: int, stop: int) -> None:
-        which, images = order[start:stop] // len(pixels), order[start:stop] % len(pixels)
-        painted = _painted(masks, which, images)[:, None]
-        x = torch.lerp(backdrop[images], pixels[images], painted)
-        with autocast(x.device, scene.precision):
-            y = scene.backbone.logits(scene.backbone.prepare.normalise(x)).float()
+    def read(images: torch.Tensor, which: torch.Tensor, y: torch.Tensor) -> None:
         p = _probabilities(scene, y)
         for answer, d in zip(answers, directions, strict=True):
             answer.logit[images, which] = (d[images] * y).sum(1)
             answer.prob[images, which] = (d[images] * p).sum(1)
 
+    passed(scene, masks, read, fill, pixels, wanted, payer)
+    return answers
+
+
+@torch.no_grad()
+def passed(
+    scene: Scene,
+    masks: Masks,
+    read: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None],
+    fill: str = "black",
+    pixels: torch.Tensor | None = None,
+    wanted: torch.Tensor | None = None,
+    payer: str = "",
+) -> None:
+    """Pass every masked copy x m + fill (1 - m), and hand their logits on: read(images [n], masks [n], y [n C]); the rest as in `ask`."""
+    pixels = pixels_of(scene) if pixels is None else pixels
+    backdrop = fill_of(fill, pixels, scene.backbone.prepare) if masks.fill is None else masks.fill
+    backdrop = backdrop.expand(len(pixels), *backdrop.shape[1:])
+    # mask after mask, so that a mask all images share is painted once for them
+    order = torch.arange(masks.count * len(pixels), device=pixels.device) if wanted is None else wanted.T.flatten().nonzero()[:, 0]
+
+    def one_pass(start: int, stop: int) -> None:
+        which, images = order[start:stop] // len(pixels), order[start:stop] % len(pixels)
+        x = torch.lerp(backdrop[images], pixels[images], _painted(masks, which, images)[:, None])
+        with autocast(x.device, scene.precision):
+            y = scene.backbone.logits(scene.backbone.prepare.normalise(x)).float()
+        read(images, which, y)
+
     within_budget(scene, len(order), one_pass)
     scene.tally[payer, "forwards"] += len(order)
-    return answers
 
 
 def _painted(masks: Masks, which: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

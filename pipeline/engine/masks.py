@@ -1,4 +1,4 @@
-"""Masks: compact codes painted as [n H W] in [0, 1], a chunk at a time, and the colours they uncover.
+"""Masks: compact codes painted as [n H W] in [0, 1], a chunk at a time.
 
 B images, N masks of an image, n rows of a chunk, h w cells of the cut layer, H W pixels, S superpixels
 """
@@ -12,14 +12,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.backbones import Preprocessing
-from pipeline.engine.scene import Scene
+from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import Bernoulli, Channels, Even, Segments, Spots, Superpixels, Windows
-from pipeline.refusal import Refusal
 from pipeline.tables.identity import seed_of
-
-FILLS = ("black", "mean", "blur")
-BLUR = 10 / 224  # standard deviation of `blur` as a share of each side (perturb_explanations: 10 px at 224)
 
 
 @dataclass(frozen=True)
@@ -136,7 +131,7 @@ def segments(code: Segments, scene: Scene) -> Masks:
 
 
 def _quickshift(image: torch.Tensor, code: Segments, seed: int) -> torch.Tensor:
-    """uint8 [3 H W] -> labels [H W], 0 to S - 1."""
+    """An image [3 H W] as the scene has it -> labels [H W], 0 to S - 1."""
     from skimage.segmentation import quickshift
 
     settings = {"kernel_size": code.kernel, "max_dist": code.max_dist, "ratio": code.ratio, "rng": seed % 2**31}
@@ -157,38 +152,3 @@ def even(code: Even, scene: Scene) -> Masks:
 
 
 PAINTERS = {Bernoulli: bernoulli, Spots: spots, Windows: windows, Channels: channels, Segments: segments, Even: even}
-
-
-def pixels_of(scene: Scene) -> torch.Tensor:
-    """The batch [B 3 H W] in [0, 1], the space in which masks multiply."""
-    return scene.once("pixels", lambda: scene.backbone.prepare.pixels(scene.pixels))
-
-
-def fill_of(fill: str, pixels: torch.Tensor, prepare: Preprocessing) -> torch.Tensor:
-    """What a mask uncovers, [1 3 1 1] or [B 3 H W]: black, the preparation's mean colour, the image blurred, or a grey level in [0, 1].
-
-    The preparation is affine, so `mean` is at once what multiplying the normalised tensor comes to, as RISE's and the grad-cam
-    package's code do.
-
-    Raises:
-        Refusal: for any other word.
-    """
-    if fill == "blur":
-        down, across = (_smoothing(side, pixels.device) for side in pixels.shape[2:])
-        return down @ pixels @ across.T
-    if fill == "mean":
-        return pixels.new_tensor(prepare.mean).view(1, 3, 1, 1)
-    try:
-        level = 0.0 if fill == "black" else float(fill)
-    except ValueError:
-        level = -1.0
-    if not 0 <= level <= 1:
-        raise Refusal(f"fill is {fill!r}; it must be {', '.join(FILLS)} or a grey level from 0 to 1")
-    return pixels.new_full((1, 3, 1, 1), level)
-
-
-def _smoothing(side: int, device: torch.device) -> torch.Tensor:
-    """Gaussian smoothing along one axis as a matrix [side side], its rows summing to one at the edges too."""
-    pixels = torch.arange(side, device=device)
-    weights = (-((pixels - pixels[:, None]) ** 2) / (2 * (BLUR * side) ** 2)).exp()
-    return weights / weights.sum(1, keepdim=True)

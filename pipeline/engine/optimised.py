@@ -9,7 +9,7 @@ import torch
 
 from pipeline.backbones import Backbone
 from pipeline.engine.look import autocast
-from pipeline.engine.scene import Scene
+from pipeline.engine.scene import Scene, pixels_of
 from pipeline.engine.soft import smoothed, spread
 from pipeline.families import METHODS, Descent, Optimised
 from pipeline.requests import Request
@@ -26,7 +26,7 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     """The map of one method for one target, [B h w] or [B H W]."""
     optimised: Optimised = METHODS[method.name]
     offered = {
-        "pixels": lambda: scene.backbone.prepare.pixels(scene.pixels),
+        "pixels": lambda: pixels_of(scene),
         "A": lambda: scene.look.A.detach().float(),
         "uniform": lambda: _uniform(scene.seeds(optimised.name), scene.pixels.device),
         "blur": lambda: smoothed,

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.backbones import Backbone
 from pipeline.engine.look import autocast
-from pipeline.engine.scene import Scene
+from pipeline.engine.scene import Scene, pixels_of
 from pipeline.engine.soft import smoothed
 from pipeline.families import METHODS, Path, Walk
 from pipeline.requests import Request
@@ -41,7 +41,7 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     size = settings.pop("blur_ksize")
     draw = _Draws(scene.seeds(path.noise), scene.size, scene.pixels.device) if path.seeded else None
     offered = {
-        "x": lambda: scene.backbone.prepare(scene.pixels),
+        "x": lambda: scene.backbone.prepare.normalise(pixels_of(scene)),
         "normal": lambda: draw.normal,
         "uniform": lambda: draw.uniform,
     }

@@ -21,7 +21,7 @@ class Scene:
     Attributes:
         look: the batch as the network saw it, once.
         targets: what is explained, one entry per target asked of the batch.
-        pixels: uint8 [B 3 H W], as decoded.
+        pixels: [B 3 H W], uint8 as decoded, or floats in units of [0, 1] where the images have been changed.
         seeds: the seeds of a method's noise by its name, one per image, whatever batch the image is in.
         activation: `softmax` or `sigmoid`, what makes probabilities of logits.
         precision: the arithmetic further passes run in.
@@ -68,3 +68,9 @@ class Scene:
         cells = self.look.A.shape[2:]
         draws = [torch.rand(cells, generator=torch.Generator().manual_seed(seed)) for seed in self.seeds(name)]
         return torch.stack(draws).to(self.look.A.device)
+
+
+def pixels_of(scene: Scene) -> torch.Tensor:
+    """The batch [B 3 H W] in units of [0, 1], the space in which masks multiply."""
+    shown = scene.pixels
+    return scene.once("pixels", lambda: shown if shown.is_floating_point() else scene.backbone.prepare.pixels(shown))

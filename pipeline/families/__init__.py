@@ -10,7 +10,8 @@ from pipeline.families.attentions import Attention, attention
 from pipeline.families.cams import Cam, cam, rectify
 from pipeline.families.copies import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
 from pipeline.families.descents import Descent, Optimised, optimised
-from pipeline.families.registry import METHODS, METRICS, Parameter, asked_for, offered, parameters, register
+from pipeline.families.perturbations import Cropped, Dimmed, Noisy, Perturbation, Remapped, Removed, Said, equal_steps
+from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
 from pipeline.families.scores import Metric, Undefined, metric
 from pipeline.families.walks import Path, Walk, magnitude, noisy, path, spans
 
@@ -19,18 +20,26 @@ __all__ = [
     "Undefined",
     "Metric",
     "METRICS",
+    "TOGETHER",
     "Attention",
     "Bernoulli",
     "Cam",
     "Channels",
     "Copies",
+    "Cropped",
     "Descent",
+    "Dimmed",
     "Even",
     "METHODS",
     "Masked",
+    "Noisy",
     "Optimised",
     "Parameter",
     "Path",
+    "Perturbation",
+    "Remapped",
+    "Removed",
+    "Said",
     "Segments",
     "Spots",
     "Superpixels",
@@ -39,6 +48,7 @@ __all__ = [
     "asked_for",
     "attention",
     "cam",
+    "equal_steps",
     "gaussians",
     "magnitude",
     "masked",

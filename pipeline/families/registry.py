@@ -45,3 +45,4 @@ def register(table: dict, name: str, entry: Any) -> None:
 
 METHODS: dict[str, Any] = {}
 METRICS: dict[str, Any] = {}
+TOGETHER = {"ad_ai_ag": ("ad", "ai", "ag")}  # names that stand for several

@@ -1,6 +1,6 @@
 """The metrics: what says how good a map is.
 
-H W pixels, N boxes
+H W pixels, N boxes, or N changed images
 """
 
 from collections.abc import Callable, Mapping
@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pipeline.families.registry import METRICS, Parameter, offered, parameters, register
+from pipeline.families.perturbations import Perturbation, Remapped
+from pipeline.families.registry import METRICS, Parameter, asked_for, offered, parameters, register
 from pipeline.refusal import Refusal
+
+OFFERED = frozenset({"S", "boxes", "inside", "positive", "Bp", "label", "predicted", "p", "q", "d"})
 
 
 class Undefined(Exception):
@@ -20,7 +23,9 @@ class Undefined(Exception):
 class Metric:
     """Numbers that say how good one map is, or counts that say so of a dataset once they are added up.
 
-    `score` may ask for
+    `sets` names sets of changed images, each a function of settings, and of `size` (H, W) if it asks for it, that gives a code of
+    `families.perturbations`. `score` may ask for
+        a set by its name  what the network says of its images, `Said`; of `Remapped`, their maps [N H W]
         S          [H W]  the map at the network's input size, min-max to [0, 1], float64
         boxes      [N 4]  the object's boxes x0 y0 x1 y1 as fractions of the image, clipped to it, N >= 1
         inside     [H W]  bool, the pixels whose centre lies in a box
@@ -28,24 +33,27 @@ class Metric:
         Bp         [4]    the tight box around the largest part of the map above its mean (Opti-CAM appendix B)
         label      int    the image's class
         predicted  int    the class with the highest logit
-        p          [2]    probability of the label (of the predicted class where there is none), and of the predicted class
-        q          [2]    what is left beside them
-        o          [2]    the same of the image times its map, in pixel space; costs one forward
+        p q d      [2]    as in `Said`, of the image as it is
     and returns one number, or one for each of `columns`. Where a metric belongs to a dataset it has a `total`: `score` then returns
     whole-number counts by name, which are added up over images in any order, and `total` asks for their sums by those names, and for
-    `n`, the number of images. `score` raises `Undefined` where it has nothing to say.
+    `n`, the number of images; it returns as `score` does. `score` raises `Undefined` where it has nothing to say.
 
     Attributes:
         columns: what it fills -> which way is better, None where neither is; every column begins with the metric's name.
         constant: whether a constant map has a value.
         exact: whether it needs the map as it was computed, and says something else of one that was stored with 8 bits a cell.
         binary: whether its values are 0 or 1, so that their mean is a share.
+        curves: whether `score` returns a curve for each column [columns N], in [0, 1] over equal steps. Then the column's number is the
+            area under it, by the trapezoid rule over [0, 1], and the mean curve goes to the table `curves`.
+        parameters: the settings, keyword-only parameters of `score` and of the sets.
     """
 
     name: str
     score: Callable[..., Any]
     columns: Mapping[str, Literal["higher", "lower"] | None]
-    total: Callable[..., float] | None = None
+    total: Callable[..., Any] | None = None
+    sets: Mapping[str, Callable[..., Perturbation]] = field(default_factory=dict)
+    curves: bool = False
     family: str = "localisation"
     constant: bool = False
     exact: bool = False
@@ -55,11 +63,25 @@ class Metric:
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        asks = offered(self.name, self.score, {"S", "boxes", "inside", "positive", "Bp", "label", "predicted", "p", "q", "o"}, self.family)
+        asks = offered(self.name, self.score, {*OFFERED, *self.sets}, self.family)
         if not all(column.startswith(self.name) for column in self.columns):
             raise Refusal(f"metric {self.name!r} fills {sorted(self.columns)}; every column must begin with its name")
+        for code in self.sets.values():
+            offered(self.name, code, {"size"}, self.family)
+        settings = {name: setting for function in (*self.sets.values(), self.score) for name, setting in parameters(function).items()}
         object.__setattr__(self, "asks", asks)
-        object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.score))))
+        object.__setattr__(self, "parameters", MappingProxyType(settings))
+
+    def codes(self, settings: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Perturbation]:
+        """The code of each set of changed images, by its name."""
+        given = {"size": size, **settings}
+        return {name: code(**{key: given[key] for key in (*asked_for(code), *parameters(code))}) for name, code in self.sets.items()}
+
+    @property
+    def remaps(self) -> bool:
+        """Whether it asks a method for maps of changed images: such a metric is dear, and only computed where it is named."""
+        defaults = {name: parameter.default for name, parameter in self.parameters.items()}
+        return any(isinstance(code, Remapped) for code in self.codes(defaults, (1, 1)).values())
 
 
 def metric(score: Callable | None = None, *, better: str | None = "higher", columns: Mapping[str, str | None] | None = None, **traits):

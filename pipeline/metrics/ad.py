@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pipeline.families import metric
+from pipeline.families import Dimmed, metric
 
 
-@metric(columns={"ad": "lower", "ad_pred": "lower"}, family="faithfulness", constant=True)
-def ad(p, o):
-    return np.maximum(p - o, 0) / np.maximum(p, 1e-12)
+@metric(sets={"dimmed": lambda: Dimmed()}, columns={"ad": "lower", "ad_pred": "lower"}, family="faithfulness", constant=True)
+def ad(p, dimmed):
+    return np.maximum(p - dimmed.p[0], 0) / np.maximum(p, 1e-12)

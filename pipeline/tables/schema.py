@@ -82,6 +82,15 @@ SUMMARY = pa.schema(
     ]
 )
 
+CURVES = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("model", "method", "target", "metric")],
+        ("step", pa.int32()),
+        ("mean", pa.float64()),
+        ("n", pa.int64()),
+    ]
+)
+
 ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "stage", "error", "message")])
 
 
@@ -116,7 +125,7 @@ def errors(rows: list[dict]) -> pa.Table:
 
 
 PARTITIONED = {"maps": "method", "metrics": "method"}
-TABLES = ("images", "features", "predictions", "maps", "metrics", "partials", "summary", "errors")
+TABLES = ("images", "features", "predictions", "maps", "metrics", "partials", "summary", "curves", "errors")
 _WORDS = {"model", "method", "target", "render", "shard", "label_name", "stage", "error", "metric", "scope", "kind", "better", "reason"}
 
 
