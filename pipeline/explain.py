@@ -216,8 +216,9 @@ class Explainer:
             if all(code in each.said for each in drawn.values()):
                 continue
             maps = [drawn[i].S if i in drawn and drawn[i].drawable else None for i in range(len(scene.pixels))]
+            inside = [drawn[i].object if i in drawn else None for i in range(len(scene.pixels))]
             try:
-                found = answers(code, scene, Shown(cell.method, target, maps, classes), cell.metric.name)
+                found = answers(code, scene, Shown(cell.method, target, maps, inside, classes), cell.metric.name)
             except Exception as error:
                 if len(maps) > 1:
                     raise

@@ -127,7 +127,7 @@ def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
     if text in TOGETHER and registry.keys() >= set(TOGETHER[text]):
         return [parse(name, registry, what) for name in TOGETHER[text]]
     if text == "all":
-        names = list(registry)
+        names = [name for name, entry in registry.items() if getattr(entry, "family", None) != "analysis"]
     elif text.startswith("family:"):
         family = choose(text.removeprefix("family:"), families, f"{what} family")
         names = [name for name, entry in registry.items() if entry.family == family]

@@ -77,13 +77,12 @@ def _from_stored(metric: Request) -> bool:
     Raises:
         Refusal: where it cannot, and was named.
     """
-    if not METRICS[metric.name].exact:
+    entry = METRICS[metric.name]
+    if not entry.exact and not entry.remaps:
         return True
     if metric.explicit:
-        raise Refusal(
-            f"metric {metric.alias!r} needs the map before it is rounded to 8 bits, which gives it ties of its own; add --recompute, which "
-            "computes the maps again"
-        )
+        why = "asks its method for new maps" if entry.remaps else "needs the map before it is rounded to 8 bits, which gives it ties of its own"
+        raise Refusal(f"metric {metric.alias!r} {why}; add --recompute, which computes the maps again")
     return False
 
 

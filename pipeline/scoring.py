@@ -44,12 +44,16 @@ class Drawn:
     said: dict[Perturbation, Said | np.ndarray | Exception | None] = field(default_factory=dict)
 
     @cached_property
-    def S(self) -> np.ndarray:
+    def M(self) -> np.ndarray:
         if isinstance(self.map, Exception):
             raise Undefined(f"there is no map: {type(self.map).__name__}")
         if not np.isfinite(self.map).all():
             raise Undefined("the map holds NaN or infinity")
-        return unit(upsample(torch.from_numpy(self.map)[None], self.size, self.render)[0].numpy()).astype(np.float64)
+        return upsample(torch.from_numpy(self.map)[None], self.size, self.render)[0].numpy()
+
+    @cached_property
+    def S(self) -> np.ndarray:
+        return unit(self.M).astype(np.float64)
 
     @cached_property
     def boxes(self) -> np.ndarray:
@@ -92,8 +96,16 @@ class Drawn:
         if isinstance(found, Exception):
             raise found
         if found is None or not len(found if isinstance(found, np.ndarray) else found.p):
-            raise Undefined("the map of a changed image holds NaN or infinity")
+            raise Undefined("the map of a changed image, or by a changed network, holds NaN or infinity")
         return found
+
+    @property
+    def object(self) -> np.ndarray | None:
+        """`inside`, or None where there is none."""
+        try:
+            return self.inside
+        except Undefined:
+            return None
 
     @property
     def drawable(self) -> bool:
@@ -124,7 +136,9 @@ def scored(asked: Request, drawn: Drawn) -> Score:
         if not drawn.S.any() and not metric.constant:
             raise Undefined("the map is constant")
         codes = metric.codes(asked.args, drawn.size)
-        given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in metric.asks}
+        # In a fixed order, what costs no pass first: of several reasons to say nothing it is always the same that is told.
+        asks = sorted(metric.asks, key=lambda name: (name in codes, name))
+        given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in asks}
         found = metric.score(**given, **{name: asked.args[name] for name in parameters(metric.score)})
         if metric.total:
             return Score(found)

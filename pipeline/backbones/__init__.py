@@ -42,6 +42,7 @@ class Backbone:
         feature_width: D.
         identity: hash of all that decides the values: architecture, its arguments, the weights' tensors, layer, prepare.
         cut: what computes both halves.
+        network: what was cut; its modules are those of the cut.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Backbone:
     feature_width: int
     identity: str
     cut: Cut | own.OwnCut
+    network: object
 
     @torch.no_grad()
     def trunk(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -136,9 +138,21 @@ def load(
     config = _config(network)
     size = size or tuple(config.get("input_size", (3, 224, 224))[1:])
     prepare = preprocessing(config, shown, size, crop)
-    images = prepare(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
-    cut = own.OwnCut(network, images, layer) if own.is_cut(network) else cut_network(network, images, layer)
+    cut, images = _halves(network, prepare, layer)
     return _described(name, network, cut, prepare, images, _identity(name, network, settings, cut, prepare))
+
+
+def like(backbone: Backbone, network: object, identity: str) -> Backbone:
+    """Another network of the same architecture, cut at the same layer."""
+    own_cut = isinstance(backbone.cut, own.OwnCut)
+    cut, images = _halves(network, backbone.prepare, None if own_cut else backbone.layer)
+    return _described(backbone.name, network, cut, backbone.prepare, images, identity)
+
+
+def _halves(network: object, prepare: Preprocessing, layer: str | None) -> tuple[Cut | own.OwnCut, Tensor]:
+    """The network's cut, and the two images that it was made with."""
+    images = prepare(torch.randint(0, 256, (2, 3, *prepare.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    return own.OwnCut(network, images, layer) if own.is_cut(network) else cut_network(network, images, layer), images
 
 
 def _network(name: str, settings: dict, weights: str | None, size: tuple[int, int] | None, seed: int) -> object:
@@ -174,7 +188,9 @@ def _described(name: str, network: object, cut: Cut | own.OwnCut, prepare: Prepr
         logits, feature = cut.readout(A, rest)
         classes = 0 if getattr(network, "num_classes", None) == 0 else logits.shape[1]
     W = pooled_linear(cut.head, A, rest)
-    return Backbone(name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut)
+    return Backbone(
+        name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut, network
+    )
 
 
 def _config(network: object) -> dict:

@@ -10,7 +10,19 @@ from pipeline.families.attentions import Attention, attention
 from pipeline.families.cams import Cam, cam, rectify
 from pipeline.families.copies import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
 from pipeline.families.descents import Descent, Optimised, optimised
-from pipeline.families.perturbations import Cropped, Dimmed, Noisy, Perturbation, Remapped, Removed, Said, equal_steps
+from pipeline.families.perturbations import (
+    Boxed,
+    Cropped,
+    Dimmed,
+    Noisy,
+    Perturbation,
+    Powered,
+    Randomised,
+    Remapped,
+    Removed,
+    Said,
+    equal_steps,
+)
 from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
 from pipeline.families.scores import Metric, Undefined, metric
 from pipeline.families.walks import Path, Walk, magnitude, noisy, path, spans
@@ -23,6 +35,7 @@ __all__ = [
     "TOGETHER",
     "Attention",
     "Bernoulli",
+    "Boxed",
     "Cam",
     "Channels",
     "Copies",
@@ -37,6 +50,8 @@ __all__ = [
     "Parameter",
     "Path",
     "Perturbation",
+    "Powered",
+    "Randomised",
     "Remapped",
     "Removed",
     "Said",

@@ -12,7 +12,7 @@ from pipeline.families.perturbations import Perturbation, Remapped
 from pipeline.families.registry import METRICS, Parameter, asked_for, offered, parameters, register
 from pipeline.refusal import Refusal
 
-OFFERED = frozenset({"S", "boxes", "inside", "positive", "Bp", "label", "predicted", "p", "q", "d"})
+OFFERED = frozenset({"S", "M", "boxes", "inside", "positive", "Bp", "label", "predicted", "p", "q", "d"})
 
 
 class Undefined(Exception):
@@ -27,6 +27,7 @@ class Metric:
     `families.perturbations`. `score` may ask for
         a set by its name  what the network says of its images, `Said`; of `Remapped`, their maps [N H W]
         S          [H W]  the map at the network's input size, min-max to [0, 1], float64
+        M          [H W]  the map at the network's input size as it is, before min-max
         boxes      [N 4]  the object's boxes x0 y0 x1 y1 as fractions of the image, clipped to it, N >= 1
         inside     [H W]  bool, the pixels whose centre lies in a box
         positive   [H W]  bool, the object's mask where the data has one, `inside` where it has not
@@ -79,7 +80,7 @@ class Metric:
 
     @property
     def remaps(self) -> bool:
-        """Whether it asks a method for maps of changed images: such a metric is dear, and only computed where it is named."""
+        """Whether it asks a method for maps of changed images or by changed networks: such a metric is dear, and only computed where it is named."""
         defaults = {name: parameter.default for name, parameter in self.parameters.items()}
         return any(isinstance(code, Remapped) for code in self.codes(defaults, (1, 1)).values())
 
