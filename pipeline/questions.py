@@ -195,8 +195,8 @@ def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
     """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
     entry, stored = METRICS[metric.name], metric.alias in questions.stored
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
-    if entry.sets:
-        asked["seed"] = questions.seed  # of ties, random orders and noise
+    if entry.seeded:
+        asked["seed"] = questions.seed
     if stored:
         asked["bits"] = STORED_BITS
     found = [] if entry.total else [Cell("scores", digest(asked), map.method, map.target, metric, stored)]

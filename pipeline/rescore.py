@@ -81,7 +81,11 @@ def _from_stored(metric: Request) -> bool:
     if not entry.exact and not entry.remaps:
         return True
     if metric.explicit:
-        why = "asks its method for new maps" if entry.remaps else "needs the map before it is rounded to 8 bits, which gives it ties of its own"
+        why = (
+            "asks its method for new maps"
+            if entry.remaps
+            else "needs the map before it is rounded to 8 bits, which gives it ties of its own"
+        )
         raise Refusal(f"metric {metric.alias!r} {why}; add --recompute, which computes the maps again")
     return False
 

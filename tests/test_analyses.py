@@ -7,6 +7,7 @@ import torch
 import pipeline
 from pipeline import analysis, backbones
 from pipeline.analysis.weights import sorted_cosines
+from pipeline.backbones import randomised
 from pipeline.backbones.randomised import last, networks_of
 from pipeline.families import Randomised
 from pipeline.metrics import METRICS
@@ -102,6 +103,31 @@ def test_misclassified_images_alone(images, backbone):
     kept = pipeline.explain(images, LABELS, backbone, ["grad_cam"], ["predicted"], metrics=["ad"], select="predicted <> label")
     wrong = [row["image_id"] for row in kept["predictions"].to_pylist() if row["predicted"] != row["label"]]
     assert len(wrong) > 0 and [row["image_id"] for row in of(kept, "grad_cam", "predicted")] == wrong
+
+
+@pytest.mark.parametrize(
+    ("metric", "rows"),
+    [("selectivity", 1 + 3 * len(POWERS)), ("bbox_study", 1 + 2 + 3 * 2), ("sanity(layers=(10,8,4,2,0))", 1 + 5)],
+)
+def test_each_costs_its_passes_and_those_that_no_map_enters_are_shared(images, metric, rows, monkeypatch):
+    """For three maps: of one method, and of the two controls."""
+    count, curved = [], backbones.load("tests.tiny:curved", image_size=SIDE)
+    like = randomised.like
+    monkeypatch.setattr(randomised, "like", lambda *about: muted(like, count, *about))
+    for name in ("trunk", "logits"):
+        plain = getattr(backbones.Backbone, name)
+        monkeypatch.setattr(backbones.Backbone, name, lambda self, x, plain=plain: count.append(len(x)) or plain(self, x))
+    tables = pipeline.explain(images, LABELS, curved, ["grad_cam"], metrics=[metric], boxes=[[BOX]] * 4)
+    assert not tables["errors"].num_rows
+    assert sum(size for size in count if size > 1) == 4 * rows
+
+
+def muted(function, count: list, *arguments):
+    """What `function` returns, leaving no trace of what it passes through networks."""
+    before = len(count)
+    result = function(*arguments)
+    del count[before:]
+    return result
 
 
 def test_analyses_are_computed_only_where_they_are_named(images, backbone):

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
 import pytest
 
 from jobs import explain, score
+from jobs.demo import Demo, job_of
 from pipeline import backbones, tables
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
@@ -16,6 +18,7 @@ from pipeline.requests import parse
 from pipeline.rescore import _request
 from pipeline.tables.maps import dequantise, quantise, rounded
 from pipeline.targets import TARGETS
+from tests.bench.stored_maps import difference
 from tests.shards import dataset
 from tests.test_metrics_run import content, scoring_job
 
@@ -120,6 +123,25 @@ def test_a_run_without_metrics_gets_its_controls(source, tmp_path):
     maps = {(row["image_id"], row["target"]): row for row in found["maps"] if row["method"] == "random"}
     again = scored(tmp_path, "--metrics", "iou")
     assert {(r["image_id"], r["target"]): r for r in again["maps"] if r["method"] == "random"} == maps
+
+
+# What the creatures' maps on the network's grid lose at most, on average and for a single map: docs/stored_maps.md has more.
+MEAN_LOST, MOST_LOST = 5e-3, 0.05
+# What survives that maps of pixels are averaged down as well; thresholds and orders of single pixels do not.
+ROBUST = {"energy", "ad", "ad_pred", "ag", "ag_pred", "insertion", "insertion_label"}
+
+
+def test_metrics_of_stored_maps_are_near_those_of_float_maps(tmp_path):
+    job = job_of(Demo(out=str(tmp_path), images_per_class=1))
+    args = ("deletion.steps=4", "insertion.steps=4")
+    job = replace(job, methods=("grad_cam", "gradient"), targets=("label",), workers=0, metric_args=args)
+    rows = difference(job).to_pylist()
+    assert {row["metric"] for row in rows} > ROBUST | {"iou_50", "rd_05", "deletion"}
+    for row in rows:
+        if row["method"] == "grad_cam" and row["maps"]:
+            assert row["apart"] <= MEAN_LOST and row["most"] <= MOST_LOST, row
+        if row["method"] == "gradient" and row["metric"] in ROBUST:
+            assert row["apart"] <= 2 * MEAN_LOST and row["most"] <= MOST_LOST, row
 
 
 def counted(monkeypatch, place, name: str) -> list[int]:

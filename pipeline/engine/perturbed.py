@@ -3,7 +3,7 @@
 B images, N changed images of each, n rows of a pass, C classes, H W pixels
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -208,16 +208,25 @@ def _cropped(code: Cropped, scene: Scene, shown: Shown, payer: str) -> list[Said
 
 def _remapped(code: Remapped, scene: Scene, shown: Shown, payer: str) -> list[np.ndarray | None]:
     """Maps [N H W] by the same method, with the same noise, for the same directions, where the images or the network alone have changed."""
-    if isinstance(code.change, Randomised):
-        seen = pixels_of(scene)
-        draws = [_drawn(seen, scene, shown, payer, code.raw, other) for other in randomised(scene.backbone, code.change)]
-    else:
-        draws = [_drawn(changed, scene, shown, payer, code.raw, scene.backbone) for changed in _changed(code.change, scene, shown)]
+    draws = [_drawn(other, scene, shown, payer, code.raw) for other in _others(code.change, scene, shown, payer)]
     found: list[np.ndarray | None] = []
     for i, there in enumerate(shown.drawn):
         maps = np.stack([each[i] for each in draws])
         found.append(None if not there else maps if np.isfinite(maps).all() else maps[:0])
     return found
+
+
+def _others(change: Dimmed | Noisy | Randomised, scene: Scene, shown: Shown, payer: str) -> Iterable[Scene]:
+    """The batch where its images or the network alone have changed. Changed networks look once for all maps of the same images."""
+
+    def other(backbone: Backbone, pixels: torch.Tensor) -> Scene:
+        scene.tally[payer, "forwards"] += len(pixels)
+        seen = look(backbone, backbone.prepare.normalise(pixels), scene.precision)
+        return replace(scene, look=seen, pixels=pixels, tally=type(scene.tally)(), _kept={})
+
+    if isinstance(change, Randomised):
+        return scene.once(change, lambda: [other(backbone, pixels_of(scene)) for backbone in randomised(scene.backbone, change)])
+    return (other(scene.backbone, pixels) for pixels in _changed(change, scene, shown))
 
 
 def _changed(change: Dimmed | Noisy, scene: Scene, shown: Shown):
@@ -234,14 +243,12 @@ def _changed(change: Dimmed | Noisy, scene: Scene, shown: Shown):
         yield unnormalise(normalise(pixels) + change.radius * noise.to(pixels.device))
 
 
-def _drawn(pixels: torch.Tensor, scene: Scene, shown: Shown, payer: str, raw: bool, backbone: Backbone) -> np.ndarray:
-    """The maps [B H W] of changed images, or by a changed network, min-max unless `raw`; NaN where they are not finite."""
-    seen = look(backbone, backbone.prepare.normalise(pixels), scene.precision)
-    other = replace(scene, look=seen, pixels=pixels, tally=type(scene.tally)(), _kept={})
+def _drawn(other: Scene, scene: Scene, shown: Shown, payer: str, raw: bool) -> np.ndarray:
+    """The maps [B H W] of another scene, min-max unless `raw`; NaN where they are not finite."""
     maps = engine.maps(shown.method, other, shown.target).float().cpu()
-    scene.tally[payer, "forwards"] += len(pixels)
     for (_, kind), rows in other.tally.items():
         scene.tally[payer, kind] += rows
+    other.tally.clear()
     images = upsample(maps, scene.size, METHODS[shown.method.name].render(shown.method.args)).numpy()
     drawn = [image if raw else unit(image) for image in images]
     return np.stack([image if np.isfinite(image).all() else np.full_like(image, np.nan) for image in drawn]).astype(np.float64)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pipeline.families.perturbations import Perturbation, Remapped
+from pipeline.families.perturbations import Noisy, Perturbation, Remapped, Removed
 from pipeline.families.registry import METRICS, Parameter, asked_for, offered, parameters, register
 from pipeline.refusal import Refusal
 
@@ -80,9 +80,18 @@ class Metric:
 
     @property
     def remaps(self) -> bool:
-        """Whether it asks a method for maps of changed images or by changed networks: such a metric is dear, and only computed where it is named."""
+        """Whether it asks a method for maps of changed images or by changed networks: it is dear, and computed only where it is named."""
+        return any(isinstance(code, Remapped) for code in self._usual)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether the run's seed decides it beyond the map: ties, random orders and noise are drawn."""
+        return any(isinstance(code, Removed) or isinstance(getattr(code, "change", None), Noisy) for code in self._usual)
+
+    @property
+    def _usual(self) -> list[Perturbation]:
         defaults = {name: parameter.default for name, parameter in self.parameters.items()}
-        return any(isinstance(code, Remapped) for code in self.codes(defaults, (1, 1)).values())
+        return list(self.codes(defaults, (1, 1)).values())
 
 
 def metric(score: Callable | None = None, *, better: str | None = "higher", columns: Mapping[str, str | None] | None = None, **traits):

@@ -12,7 +12,7 @@ from pipeline import tables
 from pipeline.job import Job, command_line
 from pipeline.tables.schema import SCORES
 
-METRICS = ("all",)
+METRICS = ("energy", "pointing", "pointing_blob", "official", "loc_error", "f1", "iou", "ad_ai_ag", "rd", "deletion", "insertion")
 METHODS = ("grad_cam", "gradient")
 
 

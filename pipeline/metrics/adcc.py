@@ -1,0 +1,16 @@
+"""ADCC (Poppi et al. 2021; E29): the harmonic mean of coherency, 1 - complexity and 1 - average drop of the predicted class.
+
+The drop is of the image times its map in pixel space; the released code multiplies the normalised image.
+"""
+
+import numpy as np
+
+from pipeline.families import Dimmed, Remapped, metric
+
+
+@metric(sets={"dimmed": lambda: Dimmed(), "again": lambda: Remapped(Dimmed())}, family="faithfulness", constant=True)
+def adcc(S, p, dimmed, again):
+    coherency = (1 + np.corrcoef(S.ravel(), again[0].ravel())[0, 1]) / 2 if S.any() and again[0].any() else 0.0
+    drop = max(p[1] - dimmed.p[0, 1], 0) / max(p[1], 1e-12)
+    parts = np.array([coherency, 1 - S.mean(), 1 - drop])
+    return 3 / (1 / parts).sum() if parts.min() > 0 else 0.0

@@ -1,0 +1,17 @@
+"""Max-sensitivity (Yeh et al. 2019; Opti-CAM table 4; E28): how far noise on the normalised image moves the map, at most.
+
+The direction that is explained stays that of the clean image; maps are min-maxed.
+"""
+
+import numpy as np
+
+from pipeline.families import Noisy, Remapped, metric
+
+
+def noisy(*, draws: int = 10, radius: float = 0.2):
+    return Remapped(Noisy(draws, radius))
+
+
+@metric(sets={"again": noisy}, better="lower", family="faithfulness")
+def max_sensitivity(S, again):
+    return max(np.linalg.norm(other - S) for other in again) / np.linalg.norm(S)

@@ -1,0 +1,594 @@
+"""Metrics that ask about changed images: against their formulas in double precision, one image and one pass at a time, against RISE's
+and Quantus's algorithms, and what they owe where there is little to say.
+
+Known differences from Quantus 0.6: PixelFlipping leaves out the image as it is (its curve starts after the first step), counts features over
+channels (a map of one channel is repeated, so that three features are one pixel), and adds up its curve with a step of 1 instead of taking the
+mean. RegionPerturbation centres patches that do not divide the image, ours start at the top left. MaxSensitivity does not min-max maps unless
+asked to, and draws its noise from numpy's global state: the tests hand it ours.
+"""
+
+import math
+from collections import Counter
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import pipeline
+from pipeline import backbones, scoring
+from pipeline.engine import perturbed
+from pipeline.engine.fills import fill_of
+from pipeline.engine.look import look
+from pipeline.engine.scene import Scene
+from pipeline.families import METHODS, METRICS, Cam
+from pipeline.questions import ask
+from pipeline.refusal import Refusal
+from pipeline.render import unit
+from tests import tiny
+
+SIZE, MEAN, STD = 32, 0.4, 0.25
+ARGS = {"mean": f"{MEAN},{MEAN},{MEAN}", "std": f"{STD},{STD},{STD}"}
+LABELS = [0, 1, None, 3]
+
+
+def sharp(curved: bool = False):
+    """The tiny network with a classifier that commits itself."""
+    network = tiny.build(curved=curved)
+    network[-1].weight.data *= 5 if curved else 30
+    return network
+
+
+def sharp_curved():
+    return sharp(curved=True)
+
+
+explain = import_module("pipeline.explain")  # the package has a function of that name
+
+
+def ramped(A, dA, size):
+    """Layer-CAM at the input's size plus a ramp, so that no two pixels tie."""
+    cam = F.interpolate((dA.relu() * A).sum(1, keepdim=True), size, mode="bilinear")[:, 0]
+    return cam + torch.linspace(0, 0.1, size[0] * size[1]).view(size)
+
+
+@pytest.fixture(autouse=True)
+def _ramped(monkeypatch):
+    monkeypatch.setitem(METHODS, "ramped", Cam("ramped", ramped, grid="pixels"))
+
+
+def loaded(build="sharp", size=SIZE):
+    return backbones.load(f"tests.test_faithfulness:{build}", args=ARGS, image_size=size)
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Blots of colour."""
+    draws = torch.Generator().manual_seed(3)
+    coarse = F.interpolate(torch.rand(4, 3, 5, 5, generator=draws), (SIZE, SIZE), mode="bilinear")
+    return ((coarse + 0.1 * torch.rand(coarse.shape, generator=draws)) / 1.1 * 255).to(torch.uint8).numpy()
+
+
+def scored_maps(images, backbone, metrics, method="ramped", target="predicted", labels=LABELS, **how):
+    """What really ran through `pipeline.explain`: each map as drawn and its score, image by image and metric by metric, without controls."""
+    told, score = [], explain.scored
+    patch = pytest.MonkeyPatch()
+    patch.setattr(explain, "scored", lambda asked, drawn: told.append((drawn, score(asked, drawn))) or told[-1][1])
+    try:
+        pipeline.explain(images, labels, backbone, [method], [target], metrics=list(metrics), **how)
+    finally:
+        patch.undo()
+    return told[: len(told) // 3]
+
+
+class Slow:
+    """One image and its map in double precision: what the network says of anything made of its normalised tensor."""
+
+    def __init__(self, network, image, drawn, activation="softmax"):
+        self.network, self.x, self.S = network, (torch.from_numpy(image).double() / 255 - MEAN) / STD, torch.from_numpy(drawn.S)
+        self.label, self.softmax, self.key = drawn.row["label"], activation == "softmax", drawn.row["key"]
+        clean = self.p(self.x)
+        y = self.logits(self.x)
+        self.predicted = int(clean.argmax())
+        self.c = self.predicted if self.label is None else self.label
+        self.d = int(torch.where(torch.arange(len(y)) == self.c, -torch.inf, y).argmax())
+        rows = F.normalize(self.network[-1].weight, dim=1)
+        alike = rows @ rows[self.c]
+        self.near = int(torch.where(torch.arange(len(y)) == self.c, -torch.inf, alike).argmax())
+
+    @torch.no_grad()
+    def logits(self, x):
+        return self.network(x[None])[0]
+
+    def p(self, x):
+        y = self.logits(x)
+        return y.softmax(0) if self.softmax else y.sigmoid()
+
+    def dimmed(self, S):
+        """In pixel space."""
+        return ((self.x * STD + MEAN) * S - MEAN) / STD
+
+    def order(self, S=None):
+        """Pixels by falling map; a map of these tests has no ties."""
+        S = self.S if S is None else S
+        flat = S.flatten()
+        assert len(flat.unique()) == len(flat)
+        return flat.argsort(descending=True)
+
+    def removed(self, pixels, fill):
+        x = self.x.clone().flatten(1)
+        x[:, pixels] = fill.expand_as(self.x).flatten(1)[:, pixels] if torch.is_tensor(fill) else fill
+        return x.view_as(self.x)
+
+    def blur11(self):
+        from scipy.ndimage import gaussian_filter
+
+        kernel = np.zeros((11, 11))
+        kernel[5, 5] = 1
+        kernel = torch.from_numpy(gaussian_filter(kernel, 5))
+        return F.conv2d(self.x[:, None], kernel[None, None], padding=5)[:, 0]
+
+    def blur31(self):
+        from torchvision.transforms.functional import gaussian_blur
+
+        return gaussian_blur(self.x, [31, 31], [15.0, 15.0])
+
+
+def area(curve):
+    curve = torch.stack(curve)
+    return ((curve[1:] + curve[:-1]) / 2).mean(0)
+
+
+def deletion(slow, steps=8, fill=0):
+    """Thirty-two by thirty-two pixels in so many equal steps."""
+    order, n = slow.order(), SIZE * SIZE // steps
+    curve = area([slow.p(slow.removed(order[: t * n], fill)) for t in range(steps + 1)])
+    return curve[slow.predicted], curve[slow.c]
+
+
+def insertion(slow):
+    order, n, start = slow.order(), SIZE * SIZE // 8, slow.blur11()
+    curve = area([slow.p(slow.removed(order[t * n :], start)) for t in range(9)])
+    return curve[slow.predicted], curve[slow.c]
+
+
+def rd(slow, rival="d", fill=0):
+    p, other, found = slow.p(slow.x), getattr(slow, rival), []
+    for r in (0.05, 0.1):
+        masked = slow.p(slow.removed(slow.order()[: math.ceil(r * SIZE**2)], fill))
+        found.append((p[slow.c] - masked[slow.c]) - (p[other] - masked[other]))
+    return tuple(found)
+
+
+def aopc(slow, patch=8, count=10):
+    p, sums = slow.p(slow.x), slow.S.unfold(0, patch, patch).unfold(1, patch, patch).sum((2, 3))
+    x, low, drops = slow.x.clone(), slow.x.min(), []
+    for place in slow.order(sums)[:count].tolist():
+        i, j = divmod(place, SIZE // patch)
+        x[:, i * patch : (i + 1) * patch, j * patch : (j + 1) * patch] = low
+        drops.append(p - slow.p(x))
+    drop = torch.stack(drops).mean(0)
+    return drop[slow.c], drop[slow.predicted]
+
+
+def remove(slow):
+    right = [
+        slow.p(slow.removed(slow.order()[: int(k * SIZE**2)], slow.blur31())).argmax() == slow.label for k in (0.1, 0.3, 0.5, 0.7, 0.9)
+    ]
+    return tuple(map(float, right))
+
+
+def light_drop(slow):
+    drop = slow.p(slow.x) - slow.p(slow.dimmed(1 - slow.S))
+    return drop[slow.c], drop[slow.predicted]
+
+
+def saliency_metric(slow):
+    from skimage.measure import label, regionprops
+
+    region = max(regionprops(label((slow.S.mean() < slow.S).numpy(), connectivity=2)), key=lambda region: region.area)
+    top, left, bottom, right = region.bbox
+    crop = F.interpolate(slow.x[None, :, top:bottom, left:right], (SIZE, SIZE), mode="bilinear")[0]
+    return (math.log(max(0.05, (bottom - top) * (right - left) / SIZE**2)) - math.log(slow.p(crop)[slow.c]),)
+
+
+def ad(slow):
+    p, o = slow.p(slow.x), slow.p(slow.dimmed(slow.S))
+    return tuple(float((p[k] - o[k]).clamp(min=0) / p[k]) for k in (slow.c, slow.predicted))
+
+
+def ag(slow):
+    p, o = slow.p(slow.x), slow.p(slow.dimmed(slow.S))
+    return tuple(float((o[k] - p[k]).clamp(min=0) / (1 - p[k])) for k in (slow.c, slow.predicted))
+
+
+def again(slow, x):
+    """The map of a changed image for the class predicted for the clean one, from the formula and autograd."""
+    A = slow.network[:6](x[None]).detach().requires_grad_()
+    slow.network[6:](A)[0, slow.predicted].backward()
+    return torch.from_numpy(unit(ramped(A.detach(), A.grad, (SIZE, SIZE))[0].numpy()))
+
+
+def coherency(slow):
+    from scipy.stats import pearsonr
+
+    seen = again(slow, slow.dimmed(slow.S))
+    return ((1 + pearsonr(slow.S.flatten().numpy(), seen.flatten().numpy()).statistic) / 2,)
+
+
+def adcc(slow):
+    from scipy.stats import hmean
+
+    p, o = slow.p(slow.x)[slow.predicted], slow.p(slow.dimmed(slow.S))[slow.predicted]
+    return (hmean([coherency(slow)[0], 1 - slow.S.mean(), 1 - float((p - o).clamp(min=0) / p)]),)
+
+
+REFERENCES = {
+    "ad": ad,
+    "ag": ag,
+    "ai": lambda slow: tuple(float(gain > 0) for gain in ag(slow)),
+    "deletion(steps=8)": deletion,
+    "deletion(steps=8,fill=min)": lambda slow: deletion(slow, fill=slow.x.min()),
+    "deletion(steps=8,fill=black)": lambda slow: deletion(slow, fill=-MEAN / STD),
+    "deletion(steps=8,fill=0.7)": lambda slow: deletion(slow, fill=(0.7 - MEAN) / STD),
+    "deletion(steps=8,fill=blur11)": lambda slow: deletion(slow, fill=slow.blur11()),
+    "insertion(steps=8)": insertion,
+    "rd": rd,
+    "rd(reference=weight_cosine)": lambda slow: rd(slow, "near"),
+    "rd(fill=blur31)": lambda slow: rd(slow, fill=slow.blur31()),
+    "aopc(patch=8)": aopc,
+    "remove": remove,
+    "light_drop": light_drop,
+    "saliency_metric": saliency_metric,
+    "complexity": lambda slow: (slow.S.mean(),),
+    "coherency": coherency,
+    "adcc": adcc,
+}
+ELSEWHERE = {"max_sensitivity", "remove_and_classify"}  # against Quantus, and as a ratio of the columns of `remove`
+
+
+def test_every_faithfulness_metric_has_a_reference():
+    assert {written.partition("(")[0] for written in REFERENCES} | ELSEWHERE == {
+        name for name, entry in METRICS.items() if entry.family == "faithfulness"
+    }
+
+
+@pytest.mark.parametrize("written", sorted(REFERENCES))
+@pytest.mark.parametrize(("build", "activation"), [("sharp", "softmax"), ("sharp_curved", "softmax"), ("sharp", "sigmoid")])
+def test_scores_are_the_formulas_in_double_precision(images, written, build, activation):
+    if "weight_cosine" in written and build == "sharp_curved":
+        pytest.skip("its reference looks at the last layer, as the engine does; one head is enough")
+    network = {"sharp": sharp, "sharp_curved": sharp_curved}[build]().eval().double()
+    for (drawn, score), image in zip(scored_maps(images, loaded(build), [f"x={written}"], activation=activation), images, strict=True):
+        slow = Slow(network, image, drawn, activation)
+        if written == "remove" and slow.label is None:
+            assert score.reason == "no label"
+            continue
+        expected = [float(value) for value in REFERENCES[written](slow)]
+        assert list(score.values.values())[: len(expected)] == pytest.approx(expected, rel=2e-4, abs=2e-6)
+
+
+def published(told, network, image, mode):
+    """RISE's `evaluation.py` restated: pixels one after the other into a copy in place, by a flipped ascending argsort, 64 at a time."""
+    slow = Slow(network, image, told)
+    order = np.flip(np.argsort(told.S.reshape(-1)))
+    start, finish = (slow.x, torch.zeros_like(slow.x)) if mode == "deletion" else (slow.blur11(), slow.x)
+    start, finish = start.clone().reshape(3, -1), finish.reshape(3, -1)
+    scores = np.empty(SIZE * SIZE // 64 + 1)
+    for i in range(len(scores)):
+        scores[i] = slow.p(start.view(3, SIZE, SIZE))[slow.predicted]
+        coords = order[64 * i : 64 * (i + 1)].copy()
+        start[:, coords] = finish[:, coords]
+    return scores, (scores.sum() - scores[0] / 2 - scores[-1] / 2) / (len(scores) - 1)
+
+
+@pytest.mark.parametrize("mode", ["deletion", "insertion"])
+def test_deletion_and_insertion_are_what_rise_published(images, mode):
+    network = sharp().eval().double()
+    for (told, score), image in zip(scored_maps(images, loaded(), [f"{mode}(steps=16)"]), images, strict=True):
+        curve, auc = published(told, network, image, mode)
+        np.testing.assert_allclose(score.curves[mode], curve, rtol=1e-4)
+        assert score.values[mode] == pytest.approx(auc, rel=1e-4)
+
+
+@pytest.fixture
+def quantus(monkeypatch):
+    monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # numpy 2.4 has dropped the name Quantus 0.6 uses
+    return pytest.importorskip("quantus")
+
+
+def judged(metric, told, images, **more):
+    """What a Quantus metric says of the same maps, for the class predicted of each image."""
+    x = (torch.from_numpy(images).float() / 255 - MEAN) / STD
+    network = sharp().eval()
+    with torch.no_grad():
+        y = network(x).argmax(1).numpy()
+    maps = np.stack([drawn.S for drawn, _ in told])[:, None]
+    return [
+        metric(model=network, x_batch=x[i : i + 1].numpy(), y_batch=y[i : i + 1], a_batch=maps[i : i + 1], softmax=True, **more)
+        for i in range(len(x))
+    ]
+
+
+def test_deletion_is_the_pixel_flipping_of_quantus(images, quantus):
+    images = F.interpolate(
+        torch.from_numpy(images), (48, 48)
+    ).numpy()  # steps of 96 pixels in 3 channels divide 48 x 48, as Quantus insists
+    told = scored_maps(images, loaded(size=48), ["deletion(steps=24,fill=min)"])
+    flip = quantus.PixelFlipping(features_in_step=3 * 96, perturb_baseline="black", disable_warnings=True)
+    for (_, score), (curve,) in zip(told, judged(flip, told, images), strict=True):
+        np.testing.assert_allclose(score.curves["deletion"][1:], curve, rtol=1e-4)
+        whole, first = score.curves["deletion"][:2]
+        assert score.values["deletion"] == pytest.approx((np.trapezoid(curve) + (whole + first) / 2) / 24, rel=1e-4)
+
+
+def test_aopc_is_the_region_perturbation_of_quantus_on_average(images, quantus):
+    told = scored_maps(images, loaded(), ["aopc(patch=8)"])
+    regions = quantus.RegionPerturbation(patch_size=8, regions_evaluation=10, perturb_baseline="black", disable_warnings=True)
+    for (_, score), (curve,) in zip(told, judged(regions, told, images), strict=True):
+        assert score.values["aopc_pred"] == pytest.approx(np.mean(curve), rel=1e-3, abs=1e-6)
+
+
+def test_max_sensitivity_is_that_of_quantus_under_the_same_noise(images, quantus, monkeypatch):
+    draws, drawn_from = [], perturbed._changed
+
+    def kept(change, scene, shown):
+        for pixels in drawn_from(change, scene, shown):
+            draws.append(((pixels - MEAN) / STD).numpy())
+            yield pixels
+
+    monkeypatch.setattr(perturbed, "_changed", kept)
+    told = scored_maps(images, loaded(), ["max_sensitivity(draws=4)"])
+    network = sharp().eval().double()
+
+    def explained(model, inputs, targets, **rest):
+        return np.stack([again(slow, torch.from_numpy(inputs[0]).double()).numpy()])[None]
+
+    clean = ((images / 255).astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
+    for i, (told_of, score) in enumerate(told):
+        slow, noise = Slow(network, images[i], told_of), draws[0][i] - clean[i]
+        assert np.abs(noise).max() <= 0.2 + 1e-5 and noise.std() == pytest.approx(0.2 / 3**0.5, rel=0.05)
+        replay = iter([each[i] for each in draws[:4]])
+        metric = quantus.MaxSensitivity(
+            nr_samples=4, perturb_func=lambda arr, replay=replay, **rest: next(replay).reshape(arr.shape), disable_warnings=True
+        )
+        (found,) = judged(metric, told[i : i + 1], images[i : i + 1], explain_func=explained)
+        assert score.values["max_sensitivity"] == pytest.approx(found[0], rel=1e-3)
+
+
+def rows_of(images, metrics, monkeypatch, methods=("ramped",), **how):
+    """Rows an image passes through the network, look and all; the one blank image that shows the last layer's weights aside."""
+    count, logits, look = Counter(), backbones.Backbone.logits, backbones.Backbone.trunk
+
+    def counted(function):
+        return lambda self, x: count.update(rows=len(x) if len(x) > 1 else 0) or function(self, x)
+
+    monkeypatch.setattr(backbones.Backbone, "logits", counted(logits))
+    monkeypatch.setattr(backbones.Backbone, "trunk", counted(look))
+    backbone = loaded()
+    monkeypatch.setattr(pipeline.questions, "CONTROLS", ())
+    count.clear()
+    pipeline.explain(images, LABELS, backbone, list(methods), ["predicted"], metrics=list(metrics), **how)
+    return count["rows"] / len(images)
+
+
+COSTS = {
+    ("deletion",): 224 + 1,
+    ("deletion(steps=28)",): 28 + 1,
+    ("insertion",): 224 + 1,
+    ("deletion", "fine=deletion(fill=black)"): 2 * 224 + 1,
+    ("ad",): 1 + 1,
+    ("ad_ai_ag",): 1 + 1,
+    ("ad_ai_ag", "light_drop"): 2 + 1,
+    ("rd",): 2 + 1,
+    ("rd", "close=rd(reference=weight_cosine)"): 2 + 1,
+    ("aopc",): 10 + 1,
+    ("remove",): 5 + 5 + 1,
+    ("remove", "remove_and_classify"): 5 + 5 + 1,
+    ("saliency_metric",): 1 + 1,
+    ("complexity", "tie_share"): 1,
+    ("coherency",): 1 + 1,  # a look
+    ("adcc", "coherency", "ad"): 2 + 1,
+    ("max_sensitivity",): 10 + 1,
+}
+
+
+@pytest.mark.parametrize("metrics", COSTS, ids=" ".join)
+def test_forwards_are_those_of_the_cost_model(images, metrics, monkeypatch):
+    assert rows_of(images, metrics, monkeypatch) == COSTS[metrics]
+
+
+def test_every_faithfulness_metric_has_a_cost():
+    assert {written.partition("=")[2] or written for key in COSTS for written in key} >= {
+        name for name, entry in METRICS.items() if entry.family == "faithfulness" and entry.sets and name not in ("ai", "ag")
+    }
+
+
+def test_random_removals_are_asked_once_for_all_maps(images, monkeypatch):
+    assert rows_of(images, ["remove"], monkeypatch, ["ramped", "layer_cam", "fake_cam"]) == 1 + 5 + 3 * 5
+
+
+def test_metrics_that_explain_anew_are_only_computed_where_they_are_named():
+    dear = {"adcc", "coherency", "max_sensitivity", "sanity"}
+    assert {name for name, entry in METRICS.items() if entry.remaps} == dear
+    for everything in ("all", "family:faithfulness"):
+        names = {metric.name for metric in ask(["cam"], ["label"], metrics=[everything]).metrics}
+        assert "deletion" in names and not names & dear
+    assert {metric.name for metric in ask(["cam"], ["label"], metrics=["all", "adcc"]).metrics} >= {"adcc", "deletion"}
+
+
+def test_ad_ai_ag_stands_for_three_metrics_and_nothing_else():
+    assert [metric.alias for metric in ask(["cam"], ["label"], metrics=["deletion", "ad_ai_ag"]).metrics] == ["deletion", "ad", "ai", "ag"]
+    with pytest.raises(Refusal):
+        ask(["ad_ai_ag"], ["label"])
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [("deletion(steps=0)", "steps=0"), ("rd(fill=pink)", "pink"), ("aopc(patch=0)", "patch=0"), ("max_sensitivity(radius=0)", "radius=0")],
+)
+def test_settings_that_cannot_be_are_refused_before_any_work(images, metrics, words):
+    with pytest.raises(Refusal, match=words):
+        pipeline.explain(images, LABELS, loaded(), ["cam"], ["predicted"], metrics=[metrics])
+
+
+EVERY = ["all", "adcc", "coherency", "max_sensitivity"]
+SHORT = ["deletion.steps=4", "insertion.steps=4", "max_sensitivity.draws=2"]
+
+
+class Point(torch.nn.Module):
+    """A network of its own that takes a single pixel."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.eye, self.last = torch.nn.Conv2d(3, 4, 1), torch.nn.Linear(4, 5)
+
+    def trunk(self, x):
+        return self.eye(x).relu(), ()
+
+    def head(self, A, rest):
+        return self.last(A.mean((2, 3)))
+
+
+def point():
+    return Point()
+
+
+@pytest.mark.parametrize("size", [1, 2, 17])
+@pytest.mark.parametrize("map", ["ramped", "flat", "broken", "grad_cam"])
+def test_small_images_and_odd_maps_have_values_or_reasons(size, map, monkeypatch):
+    odd = {"flat": lambda A, size: torch.ones(len(A), *size), "broken": lambda A, size: torch.full((len(A), *size), torch.nan)}
+    if map in odd:
+        monkeypatch.setitem(METHODS, map, Cam(map, odd[map], grid="pixels"))
+    small = np.random.default_rng(0).integers(0, 256, (4, 3, size, size), dtype=np.uint8)
+    tables = pipeline.explain(small, LABELS, loaded("point", size), [map], ["predicted"], metrics=EVERY, metric_args=SHORT)
+    stages = {error["stage"] for error in tables["errors"].to_pylist()}
+    assert stages == ({"map"} if map == "broken" else set()), tables["errors"].to_pylist()[:3]
+    for row in tables["metrics"].to_pylist():
+        reasons = dict(row["reasons"] or ())
+        assert {column for column in set(row) - scoring.FIXED if row[column] is None} == set(reasons)
+        if row["method"] == "broken":
+            assert set(reasons.values()) == {"the map holds NaN or infinity"}
+        if row["method"] == "flat":
+            assert "deletion" not in reasons and reasons["complexity"] == "the map is constant" and row["adcc"] == 0
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason", "stages"),
+    [
+        (lambda A: A.sum(1) * torch.nan, "the map of a changed image holds NaN or infinity", set()),
+        (lambda A: [][0], "IndexError: list index out of range", {"metric"}),
+    ],
+)
+def test_a_map_of_a_changed_image_that_fails_leaves_everything_else_standing(images, monkeypatch, odd, reason, stages):
+    drawn, changed = perturbed._drawn, []
+
+    def told(*arguments):
+        changed.append(1)
+        try:
+            return drawn(*arguments)
+        finally:
+            changed.clear()
+
+    monkeypatch.setattr(perturbed, "_drawn", told)
+    monkeypatch.setitem(METHODS, "fragile", Cam("fragile", lambda A: odd(A) if changed else A.sum(1)))
+    asked = {"metrics": ["max_sensitivity", "coherency", "energy", "ad"], "boxes": [[(0.1, 0.1, 0.9, 0.8)]] * 4}
+    tables = pipeline.explain(images, LABELS, loaded(), ["fragile"], ["predicted"], **asked)
+    for row in tables["metrics"].to_pylist():
+        failed = dict.fromkeys(["coherency", "max_sensitivity"], reason) if row["method"] == "fragile" else {}
+        assert dict(row["reasons"] or ()) == failed and row["ad"] is not None and row["energy"] is not None
+    assert {error["stage"] for error in tables["errors"].to_pylist()} == stages
+
+
+class Brightness(torch.nn.Module):
+    """The class's logit is how much brighter than the mean colour the image is."""
+
+    def trunk(self, x):
+        return x, ()
+
+    def head(self, A, rest):
+        return 4 * A.mean((1, 2, 3))[:, None] * torch.tensor([1.0, 0, 0, 0, 0])
+
+
+def brightness():
+    return Brightness()
+
+
+def test_ties_go_at_random_so_that_a_constant_map_is_a_random_order_on_average(monkeypatch):
+    """Spec 11.5. What decides is on the left: in an order of columns the same ties would make the best or the worst map."""
+    n, side = 60, 16
+    column = torch.arange(side).expand(side, side)
+    noise = np.random.default_rng(0).random((n, side, side))
+    maps = {
+        "flat": lambda A: torch.ones(len(A), side, side),
+        "shuffled": lambda A: torch.from_numpy(noise[: len(A)]).float(),
+        "left": lambda A: (side - column).float().expand(len(A), -1, -1),
+        "right": lambda A: column.float().expand(len(A), -1, -1),
+    }
+    image = np.full((3, side, side), 102, np.uint8)  # the mean colour, but for
+    image[:, :, :4] = 255
+
+    def curves(name):
+        monkeypatch.setitem(METHODS, name, Cam(name, maps[name], grid="pixels"))
+        images = np.repeat(image[None], n, 0)
+        told = scored_maps(images, loaded("brightness", side), ["deletion(steps=8)"], name, labels=[0] * n, batch_size=n)
+        return np.stack([score.curves["deletion"] for _, score in told])
+
+    flat, random, left, right = map(curves, maps)
+    error = np.sqrt((flat.var(0) + random.var(0)) / n) + 1e-6
+    assert (abs(flat.mean(0) - random.mean(0)) <= 4 * error).all()
+    assert (flat.std(0)[1:-1] > 1e-3).all(), "every image has an order of its own"
+    assert ((random.mean(0) - left.mean(0) > 10 * error) & (right.mean(0) - random.mean(0) > 10 * error))[3:6].all()
+
+
+def test_orders_follow_the_seed_and_the_image_and_nothing_else(images, monkeypatch):
+    def columns(seed=0, keys=None, batch_size=None, part=slice(None)):
+        asked = {"metrics": ["remove", "deletion"], "metric_args": ["deletion.steps=4"], "seed": seed, "batch_size": batch_size}
+        tables = pipeline.explain(images[part], LABELS[part], loaded(), ["fake_cam"], keys=keys, **asked)
+        return [row["deletion"] for row in tables["metrics"].to_pylist() if row["method"] == "fake_cam"]
+
+    once = columns()
+    assert columns(batch_size=1) == pytest.approx(once, rel=1e-5)
+    assert columns(part=slice(2, 4), keys=["00000002", "00000003"]) == pytest.approx(once[2:], rel=1e-5)
+    assert columns(seed=1) != pytest.approx(once, rel=1e-5) and columns(keys=list("abcd")) != pytest.approx(once, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 9), (40, 33)])
+def test_blurs_are_those_of_rise_and_calm(size):
+    from scipy.ndimage import correlate, gaussian_filter
+
+    prepare = loaded().prepare
+    pixels = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    x = prepare.normalise(pixels).double().numpy()
+    kernel = np.zeros((11, 11))
+    kernel[5, 5] = 1
+    kernel = gaussian_filter(kernel, 5)
+    wide = np.exp(-(np.arange(-15, 16) ** 2) / (2 * 15**2))
+    wide = np.outer(wide, wide) / wide.sum() ** 2
+    for fill, weights, how in (("blur11", kernel, {"mode": "constant"}), ("blur31", wide, {"mode": "mirror"})):
+        expected = np.stack([[correlate(channel, weights, **how) for channel in image] for image in x])
+        np.testing.assert_allclose(prepare.normalise(fill_of(fill, pixels, prepare)), expected, atol=1e-5)
+    np.testing.assert_allclose(fill_of("min", pixels, prepare)[:, 0, 0, 0], pixels.amin((1, 2, 3)), atol=1e-6)
+    assert kernel.sum() == pytest.approx(1) and kernel[0, 0] > 0.8 * kernel[5, 5], "a Gaussian that is cut off has 0.37 there"
+
+
+def test_without_a_last_linear_layer_only_the_rival_by_weights_is_missing(images, monkeypatch):
+    small = images[:, :, :17, :17]
+    tables = pipeline.explain(small, LABELS, loaded("point", 17), ["layer_cam"], metrics=["rd", "near=rd(reference=weight_cosine)"])
+    for row in tables["metrics"].to_pylist():
+        assert row["rd_05"] is not None and dict(row["reasons"] or ()) in (
+            {},
+            {"near_05": "no rival by weight_cosine", "near_10": "no rival by weight_cosine"},
+        )
+    assert any(row["reasons"] for row in tables["metrics"].to_pylist())
+
+
+def test_what_is_left_beside_a_probability_of_one_is_not_rounded_away(images):
+    y = torch.tensor([[32.0, 0, 0, 0, 0]])
+    backbone = loaded()
+    scene = Scene(look(backbone, backbone.prepare(torch.from_numpy(images))), (), torch.from_numpy(images), lambda name: [0] * 4)
+    said = perturbed._Answers(scene, torch.zeros(1, 4, dtype=torch.long), 1)
+    said(torch.tensor([0]), torch.tensor([0]), y)
+    assert said.by_image()[0].q[0, 0] == pytest.approx(4 * math.exp(-32), rel=1e-6)
