@@ -96,7 +96,7 @@ class Drawn:
         if isinstance(found, Exception):
             raise found
         if found is None or not len(found if isinstance(found, np.ndarray) else found.p):
-            raise Undefined("the map of a changed image, or by a changed network, holds NaN or infinity")
+            raise Undefined("the map of a changed image holds NaN or infinity")
         return found
 
     @property
