@@ -250,8 +250,9 @@ def _drawn(other: Scene, scene: Scene, shown: Shown, payer: str, raw: bool) -> n
         scene.tally[payer, kind] += rows
     other.tally.clear()
     images = upsample(maps, scene.size, METHODS[shown.method.name].render(shown.method.args)).numpy()
-    drawn = [image if raw else unit(image) for image in images]
-    return np.stack([image if np.isfinite(image).all() else np.full_like(image, np.nan) for image in drawn]).astype(np.float64)
+    finite = [np.isfinite(image).all() for image in images]
+    drawn = [(image if raw else unit(image)) if whole else np.full_like(image, np.nan) for image, whole in zip(images, finite, strict=True)]
+    return np.stack(drawn).astype(np.float64)
 
 
 ASKERS = {Dimmed: _dimmed, Powered: _powered, Boxed: _boxed, Removed: _removed, Cropped: _cropped, Remapped: _remapped}
