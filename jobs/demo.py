@@ -17,7 +17,8 @@ from pipeline.refusal import Refusal
 # (i % width + 0.5) / width.
 QUESTION = """
 WITH cells AS (
-    SELECT image_id, method, target, width, height, map_min, map_max, unnest(map) AS code, generate_subscripts(map, 1) - 1 AS cell FROM maps
+    SELECT image_id, method, target, width, height, map_min, map_max, unnest(map) AS code, generate_subscripts(map, 1) - 1 AS cell
+    FROM maps WHERE target IN ('none', 'label', 'finer')
 ), mass AS (
     SELECT image_id, method, target, (cell % width + 0.5) / width AS x, (cell // width + 0.5) / height AS y,
            greatest(map_min + code / 255.0 * (map_max - map_min), 0) AS value
@@ -27,6 +28,14 @@ SELECT method, target, count(DISTINCT image_id) AS images,
        round(sum(value) FILTER (x BETWEEN box.x0 AND box.x1 AND y BETWEEN box.y0 AND box.y1) / sum(value), 3) AS share_in_box
 FROM mass JOIN (SELECT image_id, boxes[1] AS box FROM images) USING (image_id) GROUP BY method, target
 ORDER BY share_in_box DESC, method, target
+"""
+# How well each method finds the parts in which two creatures differ (mPxAP, beside what chance would get): by the map of the creature
+# itself, by that of Finer-CAM, by the difference of the maps of both creatures, and by the map of the difference of both answers.
+CUES = """
+SELECT method, round(max(mean) FILTER (target IN ('none', 'label')), 3) AS own, round(max(mean) FILTER (target = 'finer'), 3) AS finer,
+       round(max(mean) FILTER (target = 'cues'), 3) AS maps_apart, round(max(mean) FILTER (target = 'cues#finer'), 3) AS answers_apart,
+       round((SELECT max(mean) FROM summary WHERE metric = 'mpxap_chance' AND scope = 'all'), 3) AS chance
+FROM summary WHERE metric = 'mpxap' AND scope = 'all' GROUP BY method ORDER BY answers_apart DESC, own DESC, method
 """
 ACCURACY = "SELECT count(*) AS images, round(avg((label = predicted)::INT), 3) AS accuracy FROM predictions"
 
@@ -56,7 +65,8 @@ def job_of(demo: Demo) -> Job:
         backbone_args=tuple(arguments),
         image_size=creatures.IMAGE_SIZE,
         methods=("family:cam",),
-        targets=("label", "finer"),
+        targets=("label", "finer", f"cues=pairs:{out}/shards/pairs.json"),
+        metrics=("mpxap",),
         workers=demo.workers,
         task_images=64,
         name="demo",
@@ -75,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     run = tables.open(job.out, job.name)
     with run.connect() as connection:
-        for question in (ACCURACY, QUESTION):
+        for question in (ACCURACY, QUESTION, CUES):
             print(question.strip())
             print(connection.sql(question))
     print(f"the tables are below {job.out}/runs/{run.run_id}")

@@ -4,7 +4,7 @@ N images of a task, B of a chunk, C classes
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -16,12 +16,14 @@ from pipeline import backbones, engine, scoring
 from pipeline.engine.look import look
 from pipeline.engine.perturbed import Shown, answers, clean
 from pipeline.engine.scene import Scene
+from pipeline.families import Undefined
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.questions import NO_TARGET, Cell, Questions, explained_by, selected
+from pipeline.pairs import partners, parts_of
+from pipeline.questions import Cell, Questions, explained_by, selected
 from pipeline.render import reduce
 from pipeline.requests import Request
-from pipeline.scoring import Drawn, Score, scored
+from pipeline.scoring import Contrast, Drawn, Score, scored
 from pipeline.storage import one_line
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
@@ -30,6 +32,7 @@ from pipeline.targets import Answers, Explained, rivals
 
 log = logging.getLogger(__name__)
 CHUNK = 32
+PER_TARGET = ("optimised", "path")  # families that pay for every target; others look once for all of them
 
 
 @dataclass(frozen=True)
@@ -51,14 +54,17 @@ class Pictures:
     def __getitem__(self, part: slice) -> "Pictures":
         return Pictures(self.pixels[part], self.rows[part], self.digests[part], maps=self.maps)
 
+    def at(self, places: Sequence[int]) -> "Pictures":
+        return Pictures(self.pixels[places], [self.rows[i] for i in places], [self.digests[i] for i in places], maps=self.maps)
+
 
 @dataclass
 class Answer:
-    """Rows and errors of one cell, or what its metric counts, growing chunk by chunk."""
+    """Rows and errors of one cell, or what its metric counts by target and scope, growing chunk by chunk."""
 
     columns: dict[str, list] = field(default_factory=dict)
     errors: list[dict] = field(default_factory=list)
-    sums: dict[str, np.ndarray] = field(default_factory=dict)
+    sums: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)
 
     def add(self, **columns) -> None:
         for name, values in columns.items():
@@ -117,54 +123,66 @@ class Explainer:
     def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer]) -> None:
         wanted = [cell for cell in answers if cell.method]
         scene, said = self._scene(pictures, wanted)
-        finite = said.logits.isfinite().all(1).cpu().numpy()
-        predictions = self._predictions(said)
+        finite = scene.look.logits.isfinite().all(1).cpu().numpy()
+        predictions = self._predictions(said, scene)
         chosen = finite & self._selected(pictures, predictions)
-        targets = _targets(wanted)
         # A map is computed once for its own cell and all of its metrics, also where one of these is all that is missing.
         maps = {}
-        for method, target, stored in sorted(dict.fromkeys(map(_map_of, wanted)), key=itemgetter(2)):
-            about = method, target, scene, targets.index(target), pictures
-            computed = maps.get((method, target, False))
-            maps[method, target, stored] = self._as_stored(*about, computed) if stored else self._maps(*about)
+        for method, of, stored in sorted(dict.fromkeys((cell.method, cell.target, cell.stored) for cell in wanted), key=itemgetter(2)):
+            for name in _names(of, scene):
+                about = method, of, name, scene, pictures
+                computed = maps.get((method, name, False))
+                maps[method, name, stored] = self._as_stored(*about, computed) if stored else self._maps(*about)
         scores = self._scores(wanted, maps, pictures, said, chosen, scene)
         # Nothing is added before everything above is computed: a chunk that fails leaves no half of itself behind.
         for cell, answer in answers.items():
             if cell.table in ("features", "predictions"):
                 self._add_rows(cell, answer, pictures, finite, scene.look.feature if cell.table == "features" else predictions)
             elif cell.table == "maps":
-                stored = self._stored(cell.method, maps[_map_of(cell)])
-                self._add_maps(cell, answer, pictures, chosen, stored, scene.targets[targets.index(cell.target)])
+                for name in _names(cell.target, scene):
+                    stored = self._stored(cell.method, maps[cell.method, name, False])
+                    self._add_maps(cell, answer, pictures, chosen, stored, name, scene.targets[scene.names.index(name)])
+            elif cell.metric and METRICS[cell.metric.name].of_pairs:
+                self._add_contrasts(cell, answer, pictures, scores[cell])
             elif cell.metric:
-                self._add_scores(cell, answer, pictures, scores[cell], scene.targets[targets.index(cell.target)])
+                self._add_scores(cell, answer, pictures, scores[cell], scene.targets[scene.names.index(cell.target.alias)])
 
     def _scene(self, pictures: Pictures, wanted: Sequence[Cell]) -> tuple[Scene, Answers]:
         """One look at a batch with the targets of all wanted maps."""
         pixels = torch.tensor(pictures.pixels, device=self.device)
         seen = look(self.backbone, self.backbone.prepare(pixels), self.questions.precision)
         labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
-        said = Answers(seen.logits, labels, self.backbone.class_weights)
-        explained = tuple(explained_by(target, said) for target in _targets(wanted))
+        classes = seen.logits[:, : self.backbone.num_classes]
+        said = Answers(classes, labels, self.backbone.class_weights, self.backbone.phrases)
+        targets = dict.fromkeys(cell.target for cell in wanted)
+        explained = {name: each for target in targets for name, each in explained_by(target, said).items()}
 
         def seeds(name: str) -> list[int]:
             drawn_for = zip(pictures.rows, pictures.digests, strict=True)
             return [seed_of(self.questions.seed, name, row["key"], image) for row, image in drawn_for]
 
-        return Scene(seen, explained, pixels, seeds, self.questions.activation, self.questions.precision, self.questions.seed), said
+        how = self.questions.activation, self.questions.precision, self.questions.seed
+        return Scene(seen, tuple(explained.values()), pixels, seeds, *how, tuple(explained)), said
 
-    def _maps(self, method: Request, about: Request, scene: Scene, target: int, pictures: Pictures) -> list[np.ndarray | Exception]:
-        """The maps of one method about one target, which is the scene's number `target`.
+    def _maps(self, method: Request, of: Request, name: str, scene: Scene, pictures: Pictures) -> list[np.ndarray | Exception]:
+        """The maps of one method about what a target explains under one name.
 
         Where the method raises on the batch it is run image by image, and what still fails is its exception.
         """
+        place, cell = scene.names.index(name), Cell("maps", "", method, of)
+        asked = [i for i, own in enumerate(scene.targets[place].class_id.tolist()) if own >= 0]
+        if of.name == "pairs" and METHODS[method.name].family in PER_TARGET and len(asked) < len(pictures):
+            # Few classes have as many partners as the one that has most: the others' images are not explained for nothing.
+            some = pictures.at(asked)
+            each = iter(self._maps(method, of, name, self._scene(some, [cell])[0], some) if asked else ())
+            return [next(each) if i in asked else Undefined("not asked for") for i in range(len(pictures))]
         try:
-            maps = engine.maps(method, scene, target)
+            maps = engine.maps(method, scene, place)
         except Exception as error:
             if len(pictures) == 1:
                 return [error]
             alone = [pictures[i : i + 1] for i in range(len(pictures))]
-            cell = Cell("maps", "", method, about)
-            return [self._maps(method, about, self._scene(one, [cell])[0], 0, one)[0] for one in alone]
+            return [self._maps(method, of, name, self._scene(one, [cell])[0], one)[0] for one in alone]
         return list(maps.float().cpu().numpy())
 
     def _stored(self, method: Request, maps: list[np.ndarray | Exception]) -> list[np.ndarray | Exception]:
@@ -175,44 +193,71 @@ class Explainer:
         return [each if isinstance(each, Exception) else reduce(torch.from_numpy(each)[None], side)[0].numpy() for each in maps]
 
     def _as_stored(
-        self, method: Request, about: Request, scene: Scene, target: int, pictures: Pictures, computed: list | None
+        self, method: Request, of: Request, name: str, scene: Scene, pictures: Pictures, computed: list | None
     ) -> list[np.ndarray | Exception]:
-        """The maps of one method about one target as the tables keep them: those at hand, or else computed and rounded in the same way."""
-        kept = pictures.maps.get((method.alias, about.alias))
-        if kept is not None:
+        """The same maps as the tables keep them: those at hand, or else computed and rounded in the same way."""
+        if (method.alias, of.alias) in pictures.maps:
+            kept = pictures.maps.get((method.alias, name), {})
             return [kept.get(row["image_id"], NotStored()) for row in pictures.rows]
         return [
             each if isinstance(each, Exception) or not np.isfinite(each).all() else rounded(each)
-            for each in self._stored(method, computed or self._maps(method, about, scene, target, pictures))
+            for each in self._stored(method, computed or self._maps(method, of, name, scene, pictures))
         ]
 
     def _scores(self, wanted: Sequence[Cell], maps: Mapping, pictures: Pictures, said: Answers, chosen: np.ndarray, scene: Scene) -> dict:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
-        targets, predicted = _targets(wanted), said.predicted.tolist()
+        predicted = said.predicted.tolist()
         asked = [cell for cell in wanted if cell.metric]
-        network = any(METRICS[cell.metric.name].sets or METRICS[cell.metric.name].asks & {"p", "q", "d"} for cell in asked)
+        network = self.backbone.num_classes and any(
+            METRICS[cell.metric.name].sets or METRICS[cell.metric.name].asks & {"p", "q", "d"} for cell in asked
+        )
         classes = _judged(said) if network else None
         as_is = clean(scene, classes) if network else [None] * len(pictures)
-        drawn, scores = {}, {}
+        drawn, told, scores = {}, {}, {}
+
+        def draw(method: Request, name: str, stored: bool, i: int) -> Drawn | None:
+            missing = scene.targets[scene.names.index(name)].missing[i]
+            shown = METHODS[method.name].render(method.args), self.backbone.image_size, pictures.rows[i], predicted[i], as_is[i]
+            return Drawn(maps[method, name, stored][i], *shown) if chosen[i] and not missing else None
+
         for cell in asked:
-            method, target, _ = of = _map_of(cell)
+            method, target, stored = of = cell.method, cell.target, cell.stored
+            if METRICS[cell.metric.name].of_pairs:
+                names = _names(target, scene)
+                each = ({name: draw(method, name, stored, i) for name in names} for i in range(len(pictures)))
+                scores[cell] = list(self._contrasts(cell, pictures, each))
+                continue
             if of not in drawn:
-                explained = scene.targets[targets.index(target)].class_id.tolist()
-                render = METHODS[method.name].render(method.args)
-                drawn[of] = {
-                    i: Drawn(maps[of][i], render, self.backbone.image_size, row, predicted[i], as_is[i])
-                    for i, row in enumerate(pictures.rows)
-                    if chosen[i] and (explained[i] >= 0 or target == NO_TARGET)
-                }
-            if (of, cell.metric) not in scores:
-                self._perturb(cell, drawn[of], scene, targets.index(target), classes)
-                scores[of, cell.metric] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
-        return {cell: scores[_map_of(cell), cell.metric] for cell in asked}
+                every = ((i, draw(method, target.alias, stored, i)) for i in range(len(pictures)))
+                drawn[of] = {i: each for i, each in every if each}
+            if (of, cell.metric) not in told:
+                self._perturb(cell, drawn[of], scene, scene.names.index(target.alias), classes)
+                told[of, cell.metric] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
+            scores[cell] = told[of, cell.metric]
+        return scores
+
+    def _contrasts(self, cell: Cell, pictures: Pictures, drawn: Iterable[dict[str, Drawn | None]]) -> Iterator[tuple[str, str, int, Score]]:
+        """A metric of every pair an image's class belongs to, as (target, scope, the image's place, score); `drawn` are each image's maps.
+
+        The maps of the target `pairs` are compared two by two, |s_A - s_B|, and that of y_A - y_B stands for itself, as `#finer`;
+        any other map is scored as it is.
+        """
+        among, name = partners(self.questions.class_pairs), cell.target.alias
+        for i, (row, mine) in enumerate(zip(pictures.rows, drawn, strict=True)):
+            pairs = among.get(row["label"], ())
+            parts = parts_of(row, self.backbone.image_size) if pairs else None
+            for k, (_, pair) in enumerate(pairs, 1):
+                forms = {name: [name]}
+                if cell.target.name == "pairs":
+                    forms = {name: [f"{name}#own", f"{name}#other_{k}"], f"{name}#finer": [f"{name}#finer_{k}"]}
+                for target, which in forms.items():
+                    if all(mine[each] for each in which):
+                        yield target, pair.name, i, scored(cell.metric, Contrast(tuple(mine[each] for each in which), pair, parts))
 
     def _perturb(self, cell: Cell, drawn: dict[int, Drawn], scene: Scene, target: int, classes: torch.Tensor | None) -> None:
         """Give the drawn maps of a batch the answers to what a metric asks of images changed by them, where they lack them."""
         codes = METRICS[cell.metric.name].codes(cell.metric.args, self.backbone.image_size).values()
-        for code in codes:
+        for code in codes if classes is not None else ():
             if all(code in each.said for each in drawn.values()):
                 continue
             maps = [drawn[i].S if i in drawn and drawn[i].drawable else None for i in range(len(scene.pixels))]
@@ -226,9 +271,14 @@ class Explainer:
             for i, each in drawn.items():
                 each.said[code] = found[i]
 
-    def _predictions(self, said: Answers) -> dict[str, list]:
-        probs = said.logits.softmax(1) if self.questions.activation == "softmax" else said.logits.sigmoid()
-        top = probs.topk(min(5, probs.shape[1]))
+    def _predictions(self, said: Answers, scene: Scene) -> dict[str, list]:
+        """Columns of `predictions`; null, or empty, where there are no classes."""
+        classes, labels = said.logits.shape[1], [label if label >= 0 else None for label in said.labels.tolist()]
+        if not classes:
+            nothing = dict.fromkeys(("predicted", "label_logit", "label_prob", "predicted_prob"), [None] * len(labels))
+            return {"label": labels, **nothing, "top5": [[]] * len(labels), "logits": [[]] * len(labels)}
+        probs = scene.probabilities(scene.look.logits)[:, :classes]
+        top = probs.topk(min(5, classes))
         known = said.labels >= 0
         own = said.labels.clamp(min=0)[:, None]
 
@@ -236,7 +286,7 @@ class Explainer:
             return [v if k else None for v, k in zip(values.gather(1, own)[:, 0].tolist(), known.tolist(), strict=True)]
 
         return {
-            "label": [label if label >= 0 else None for label in said.labels.tolist()],
+            "label": labels,
             "predicted": said.predicted.tolist(),
             "label_logit": at_label(said.logits),
             "label_prob": at_label(probs),
@@ -267,13 +317,17 @@ class Explainer:
             else:
                 answer.fail(row, "predict", "NotFinite", "the network's output holds NaN or infinity")
 
-    def _add_maps(self, cell: Cell, answer: Answer, pictures: Pictures, chosen: np.ndarray, maps: list, explained: Explained) -> None:
-        kept, what = [], f"{cell.method.alias} for {cell.target.alias}"
-        class_id = explained.class_id.tolist()
+    def _add_maps(
+        self, cell: Cell, answer: Answer, pictures: Pictures, chosen: np.ndarray, maps: list, target: str, explained: Explained
+    ) -> None:
+        kept, what = [], f"{cell.method.alias} for {target}"
+        class_id, missing = explained.class_id.tolist(), explained.missing.tolist()
         for i, row in enumerate(pictures.rows):
             if not chosen[i]:
                 continue
-            if class_id[i] < 0 and cell.target != NO_TARGET:
+            if missing[i] and cell.target.name == "pairs" and row["label"] is not None:
+                continue  # its class makes no pair, or fewer than others
+            if missing[i]:
                 answer.fail(row, "target", "MissingLabel", f"no usable label, so target {cell.target.alias!r} has nothing to explain")
             elif isinstance(maps[i], Exception):
                 answer.fail(row, "map", maps[i], f"{what}: {one_line(maps[i])}")
@@ -286,6 +340,7 @@ class Explainer:
             codes, low, high = quantise(stack)
             answer.add(
                 image_id=[pictures.rows[i]["image_id"] for i in kept],
+                target=[target] * len(kept),
                 class_id=[class_id[i] if class_id[i] >= 0 else None for i in kept],
                 reference_ids=[explained.reference_ids[i].tolist() for i in kept],
                 gamma=[explained.gamma] * len(kept),
@@ -305,34 +360,41 @@ class Explainer:
                 what = f"{cell.metric.alias} of {cell.method.alias} for {cell.target.alias}"
                 answer.fail(row, "metric", score.error, f"{what}: {one_line(score.error)}")
             if cell.table == "partials":
-                scoring.added(answer.sums, score)
+                classed = cell.metric.args.get("by_class") and row["label"] is not None
+                for scope in ("all", str(row["label"])) if classed else ("all",):
+                    scoring.added(answer.sums.setdefault((cell.target.alias, scope), {}), score)
                 continue
             for column in scoring.columns(cell.metric):
                 about = {"image_id": row["image_id"], "class_id": class_id[i] if class_id[i] >= 0 else None, "label": row["label"]}
                 said = {"metric": column, "value": score.values.get(column), "reason": score.reason}
                 answer.add(**{name: [value] for name, value in (about | said).items()})
 
+    def _add_contrasts(self, cell: Cell, answer: Answer, pictures: Pictures, scores: Sequence[tuple[str, str, int, Score]]) -> None:
+        for target, scope, i, score in scores:
+            if score.error:
+                what = f"{cell.metric.alias} of {cell.method.alias} for {target} and the classes {scope}"
+                answer.fail(pictures.rows[i], "metric", score.error, f"{what}: {one_line(score.error)}")
+            scoring.added(answer.sums.setdefault((target, scope), {}), score)
+
     def _table(self, cell: Cell, answer: Answer) -> pa.Table:
         columns = dict(answer.columns)
         if cell.table == "partials":
-            kinds = sorted(answer.sums)
-            named = {"metric": [cell.metric.alias] * len(kinds), "scope": ["all"] * len(kinds)}
-            columns = {"kind": kinds, "values": [answer.sums[kind] for kind in kinds], **named}
+            for target, scope in sorted(answer.sums):
+                for kind, values in sorted(answer.sums[target, scope].items()):
+                    row = {"metric": cell.metric.alias, "target": target, "scope": scope, "kind": kind, "values": values}
+                    for name, value in row.items():
+                        columns.setdefault(name, []).append(value)
         rows = len(next(iter(columns.values()), ()))
         if cell.method:
-            columns |= {
+            columns = {
                 "model": [self.backbone.name] * rows,
                 "method": [cell.method.alias] * rows,
                 "target": [cell.target.alias] * rows,
                 "render": [METHODS[cell.method.name].render(cell.method.args)] * rows,
+                **columns,
             }
         form = self._schemas[cell.table]
         return pa.table([pa.array(columns.get(name, []), form.field(name).type) for name in form.names], schema=form)
-
-
-def _map_of(cell: Cell) -> tuple[Request, Request, bool]:
-    """Which map a cell is about: its method, its target, and whether it is the map as it is stored."""
-    return cell.method, cell.target, cell.stored
 
 
 def _judged(said: Answers) -> torch.Tensor:
@@ -340,6 +402,6 @@ def _judged(said: Answers) -> torch.Tensor:
     return torch.cat([said.main[:, None], said.predicted[:, None], rivals(said)], 1)
 
 
-def _targets(wanted: Sequence[Cell]) -> list[Request]:
-    """The targets of some cells, each once, in order."""
-    return list(dict.fromkeys(cell.target for cell in wanted))
+def _names(target: Request, scene: Scene) -> list[str]:
+    """What the tables call that which a target explains: itself, or its parts."""
+    return [name for name in scene.names if name == target.alias or name.startswith(f"{target.alias}#")]

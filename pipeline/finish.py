@@ -205,7 +205,7 @@ def _described(work: Work) -> dict:
             {"table": c.table, "identity": c.identity, **{asked: (r := getattr(c, asked)) and r.alias for asked in _ASKED}}
             for c in ready.cells
         ],
-        "versions": {name: version(name) for name in ("torch", "timm", "pyarrow", "numpy")},
+        "versions": {name: version(name) for name in ("torch", "timm", "open_clip_torch", "pyarrow", "numpy")},
     }
 
 

@@ -45,12 +45,12 @@ class _Actor:
         return {name: [value] for name, value in answer.items()}
 
 
-def each(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """`function` of every item, as Ray tasks of a quarter CPU each, in the order they are finished."""
+def each(function: Callable[[Any], Any], items: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
+    """`function` of every item, as Ray tasks of a quarter CPU each, at most `workers` at a time, in the order they are finished."""
     import ray
     from ray import cloudpickle
 
     rows = ray.data.from_items([{"item": cloudpickle.dumps(item)} for item in items], override_num_blocks=len(items))
-    work = rows.map(lambda row: {"result": cloudpickle.dumps(function(cloudpickle.loads(row["item"])))}, num_cpus=0.25)
+    work = rows.map(lambda row: {"result": cloudpickle.dumps(function(cloudpickle.loads(row["item"])))}, num_cpus=0.25, concurrency=workers)
     for row in work.iter_rows():
         yield cloudpickle.loads(row["result"])

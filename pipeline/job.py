@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from pipeline.backbones import TEMPLATES
 from pipeline.refusal import Refusal, choose
 
 
@@ -17,7 +18,7 @@ class Job:
     source: tuple[str, ...]
     """Shards: WebDataset tars, image folders or Parquet files; any fsspec URL, with {00000..00049} ranges and globs."""
     backbone: str
-    """timm/NAME for a timm network, or my_module:build for your own."""
+    """timm/NAME for a timm network, open_clip/ARCH/TAG for an open_clip network, or my_module:build for your own."""
     out: str
     """Where tables go: a folder or bucket, shared by all runs."""
     methods: tuple[str, ...] = ("grad_cam",)
@@ -35,7 +36,8 @@ class Job:
     weights: str | None = None
     """Weights of the backbone: a safetensors file, any URL, or hf-hub:ORG/NAME; the model's own by default."""
     backbone_args: tuple[str, ...] = ()
-    """KEY=VALUE for the network's constructor (num_classes, pad_type, ...) and its preprocessing (mean, std, interpolation, crop_pct)."""
+    """KEY=VALUE for the network's constructor (num_classes, pad_type; pool, projection for open_clip) and its preprocessing (mean, std,
+    interpolation, crop_pct)."""
     layer: str | None = None
     """Module whose output is explained; by default the last feature map before pooling, or norm1 of the last transformer block."""
     image_size: int | None = None
@@ -44,6 +46,10 @@ class Job:
     """How an image gets to the input size: squashed (boxes hold as they are) or centre-cropped (boxes are clipped)."""
     classes: str | None = None
     """A file with one class name a line, in class order: gives labels their names, and folder names their labels."""
+    text_classes: str | None = None
+    """A file with a class name or phrase a line: an open_clip backbone's classes are these texts, logit scale x cosine their logits."""
+    templates: tuple[str, ...] = TEMPLATES
+    """What texts are filled into, at {}; the embeddings of several are normalised, averaged and normalised again."""
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """What turns logits into probabilities."""
     select: str | None = None

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +43,7 @@ def explain(
         backbone: a name such as `timm/resnet50`, a `Network`, or a loaded backbone.
         methods, targets, metrics, method_args, target_args, metric_args: as on the command line.
         boxes: each image's boxes x0 y0 x1 y1, as fractions of the image.
-        masks: each image's object, bool [H W] at the network's input size.
+        masks: each image's object [H W] at the network's input size: bool, or uint8 where 128 is what counts neither way.
         keys: names of the images, which seed their noise; their positions by default.
         questions: activation, precision, map_size, seed, select, no_store.
 
@@ -54,24 +55,26 @@ def explain(
     """
     if isinstance(backbone, str):
         backbone = Network(backbone)
+    asked = ask(methods, targets, method_args, target_args, metrics, metric_args, **questions)
     if isinstance(backbone, Network):
-        backbone = backbone.load()
+        backbone = replace(backbone, phrases=asked.phrases).load()
     images = np.ascontiguousarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != (3, *backbone.image_size):
         raise Refusal(
             f"images are {images.dtype} {images.shape}; {backbone.name} takes uint8 [N 3 {' '.join(map(str, backbone.image_size))}]"
         )
-    wrong = [label for label in labels or () if label is not None and label >= backbone.num_classes]
+    wrong = [label for label in labels or () if label is not None and label >= backbone.num_classes > 0]
     if wrong:
         raise Refusal(f"label {wrong[0]} is outside 0 ... {backbone.num_classes - 1}, the classes of {backbone.name}")
-    asked, _ = fitted(ask(methods, targets, method_args, target_args, metrics, metric_args, **questions), backbone)
+    asked, _ = fitted(asked, backbone)
     rows, digests = [], []
     for i, image in enumerate(images):
         key = str(keys[i]) if keys is not None else f"{i:08d}"
         label = None if labels is None or labels[i] is None or labels[i] < 0 else int(labels[i])
         row = {"image_id": key, "key": key, "shard": "", "width": image.shape[2], "height": image.shape[1], "label": label}
         corners = [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes[i]] if boxes else []
-        rows.append({**row, "boxes": corners, "mask": masks[i] if masks else None})
+        mask = masks[i] if masks else None
+        rows.append({**row, "boxes": corners, "mask": mask, "has_mask": mask is not None})
         digests.append(hashlib.sha256(image.tobytes()).hexdigest())
     answers = Explainer(backbone, asked, device, batch_size)(Pictures(images, rows, digests), cells(asked, backbone, ()))
     return gathered(answers, asked)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pipeline import sources
@@ -11,7 +11,7 @@ from pipeline.job import Job
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.requests import Request
-from pipeline.sources.labels import Classes, folder_names, read_classes
+from pipeline.sources.labels import Classes, folder_names, read_classes, read_names
 from pipeline.stages import Read
 from pipeline.tables import Run, files
 
@@ -64,7 +64,8 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
     """
     files.writable(job.out)
     arguments = tuple(_key_value(item, "--backbone-args") for item in job.backbone_args)
-    network = Network(job.backbone, job.weights, arguments, job.layer, job.image_size, job.crop, job.seed)
+    texts = read_texts(job.text_classes) if job.text_classes else ()
+    network = Network(job.backbone, job.weights, arguments, job.layer, job.image_size, job.crop, job.seed, texts, job.templates)
     asked = ask(
         job.methods,
         job.targets,
@@ -80,29 +81,44 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
         select=job.select,
         no_store=job.no_store,
     )
+    network = replace(network, phrases=asked.phrases)
     shards = sources.list_shards(job.source)
     backbone = network.load()
     questions, skipped = fitted(asked, backbone)
     for item in skipped:
-        log.warning("skipping %s: %s", item["method"], item["reason"])
-    classes, named = _classes(job, shards, backbone.num_classes, questions)
+        log.warning("skipping %s: %s", item.get("method") or item["metric"], item["reason"])
+    classes, named = _classes(job, shards, backbone.num_classes, texts, questions)
     return Prepared(job, network, backbone, questions, skipped, shards, classes, named)
 
 
-def _classes(job: Job, shards: Sequence[sources.Shard], count: int, questions: Questions) -> tuple[Classes, bool]:
+def _classes(job: Job, shards: Sequence[sources.Shard], count: int, texts: tuple[str, ...], questions: Questions) -> tuple[Classes, bool]:
     """The classes in order, and whether a folder's or a sample's class name says which of them is meant."""
     folders = folder_names(shards)
     if job.classes:
         return read_classes(job.classes, count), True
+    if texts:
+        return Classes(count, texts), True
     if not folders or len(folders) == count:
         return Classes(count, folders), True
-    if any(target.name == "label" for _, target in questions.pairs()):
+    if any(target.name in ("label", "pairs") for _, target in questions.pairs()):
         raise Refusal(
             f"the folders name {len(folders)} classes and the network has {count}, so their order is unknown; "
             "give --classes FILE with one class name a line, or explain --targets predicted"
         )
     log.warning("the folders name %d classes and the network has %d: images go without a label", len(folders), count)
     return Classes(count), False
+
+
+def read_texts(url: str) -> tuple[str, ...]:
+    """The texts of `--text-classes`, each a class.
+
+    Raises:
+        Refusal: where the file cannot be read, is empty or has an empty line.
+    """
+    texts = read_names(url)
+    if not texts or not all(texts):
+        raise Refusal(f"--text-classes {url} has {'no line' if not texts else 'an empty line'}; write a class name or phrase on each line")
+    return texts
 
 
 def _key_value(item: str, flag: str) -> tuple[str, str]:

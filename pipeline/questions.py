@@ -5,21 +5,23 @@ from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 
 from pipeline import backbones, engine, scoring
 from pipeline.engine.look import PRECISIONS
 from pipeline.engine.perturbed import refuse
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.pairs import Pair
 from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
 from pipeline.tables.identity import digest
 from pipeline.tables.maps import STORED_BITS
-from pipeline.targets import TARGETS, Answers, Explained
+from pipeline.targets import TARGETS, Answers, Explained, Phrase
 
 NO_TARGET = Request("none", "none")
-TABLES_VERSION = 1
+TABLES_VERSION = 2
 CONTROLS = ("fake_cam", "random")
 
 
@@ -34,6 +36,9 @@ class Network:
     image_size: int | None = None
     crop: str = "squash"
     seed: int = 0
+    text_classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = backbones.TEMPLATES
+    phrases: tuple[Phrase, ...] = ()
 
     def load(self) -> backbones.Backbone:
         return backbones.load(**{**asdict(self), "args": dict(self.args)})
@@ -63,6 +68,17 @@ class Questions:
         each = [scoring.columns(metric) for metric in self.metrics if not METRICS[metric.name].total]
         return {column: better for columns in each for column, better in columns.items()}
 
+    @property
+    def class_pairs(self) -> tuple[Pair, ...]:
+        """The pairs of classes that a target asks to tell apart."""
+        return next((target.argument for target in self.targets if target.name == "pairs"), ())
+
+    @property
+    def phrases(self) -> tuple[Phrase, ...]:
+        """The texts that targets name, each once."""
+        asked = [(target, TARGETS[target.name].texts) for target in self.targets]
+        return tuple(dict.fromkeys((text, target.args["templates"]) for target, texts in asked if texts for text in texts(target.argument)))
+
     def pairs(self) -> list[tuple[Request, Request]]:
         """Every method with every target it is computed for; class-free methods once, with target `none`."""
         result = []
@@ -89,9 +105,10 @@ def ask(
     Raises:
         Refusal: for an unknown name, setting or value.
     """
-    explained = parse_all(methods, METHODS, "method", method_args), parse_all(targets, TARGETS, "target", target_args)
+    explained = tuple(map(_read, parse_all(targets, TARGETS, "target", target_args)))
     scored = *parse_all(metrics, METRICS, "metric", metric_args), *stored
-    questions = Questions(*explained, **rest, metrics=scored, stored=frozenset(metric.alias for metric in stored))
+    named = frozenset(metric.alias for metric in stored)
+    questions = Questions(parse_all(methods, METHODS, "method", method_args), explained, **rest, metrics=scored, stored=named)
     scoring.refuse_clashes(questions.metrics)
     if not questions.methods:
         raise Refusal("no method is asked for; name some with --methods, for example --methods grad_cam or family:cam")
@@ -104,6 +121,12 @@ def ask(
     if questions.select:
         selected(questions.select, schema.predictions(1, logits=False).empty_table())
     return questions
+
+
+def _read(target: Request) -> Request:
+    """A target with what its file says in place of the file's name: that decides the values, and workers need not reach the file."""
+    reads = TARGETS[target.name].reads
+    return replace(target, argument=reads(target.argument)) if reads else target
 
 
 def _controlled(questions: Questions) -> Questions:
@@ -133,21 +156,58 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
             skipped.append({"method": method.alias, "reason": reason})
         else:
             kept.append(method)
+    absent = next((text for text, _ in set(questions.phrases) - set(backbone.phrases)), None)
+    if absent:
+        raise Refusal(f"the loaded {backbone.name} knows no phrase {absent!r}; load it with phrases=, or give the backbone by name")
     # One made-up answer shows at once what a target refuses: a class that is not there, more references than classes.
-    trial = Answers(torch.zeros(1, backbone.num_classes), torch.zeros(1, dtype=torch.long), backbone.class_weights)
+    trial = Answers(torch.zeros(1, backbone.num_classes), torch.zeros(1, dtype=torch.long), backbone.class_weights, backbone.phrases)
     for target in questions.targets:
+        if not backbone.num_classes and not TARGETS[target.name].texts and target.name != "none":
+            raise Refusal(
+                f"target {target.alias!r} is about a class, and {backbone.name} has none; give an open_clip backbone --text-classes FILE "
+                f"or a target text:<phrase>, another a classifier"
+            )
         explained_by(target, trial)
-    for metric in questions.metrics:
+    metrics, unasked = _comparable(questions)
+    skipped += unasked
+    for metric in metrics:
         refuse(metric, backbone)
-    fit = replace(questions, methods=tuple(kept))
+    fit = replace(questions, methods=tuple(kept), metrics=metrics)
     if not fit.pairs():
         raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
     return fit, skipped
 
 
-def explained_by(target: Request, answers: Answers) -> Explained:
+def _comparable(questions: Questions) -> tuple[tuple[Request, ...], list[dict]]:
+    """The metrics that can be asked, and those skipped because there are no pairs of classes to ask about."""
+    asked = [metric for metric in questions.metrics if METRICS[metric.name].of_pairs]
+    files = [target for target in questions.targets if target.name == "pairs"]
+    named = next((metric for metric in asked if metric.explicit), None)
+    if named and not files:
+        raise Refusal(f"metric {named.alias!r} needs to know which classes differ in what: add --targets pairs:FILE")
+    if asked and len(files) > 1:
+        raise Refusal(
+            f"metric {asked[0].alias!r} goes by one file of pairs; {len(files)} are asked for: {', '.join(f.alias for f in files)}"
+        )
+    skipped = [] if files else asked
+    reasons = [{"metric": metric.alias, "reason": "no target pairs:FILE is asked for"} for metric in skipped]
+    return tuple(metric for metric in questions.metrics if metric not in skipped), reasons
+
+
+def explained_by(target: Request, answers: Answers) -> dict[str, Explained]:
+    """What is explained, by its name in the tables: a target's own, or several that begin with it.
+
+    Directions [B T C + P] are over the logits of classes and phrases.
+    """
     argument = {"argument": target.argument} if target.argument is not None else {}
-    return TARGETS[target.name].explain(answers, **argument, **target.args)
+    found = TARGETS[target.name].explain(answers, **argument, **target.args)
+    parts = found.items() if isinstance(found, dict) else [("", found)]
+    return {target.alias + part: _over_all(each, answers) for part, each in parts}
+
+
+def _over_all(explained: Explained, answers: Answers) -> Explained:
+    beside = answers.logits.shape[1] + len(answers.phrases) - explained.directions.shape[2]
+    return replace(explained, directions=F.pad(explained.directions, (0, beside))) if beside else explained
 
 
 @dataclass(frozen=True)
@@ -188,13 +248,22 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))
     maps = [cell for cell in result if cell.table == "maps"]
-    return result + [each for map in maps for metric in questions.metrics for each in _scoring(map, metric, questions)]
+    # The maps of a pair are there to be compared: other metrics would say the same of many, and cost as much for each.
+    return result + [
+        each
+        for cell in maps
+        for metric in questions.metrics
+        if cell.target.name != "pairs" or METRICS[metric.name].of_pairs
+        for each in _scoring(cell, metric, questions)
+    ]
 
 
 def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
     """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
     entry, stored = METRICS[metric.name], metric.alias in questions.stored
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
+    if entry.of_pairs:
+        asked["pairs"] = questions.class_pairs
     if entry.seeded:
         asked["seed"] = questions.seed
     if stored:

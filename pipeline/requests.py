@@ -106,7 +106,8 @@ def parse_all(written: Iterable[str], registry: Mapping[str, Any], what: str, se
     for text in written:
         for request in _expand(text, registry, what):
             earlier = found.get(request.alias)
-            if earlier and (earlier.name, earlier.settings) != (request.name, request.settings) and earlier.explicit and request.explicit:
+            same = earlier and (earlier.name, earlier.argument, earlier.settings) == (request.name, request.argument, request.settings)
+            if earlier and not same and earlier.explicit and request.explicit:
                 raise Refusal(f"two {what}s are named {request.alias!r}; give one an alias: other={request.name}(...)")
             if not earlier or request.explicit:
                 found[request.alias] = request

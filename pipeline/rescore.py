@@ -14,7 +14,6 @@ from pipeline.requests import Request, parse, parse_all
 from pipeline.stages import Task
 from pipeline.tables import Run
 from pipeline.tables.receipts import Receipt
-from pipeline.targets import TARGETS
 
 
 def prepare_more(run: Run, metrics: Sequence[str], metric_args: Sequence[str] = (), recompute: bool = False, **changes) -> Prepared:
@@ -41,15 +40,13 @@ def prepare_more(run: Run, metrics: Sequence[str], metric_args: Sequence[str] = 
         job_of(facts),
         out=run.out,
         methods=tuple(_request(entry, METHODS, "method").written for entry in facts["methods"]),
-        targets=tuple(_request(entry, TARGETS, "target").written for entry in facts["targets"]),
         metrics=tuple(metric.written for metric in exact),
         method_args=(),
-        target_args=(),
         metric_args=(),
         **changes,
     )
     ready = prepare(job, stored)
-    ready = replace(ready, base=run, skipped=facts["skipped"])
+    ready = replace(ready, base=run, skipped=[*facts["skipped"], *(item for item in ready.skipped if item not in facts["skipped"])])
     _refuse_another_version(ready)
     return ready
 
@@ -61,9 +58,9 @@ def job_of(facts: Mapping) -> Job:
 
 
 def _request(entry: Mapping, registry: Mapping, what: str) -> Request:
-    """The method, target or metric that an entry of run.json describes."""
-    settings = tuple(sorted((key, value) for key, value in entry.items() if key not in ("name", what, "argument", "stored")))
-    return parse(Request(entry["name"], entry[what], entry.get("argument"), settings).written, registry, what)
+    """The method or metric that an entry of run.json describes."""
+    settings = tuple(sorted((key, value) for key, value in entry.items() if key not in ("name", what, "stored")))
+    return parse(Request(entry["name"], entry[what], None, settings).written, registry, what)
 
 
 def _same(metric: Request) -> tuple:

@@ -90,8 +90,8 @@ def _refuse_without_labels(ready: Prepared, indexes: dict[sources.Shard, sources
     if not images:
         problems = [problem for index in indexes.values() for problem in index.problems]
         raise Refusal(f"there is no image in {' '.join(ready.job.source)}" + (f": {problems[0].message}" if problems else ""))
-    if asked == {"label"} and not any(index.labelled for index in indexes.values()):
-        raise Refusal("no image carries a label, so --targets label explains nothing; use --targets predicted")
+    if asked and asked <= {"label", "pairs"} and not any(index.labelled for index in indexes.values()):
+        raise Refusal(f"no image carries a label, so --targets {' '.join(sorted(asked))} explains nothing; use --targets predicted")
 
 
 def _answered(out: str, previous: str | None) -> dict[str, Receipt]:

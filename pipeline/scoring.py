@@ -3,7 +3,7 @@
 h w cells, H W pixels of the network's input
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,12 +12,15 @@ import torch
 
 from pipeline import boxes as geometry
 from pipeline.families import METRICS, Perturbation, Said, Undefined, asked_for, parameters
+from pipeline.pairs import Pair, Parts
 from pipeline.refusal import Refusal
 from pipeline.render import unit, upsample
 from pipeline.requests import Request
 from pipeline.storage import one_line
 
 WHOLE = 2**20  # curves are added up in these parts: whole numbers, exact in any order up to 2^33 images
+IGNORED = 128  # the code of a mask's pixels that are neither object nor ground
+OF_CLASSES = {"predicted", "p", "q", "d"}  # what a metric asks of the network's classes, if it has any
 FIXED = {"image_id", "model", "method", "target", "class_id", "label", "reasons"}
 
 
@@ -29,8 +32,8 @@ class Drawn:
         map: [h w], or the exception its method raised.
         render: how it becomes an image.
         size: (H, W).
-        row: what is known of the image: label, boxes, and `mask` bool [H W] where the data has one.
-        predicted: the class with the highest logit.
+        row: what is known of the image: label, boxes, and `mask` [H W] where the data has one (bool, or 0 the ground and IGNORED neither).
+        predicted: the class with the highest logit, -1 where there are no classes.
         clean: what the network says of the image as it is.
         said: the answers to the codes of metrics; None, or an exception, where there is none.
     """
@@ -44,7 +47,7 @@ class Drawn:
     said: dict[Perturbation, Said | np.ndarray | Exception | None] = field(default_factory=dict)
 
     @cached_property
-    def M(self) -> np.ndarray:
+    def raw(self) -> np.ndarray:
         if isinstance(self.map, Exception):
             raise Undefined(f"there is no map: {type(self.map).__name__}")
         if not np.isfinite(self.map).all():
@@ -53,7 +56,7 @@ class Drawn:
 
     @cached_property
     def S(self) -> np.ndarray:
-        return unit(self.M).astype(np.float64)
+        return unit(self.raw).astype(np.float64)
 
     @cached_property
     def boxes(self) -> np.ndarray:
@@ -72,7 +75,12 @@ class Drawn:
 
     @cached_property
     def positive(self) -> np.ndarray:
-        return self.inside if self.row.get("mask") is None else self.row["mask"]
+        return self.inside if self.row.get("mask") is None else (self.row["mask"] > 0) & self.counted
+
+    @cached_property
+    def counted(self) -> np.ndarray:
+        mask = self.row.get("mask")
+        return np.ones(self.size, bool) if mask is None else mask != IGNORED
 
     @cached_property
     def Bp(self) -> np.ndarray:
@@ -120,6 +128,41 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """What a metric may ask of an image about a pair of classes: one map that tells them apart, or two of which the difference does.
+
+    The difference is taken of the maps as they come, drawn, then made absolute, then brought to [0, 1] (CALM's code; the paper
+    normalises first).
+    """
+
+    maps: tuple[Drawn, ...]
+    pair: Pair
+    parts: Parts | None
+
+    @cached_property
+    def raw(self) -> np.ndarray:
+        first, *others = (each.raw for each in self.maps)
+        return np.abs(first - others[0]) if others else first
+
+    @cached_property
+    def S(self) -> np.ndarray:
+        return unit(self.raw).astype(np.float64) if len(self.maps) > 1 else self.maps[0].S
+
+    @cached_property
+    def positive(self) -> np.ndarray:
+        if self.parts is None:
+            raise Undefined("no parts")
+        found = self.parts.showing(self.pair.parts) & self.counted
+        if not found.any():
+            raise Undefined("no part in which the classes differ is visible")
+        return found
+
+    @property
+    def counted(self) -> np.ndarray:
+        return self.maps[0].counted
+
+
+@dataclass(frozen=True)
 class Score:
     """What one metric says of one map: numbers by column, with their curves if they have any, or counts by name; or the `reason`."""
 
@@ -129,17 +172,19 @@ class Score:
     error: Exception | None = None
 
 
-def scored(asked: Request, drawn: Drawn) -> Score:
+def scored(asked: Request, drawn: Drawn | Contrast) -> Score:
     """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
     metric = METRICS[asked.name]
     try:
+        if (metric.asks & OF_CLASSES or metric.sets) and drawn.predicted < 0:
+            raise Undefined("there are no classes, so no probability and no predicted class")
         if not drawn.S.any() and not metric.constant:
             raise Undefined("the map is constant")
-        codes = metric.codes(asked.args, drawn.size)
+        codes = metric.codes(asked.args, drawn.size) if metric.sets else {}
         # In a fixed order, what costs no pass first: of several reasons to say nothing it is always the same that is told.
         asks = sorted(metric.asks, key=lambda name: (name in codes, name))
         given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in asks}
-        found = metric.score(**given, **{name: asked.args[name] for name in parameters(metric.score)})
+        found = metric.score(**given, **_settings(metric.score, asked))
         if metric.total:
             return Score(found)
         curves = dict(zip(columns(asked), np.array(found, dtype=np.float64), strict=True)) if metric.curves else {}
@@ -156,6 +201,11 @@ def scored(asked: Request, drawn: Drawn) -> Score:
 def _area(curve: np.ndarray) -> float:
     """E5: (sum_t a_t - a_0 / 2 - a_n / 2) / n; of a single point its height."""
     return float(np.trapezoid(curve) / (len(curve) - 1) if len(curve) > 1 else curve[0])
+
+
+def _settings(function: Callable, asked: Request) -> dict:
+    """The settings that one of a metric's functions takes."""
+    return {name: value for name, value in asked.args.items() if name in parameters(function)}
 
 
 def columns(asked: Request) -> dict[str, str | None]:
@@ -176,13 +226,14 @@ def added(sums: dict[str, np.ndarray], score: Score) -> None:
 
 
 def totals(asked: Request, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-    """The columns of a dataset-level metric from its sums; None where no map had a value."""
+    """What a dataset-level metric fills, from its sums; None where no map had a value."""
     metric = METRICS[asked.name]
     if "n" not in sums:
         return dict.fromkeys(columns(asked))
     told = {**sums, "n": sums["n"][0]}
-    values = np.array(metric.total(**{name: told[name] for name in asked_for(metric.total)}), dtype=np.float64).reshape(-1)
-    return {column: float(value) if np.isfinite(value) else None for column, value in zip(columns(asked), values, strict=True)}
+    found = metric.total(**{name: told[name] for name in asked_for(metric.total)}, **_settings(metric.total, asked))
+    values = np.array(found, dtype=np.float64).reshape(-1).tolist()
+    return {column: value if np.isfinite(value) else None for column, value in zip(columns(asked), values, strict=True)}
 
 
 def refuse_clashes(asked: Sequence[Request]) -> None:

@@ -1,14 +1,15 @@
 """The three things that happen to a task, wherever it runs: read it, explain it, land it.
 
-A task travels as one row: `task` (JSON), `samples` (JSON), `pixels` (bytes), `maps` (Arrow, where stored ones are scored), then `task` and
-`answers` (Arrow), then `receipt` (JSON).
+A task travels as one row: `task` (JSON), `samples` (JSON), `pixels` and `codes` (bytes), `maps` (Arrow, where stored ones are scored), then `task`
+and `answers` (Arrow), then `receipt` (JSON).
 """
 
 import ctypes
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -16,8 +17,8 @@ import pyarrow as pa
 
 from pipeline.explain import Explainer, Pictures
 from pipeline.questions import Cell, Network, Questions, cells
-from pipeline.sources import Index, Shard, ShardError, read
-from pipeline.sources.decode import Undecodable, decode
+from pipeline.sources import Index, Sample, Shard, ShardError, read
+from pipeline.sources.decode import Picture, Undecodable, decode
 from pipeline.sources.labels import Classes, resolve
 from pipeline.storage import one_line
 from pipeline.tables import receipts
@@ -94,9 +95,10 @@ class Read:
             # The shard, not an image, is at fault: nothing of the task is landed, so a later run tries it again.
             kind = error.error if isinstance(error, ShardError) else type(error).__name__
             failure = {"shard": task.shard.name, "error": kind, "message": one_line(error), "images": task.stop - task.start}
-            return {"task": row["task"], "pixels": b"", "maps": b"", "samples": json.dumps({"failure": failure})}
-        told = {"rows": pictures.rows, "digests": pictures.digests, "errors": pictures.errors, "seconds": time.perf_counter() - started}
-        return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "maps": maps, "samples": json.dumps(told)}
+            return {"task": row["task"], "pixels": b"", "codes": b"", "maps": b"", "samples": json.dumps({"failure": failure})}
+        rows, codes = packed(pictures.rows)
+        told = {"rows": rows, "digests": pictures.digests, "errors": pictures.errors, "seconds": time.perf_counter() - started}
+        return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "codes": codes, "maps": maps, "samples": json.dumps(told)}
 
     def _pictures(self, task: Task) -> Pictures:
         pixels, rows, digests, errors = [], [], [], []
@@ -131,10 +133,42 @@ class Read:
                     "label": label,
                     "label_name": sample.label_name or name,
                     "boxes": [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in picture.boxes(sample.boxes)],
+                    "split": sample.split,
+                    "points": picture.points(sample.points),
+                    **_codes(picture, sample, fail),
                 }
             )
         stack = np.stack(pixels) if pixels else np.empty((0, 3, *self.size), np.uint8)
         return Pictures(stack, rows, digests, errors)
+
+
+def _codes(picture: Picture, sample: Sample, fail: Callable) -> dict:
+    """The annotations that come as images, None where there is none; one that is damaged is told, and the image goes on without it."""
+    found = {}
+    for name in ("mask", "parts"):
+        found[name] = None
+        png = sample.members.get(f"{name}.png")
+        try:
+            found[name] = None if png is None else picture.codes(png)
+        except Undecodable as error:
+            fail("decode", error.error, f"{name}.png: {error.message}")
+    if found["parts"] is not None and found["parts"].max() > len(sample.part_names):
+        fail("decode", "BadMask", f"parts.png: it holds {found['parts'].max()}, and part_names has {len(sample.part_names)} names")
+        found["parts"] = None
+    return {**found, "has_mask": found["mask"] is not None, "part_names": sample.part_names}
+
+
+def packed(rows: Sequence[dict]) -> tuple[list[dict], bytes]:
+    """Rows for JSON, and the codes [H W] they hold, one after the other."""
+    codes = [row[name] for row in rows for name in ("mask", "parts") if row[name] is not None]
+    told = [{**row, **{name: row[name] is not None for name in ("mask", "parts")}} for row in rows]
+    return told, zlib.compress(np.array(codes, np.uint8).tobytes(), 1)
+
+
+def unpacked(rows: Sequence[dict], codes: bytes, size: tuple[int, int]) -> list[dict]:
+    """The rows that `packed` packed."""
+    each = iter(np.frombuffer(zlib.decompress(codes), np.uint8).reshape(-1, *size))
+    return [{**row, **{name: next(each) if row[name] else None for name in ("mask", "parts")}} for row in rows]
 
 
 @dataclass(frozen=True)
@@ -163,7 +197,8 @@ class Explain:
             return {"task": row["task"], "answers": [], "facts": json.dumps(told)}
         task = Task.from_json(row["task"])
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
-        pictures = Pictures(pixels, told["rows"], told["digests"], told["errors"], self._stored_maps(task, row["maps"]))
+        rows = unpacked(told["rows"], row["codes"], self.explainer.backbone.image_size)
+        pictures = Pictures(pixels, rows, told["digests"], told["errors"], self._stored_maps(task, row["maps"]))
         answers = self.explainer(pictures, [self.cells[i] for i in task.missing])
         failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}
         seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
@@ -184,7 +219,7 @@ class Explain:
         found: dict[tuple[str, str], dict[str, np.ndarray]] = {(cell.method.alias, cell.target.alias): {} for cell in known}
         for row in from_ipc(content).to_pylist() if content else ():
             stored = dequantise(row["map"], row["map_min"], row["map_max"], row["height"], row["width"])
-            found[row["method"], row["target"]][row["image_id"]] = stored
+            found.setdefault((row["method"], row["target"]), {})[row["image_id"]] = stored
         return found
 
 

@@ -4,7 +4,7 @@ Intervals are at 95 %: Student's t, of the mean and of the mean paired differenc
 A dataset-level metric has one value and no interval.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from pipeline import scoring
 from pipeline.families import METRICS
+from pipeline.pairs import Pair, running
 from pipeline.questions import Questions
 from pipeline.requests import Request
 from pipeline.tables import schema
+from pipeline.tables.metrics import counts
 
 CONFIDENCE = 0.95
 
@@ -112,24 +114,26 @@ def exact_interval(n: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
 
 def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
     """The dataset-level metrics; their differences to `random` and to `label` are those of the two values."""
-    sums: dict[tuple, dict[str, np.ndarray]] = {}
-    for row in partials.to_pylist():
-        key = row["model"], row["metric"], row["method"], row["target"], row["scope"]
-        sums.setdefault(key, {})[row["kind"]] = np.array(row["values"])
-    by_alias = {metric.alias: metric for metric in asked.metrics if METRICS[metric.name].total}
-    sums = {key: counts for key, counts in sums.items() if key[1] in by_alias}
-    values = {key: scoring.totals(by_alias[key[1]], counts) for key, counts in sums.items()}
-    rows = []
-    for (model, alias, method, target, scope), counts in sums.items():
-        floor = values.get((model, alias, "random", "none", scope), {})
-        plain = values.get((model, alias, method, "label", scope), {}) if target not in ("label", "none") else {}
-        for column, better in scoring.columns(by_alias[alias]).items():
-            value = values[model, alias, method, target, scope][column]
-            row = {"model": model, "method": method, "target": target, "metric": column, "scope": scope, "mean": value}
-            row |= {name: int(counts.get(name, [0])[0]) for name in ("n", "n_null")}
-            row |= {"better": better, "stored": alias in asked.stored}
-            row |= {"diff_random": _minus(value, floor.get(column)), "diff_label": _minus(value, plain.get(column))}
-            rows.append(row)
+    sums: dict[tuple, dict[str, dict[str, np.ndarray]]] = {}
+    for (alias, model, method, target, scope, kind), values in counts(partials):
+        sums.setdefault((model, alias, method, target), {}).setdefault(scope, {})[kind] = values
+    rows, by_alias = [], {metric.alias: metric for metric in asked.metrics if METRICS[metric.name].total}
+    for (model, alias, method, target), scopes in sums.items():
+        if alias not in by_alias:
+            continue  # a metric's curves
+        metric = by_alias[alias]
+        told = _of_pairs(metric, scopes, asked.class_pairs) if METRICS[metric.name].of_pairs else _of_scopes(metric, scopes)
+        for scope, (images, values) in told.items():
+            for column, better in scoring.columns(metric).items():
+                row = {"model": model, "method": method, "target": target, "metric": column, "scope": scope, "mean": values[column]}
+                rows.append({**row, **images, "better": better, "stored": alias in asked.stored})
+    means = {tuple(row[name] for name in ("model", "metric", "scope", "method", "target")): row["mean"] for row in rows}
+    for row in rows:
+        of = row["model"], row["metric"], row["scope"]
+        row["diff_random"] = _minus(row["mean"], means.get((*of, "random", "none")))
+        row["diff_label"] = _minus(
+            row["mean"], means.get((*of, row["method"], "label")) if row["target"] not in ("label", "none") else None
+        )
     return pa.Table.from_pylist(rows, schema.SUMMARY)
 
 
@@ -146,6 +150,34 @@ def curves_of(partials: pa.Table) -> pa.Table:
             same = {**{name: row[name] for name in of}, "metric": column, "n": int(n)}
             rows += [{**same, "step": step, "mean": total / scoring.WHOLE / n} for step, total in enumerate(row["values"])]
     return pa.Table.from_pylist(rows, schema.CURVES).sort_by([(name, "ascending") for name in (*of, "metric", "step")])
+
+
+def _of_scopes(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, tuple[dict, dict]]:
+    """Scope -> how many images have a value and have none, and the metric's columns."""
+    told = {}
+    for scope, each in sums.items():
+        told[scope] = {name: int(each.get(name, [0])[0]) for name in ("n", "n_null")}, scoring.totals(metric, each)
+    return told
+
+
+def _of_pairs(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]], pairs: Sequence[Pair]) -> dict[str, tuple[dict, dict]]:
+    """The same of every pair of classes; then of all pairs and of those with as many differing parts, the means over pairs (E25).
+
+    Of a mean, what is counted are pairs.
+    """
+    own = _of_scopes(metric, sums)
+    summed = running(pairs, sums) if metric.args["cumulative"] else sums
+    told = {scope: (own[scope][0], scoring.totals(metric, each)) for scope, each in summed.items()}
+    groups = {"all": pairs} | {f"{size} part{'s' * (size > 1)}": [] for size in sorted({len(pair.parts) for pair in pairs})}
+    for pair in pairs:
+        groups[f"{len(pair.parts)} part{'s' * (len(pair.parts) > 1)}"].append(pair)
+    means = {}
+    for scope, members in groups.items():
+        of = [told[pair.name][1] for pair in members if pair.name in told]
+        columns = {column: [each[column] for each in of if each[column] is not None] for column in scoring.columns(metric)}
+        n = max(map(len, columns.values()))
+        means[scope] = {"n": n, "n_null": len(members) - n}, {c: float(np.mean(each)) if each else None for c, each in columns.items()}
+    return told | means
 
 
 def _minus(value: float | None, other: float | None) -> float | None:

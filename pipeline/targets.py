@@ -1,32 +1,39 @@
 """What is explained: one or more directions d in logit space, the explained scalar being <d, y>.
 
-B images, C classes, T directions
+B images, C classes, P phrases, T directions
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 
 from pipeline.families import Parameter, parameters, register
+from pipeline.pairs import Pair, partners, read
 from pipeline.refusal import Refusal
 
+Phrase = tuple[str, tuple[str, ...]]  # a text and the templates it is filled into; without any, the network's own
 Join = Literal["one", "max_pre", "mean_post"]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What the network says of a batch: logits [B C], labels [B] (-1 where there is none); `class_weights` gives the last linear's rows."""
+    """What the network says of a batch: logits [B C], labels [B] (-1 where there is none); `class_weights` gives the last linear's rows.
+
+    `phrases` are the texts whose logits follow those of the classes, each with its templates. They are no part of `logits`.
+    """
 
     logits: torch.Tensor
     labels: torch.Tensor
     class_weights: Callable[[], torch.Tensor | None] = lambda: None
+    phrases: Sequence[Phrase] = ()
 
     @property
     def predicted(self) -> torch.Tensor:
-        return self.logits.argmax(1)
+        """The class with the highest logit [B]; -1 where there are no classes."""
+        return self.logits.argmax(1) if self.logits.shape[1] else torch.full_like(self.labels, -1)
 
     @property
     def main(self) -> torch.Tensor:
@@ -36,23 +43,38 @@ class Answers:
 
 @dataclass(frozen=True)
 class Explained:
-    """Directions [B T C], the class each map explains [B] (-1: none), and the classes it is told from [B R]."""
+    """Directions [B T C], the class each map explains [B] (-1: none), and the classes it is told from [B R].
+
+    Directions of a target that names phrases are [B T C + P]. `by_class` is False where no class is meant, so that none can be missing.
+    """
 
     directions: torch.Tensor
     class_id: torch.Tensor
     reference_ids: torch.Tensor
     gamma: float | None = None
     join: Join = "one"
+    by_class: bool = True
+
+    @property
+    def missing(self) -> torch.Tensor:
+        """Whether an image lacks the class it is to be explained for [B]."""
+        return (self.class_id < 0) & self.by_class
 
 
 @dataclass(frozen=True)
 class Target:
-    """A named function of the network's answers; `takes_argument` says how the part after the colon is written, if there is one."""
+    """A named function of the network's answers; `takes_argument` says how the part after the colon is written, if there is one.
+
+    Where the argument is a file, `reads` reads it, once. A target that asks for several maps of an image gives each a suffix.
+    `texts` gives the phrases in that part, where it is made of phrases.
+    """
 
     name: str
-    explain: Callable[..., Explained]
+    explain: Callable[..., Explained | dict[str, Explained]]
     takes_argument: str | None
     version: int
+    reads: Callable[[str], Any] | None = None
+    texts: Callable[[str], list[str]] | None = None
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
@@ -62,11 +84,18 @@ class Target:
 TARGETS: dict[str, Target] = {}
 
 
-def target(name: str, *, takes_argument: str | None = None, version: int = 1):
+def target(
+    name: str,
+    *,
+    takes_argument: str | None = None,
+    version: int = 1,
+    reads: Callable[[str], Any] | None = None,
+    texts: Callable[[str], list[str]] | None = None,
+):
     """Add a function to the targets."""
 
     def add(function: Callable) -> Callable:
-        register(TARGETS, name, Target(name, function, takes_argument, version))
+        register(TARGETS, name, Target(name, function, takes_argument, version, reads, texts))
         return function
 
     return add
@@ -190,8 +219,63 @@ def reverse(answers: Answers) -> Explained:
     return Explained(directions.to(answers.logits.dtype), class_id, rival, 1.0)
 
 
+@target("pairs", takes_argument="<file>", reads=read)
+def pairs(answers: Answers, argument: Sequence[Pair]) -> dict[str, Explained]:
+    """What tells the label from each class it makes a pair with: for one after the other, the other's own map and that of y_A - y_B.
+
+    `#own` is the label's own map, `#other_1` the map of the first partner, `#finer_1` the difference. An image has as many as its class
+    has partners; for the others, and where its class is in no pair, class_id is -1.
+    """
+    classes, found = answers.logits.shape[1], partners(argument)
+    if max(found) >= classes:
+        raise Refusal(f"a pair has class {max(found)}; the network's classes are 0 to {classes - 1}")
+    table = answers.labels.new_full((classes + 1, max(map(len, found.values()))), -1)  # the last row is that of no label
+    for own, others in found.items():
+        table[own, : len(others)] = table.new_tensor([other for other, _ in others])
+    rivals = table[answers.labels]
+    explained = {"#own": _plain(torch.where(rivals[:, 0] >= 0, answers.labels, -1), answers.logits)}
+    for k, rival in enumerate(rivals.unbind(1), 1):
+        explained[f"#other_{k}"] = other = _plain(rival, answers.logits)
+        own = _plain(torch.where(rival >= 0, answers.labels, -1), answers.logits)
+        explained[f"#finer_{k}"] = Explained(own.directions - other.directions, own.class_id, rival[:, None], 1.0)
+    return explained
+
+
 @target("none")
 def none(answers: Answers) -> Explained:
     """No class: what class-free methods are computed for."""
     nobody = torch.full_like(answers.labels, -1)
-    return Explained(answers.logits.new_zeros(len(nobody), 0, answers.logits.shape[1]), nobody, nobody.new_empty(len(nobody), 0))
+    directions = answers.logits.new_zeros(len(nobody), 0, answers.logits.shape[1])
+    return Explained(directions, nobody, nobody.new_empty(len(nobody), 0), by_class=False)
+
+
+def _phrased(answers: Answers, weights: Mapping[Phrase, float], gamma: float | None = None) -> Explained:
+    """The sum of phrases' logits with these weights."""
+    direction = answers.logits.new_zeros(answers.logits.shape[1] + len(answers.phrases))
+    for phrase, weight in weights.items():
+        direction[answers.logits.shape[1] + answers.phrases.index(phrase)] += weight
+    nobody = torch.full_like(answers.labels, -1)
+    return Explained(direction.expand(len(nobody), 1, -1), nobody, nobody.new_empty(len(nobody), 0), gamma, by_class=False)
+
+
+@target("text", takes_argument="<phrase>", texts=lambda argument: [argument.strip()])
+def text(answers: Answers, argument: str, *, templates: tuple[str, ...] = ()) -> Explained:
+    """A phrase: logit scale x cosine of the image's and the phrase's embedding (Finer-CAM supplement C.2), one more logit than the classes'.
+
+    Without templates of its own the phrase is filled into those of the classes.
+    """
+    return _phrased(answers, {(argument.strip(), templates): 1.0})
+
+
+def _pair(argument: str) -> list[str]:
+    phrases = [phrase.strip() for phrase in argument.split("|")]
+    if len(phrases) != 2 or not all(phrases) or phrases[0] == phrases[1]:
+        raise Refusal(f"target text_contrast:{argument} is not two different phrases; write text_contrast:a red wing|a bird")
+    return phrases
+
+
+@target("text_contrast", takes_argument="<phrase>|<base phrase>", texts=_pair)
+def text_contrast(answers: Answers, argument: str, *, gamma: float = 0.6, templates: tuple[str, ...] = ()) -> Explained:
+    """What tells a phrase from a base phrase: y_phrase - gamma y_base (Finer-CAM eq. 5 on the cosines of supplement C.2)."""
+    phrase, base = _pair(argument)
+    return _phrased(answers, {(phrase, templates): 1.0, (base, templates): -gamma}, gamma)

@@ -70,6 +70,7 @@ HAND = {
     "tie_share": {"tie_share": 12 / 16},  # nine zeros and three quarters
     # from the top: 1, 5/8, 1/2 on the object, then 3 + 1 off it, then the zeros, one of nine on it
     "pxap": {"pxap": 3 / 4 + 1 / 4 * 4 / 16},
+    "mpxap": {"mpxap": 3 / 4 + 1 / 4 * 4 / 16, "mpxap_chance": 4 / 16},
     # best overlaps 1/3, 1, 1/2, 1/4 above 0, 1/4, 1/2, 3/4
     "box_acc(step=0.25)": {"hits": [1, 1, 1, 0, 0, 1, 1, 0, 0, 1, 0, 0], "box_acc": 1},
     # the same with the far pixels counted in: 9/16, 1, 6/9, 4/9 above 0, 63, 127, 191
@@ -181,7 +182,7 @@ def test_where_there_is_nothing_to_say_there_is_a_reason(name, odd):
     assert score.reason == (None if score.values else reason)
     silent = {
         "no label": {"official", "remove", "remove_and_classify"},
-        "a box between pixels": {"energy", "pointing", "f1", "iou", "pxap", "bbox_study"},
+        "a box between pixels": {"energy", "pointing", "f1", "iou", "pxap", "mpxap", "bbox_study"},
         "a constant map": {name for name, entry in METRICS.items() if not entry.constant},
         "NaN": set(METRICS),
         "no map": set(METRICS),
@@ -246,7 +247,7 @@ def test_pxap_is_the_average_precision_of_a_sort_where_bins_are_fine_enough():
 def test_pxap_of_a_perfect_map_is_one_and_of_a_flat_one_the_share_of_positive_pixels():
     on = boxes.pixels(np.array([BOX]), (12, 16))
     assert numbers("pxap", [drawn(on.astype(np.float32), row(BOX))])["pxap"] == 1
-    sums = METRICS["pxap"].score(np.zeros((12, 16)), on)
+    sums = METRICS["pxap"].score(np.zeros((12, 16)), None, on, np.ones((12, 16), bool))
     assert METRICS["pxap"].total(**sums) == pytest.approx(on.mean())
 
 

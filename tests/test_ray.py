@@ -77,7 +77,7 @@ def test_scores_of_stored_maps_have_the_same_bits_on_workers(cluster, source, tm
 def test_metrics_partials_and_summary_have_the_same_bits_on_workers(cluster, source, tmp_path):
     import torch
 
-    asked = {"methods": ("grad_cam",), "metrics": ("energy", "pointing_blob", "pxap", "box_acc(step=0.1)")}
+    asked = {"methods": ("grad_cam",), "metrics": ("energy", "pointing_blob", "pxap", "box_acc(step=0.1)", "deletion(steps=4)", "remove")}
     explain.run(job(source, tmp_path / "workers", workers=2, **asked))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import layouts
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -26,6 +28,7 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     for name in ("jobs", "pipeline", "cluster"):
         (folder / name).symlink_to(ROOT / name)
+    layouts.cub(folder / "CUB_200_2011")
     recipe = re.search(r"^demo:.*\n\t\$\(RUN\) (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1]
     return folder, run(folder, f"python {recipe}")
 
@@ -47,7 +50,7 @@ def test_the_two_commands_come_first():
 @pytest.mark.ray
 def test_the_demo_ends_with_an_answer_and_counts(home):
     folder, told = home
-    assert "share_in_box" in told
+    assert "share_in_box" in told and "answers_apart" in told
     assert re.search(r"240 of 240 images explained, 0 failed", told.splitlines()[-1])
 
 
@@ -81,3 +84,9 @@ def test_the_readme_names_every_method_target_metric_and_table():
 
     for name in [*METHODS, *TARGETS, *METRICS, *TABLES]:
         assert re.search(rf"`[^`]*\b{name}\b[^`]*`", README), name
+
+
+def test_the_readme_names_every_layout():
+    from pipeline.layouts import LAYOUTS
+
+    assert set(re.findall(r"^\| `(\w+)` \|", README[README.index("| layout |") :].split("\n\n")[0], re.MULTILINE)) == set(LAYOUTS)

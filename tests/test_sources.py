@@ -236,7 +236,7 @@ def test_three_kinds_give_the_same_samples(tmp_path):
     assert {s.label for s in tars} == {s.label for s in table} == {7}
     assert {s.label for s in files} == {"7"}
     assert all(s.boxes == [(0.25, 0.5, 1.25, 1.0)] and s.label_name == "bird" for s in [*tars, *table])
-    assert tars[0].annotations == {"parts": {"eye": [0.5, 0.5]}}
+    assert tars[0].points == {"eye": (0.5, 0.5)} and not tars[0].annotations
     assert not any(s.problems for s in [*tars, *files, *table])
     assert [sum(index(s).labelled for s in list_shards([str(tmp_path / kind)])) for kind in "tfp"] == [70, 70, 70]
 
@@ -485,18 +485,18 @@ def test_parquet_takes_the_layouts_people_have(tmp_path):
         "id": pa.array(["a", "a", "../b", None]),
         "webp": [b"1"] * 4,
         "cls": ["x", None, "1", "2"],
-        "json": ['{"parts": 1}', "{", None, None],
+        "json": ['{"weather": 1}', "{", None, None],
     }
     pq.write_table(pa.table(rows), tmp_path / "keys.parquet")
     shard = list_shards([str(tmp_path / "keys.parquet")])[0]
     assert errors(read(shard)) == {"a": ["DuplicateKey"], "../b": ["UnsafeKey"], "00000003": ["UnsafeKey"]}
-    odd = pa.table({"png": [b"1"], "label": [datetime.date(2020, 1, 1)], "boxes": ["no"], "json": [{"parts": 1}], "label_name": [1.5]})
+    odd = pa.table({"png": [b"1"], "label": [datetime.date(2020, 1, 1)], "boxes": ["no"], "json": [{"weather": 1}], "label_name": [1.5]})
     pq.write_table(odd, tmp_path / "odd.parquet")
     [told] = read(list_shards([str(tmp_path / "odd.parquet")])[0])
     assert [error for error, _ in told.problems] == ["BadAnnotation"] * 3
-    assert (told.image, told.annotations) == (b"1", {"parts": 1})
+    assert (told.image, told.annotations) == (b"1", {"weather": 1})
     first = next(read(shard, 0, 1))
-    assert (first.label, first.annotations) == ("x", {"parts": 1})
+    assert (first.label, first.annotations) == ("x", {"weather": 1})
     pq.write_table(pa.table({"image": ["a.jpg"]}), tmp_path / "path.parquet")
     assert shard_errors(list_shards([str(tmp_path / "path.parquet")])[0]) == ["UnreadableShard"]
 

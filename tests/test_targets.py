@@ -3,19 +3,26 @@
 import pytest
 import torch
 
+from pipeline.pairs import Pair
+from pipeline.questions import explained_by
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0, 0.0, 2.5], [0.0, 5.0, 1.0, 4.0, -1.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
 LABELS = torch.tensor([2, -1, 0])
+PAIRS = (Pair(2, 4, ("tail",)), Pair(0, 2, ("head", "wing")))
 WEIGHTS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [-1.0, 0.0], [1.0, 1.0]])
 
 
+PHRASES = (("a red wing", ()), ("a bird", ()), ("a bird", ("a drawing of {}",)))
+
+NO_PHRASE = [0.0] * len(PHRASES)
+
+
 def explained(written, logits=LOGITS, labels=LABELS, weights=WEIGHTS):
-    request = parse(written, TARGETS, "target")
-    argument = {"argument": request.argument} if request.argument is not None else {}
-    return TARGETS[request.name].explain(Answers(logits, labels, lambda: weights), **argument, **request.args)
+    (found,) = explained_by(parse(written, TARGETS, "target"), Answers(logits, labels, lambda: weights, PHRASES)).values()
+    return found
 
 
 @pytest.mark.parametrize(
@@ -27,14 +34,14 @@ def test_plain_targets_are_one_hot_at_the_class_they_name(written, classes):
     assert found.class_id.tolist() == classes
     for direction, c in zip(found.directions, classes, strict=True):
         if c >= 0:
-            assert direction.tolist() == [[float(i == c) for i in range(5)]]
+            assert direction.tolist() == [[float(i == c) for i in range(5 + len(PHRASES))]]
 
 
 def test_finer_is_the_class_minus_gamma_times_the_mean_of_its_nearest():
     found = explained("finer")
     assert found.class_id.tolist() == [2, 1, 0], "the label, and the predicted class where there is none"
     assert found.reference_ids.tolist() == [[0, 4, 1], [3, 2, 0], [1, 2, 3]]
-    torch.testing.assert_close(found.directions[0, 0], torch.tensor([-0.2, -0.2, 1.0, 0.0, -0.2]))
+    torch.testing.assert_close(found.directions[0, 0], torch.tensor([-0.2, -0.2, 1.0, 0.0, -0.2, *NO_PHRASE]))
     assert found.gamma == pytest.approx(0.6)
 
 
@@ -44,7 +51,7 @@ def test_gamma_zero_is_the_plain_target():
 
 
 def test_gamma_may_extrapolate_beyond_two():
-    assert explained("finer(gamma=3,T=1)").directions[0, 0].tolist() == [-3, 0, 1, 0, 0]
+    assert explained("finer(gamma=3,T=1)").directions[0, 0].tolist() == [-3, 0, 1, 0, 0, *NO_PHRASE]
 
 
 @pytest.mark.parametrize(("rule", "references"), [("logit_rank", [0, 4]), ("logit_distance", [4, 0]), ("weight_cosine", [0, 4])])
@@ -73,7 +80,7 @@ def test_probability_weighting_by_hand():
     by_hand[2] = 1
     for i in d:
         by_hand[i] -= 0.5 * float(p[i]) / total
-    torch.testing.assert_close(explained("finer(weighting=prob_detached,T=2,gamma=0.5)").directions[0, 0], by_hand)
+    torch.testing.assert_close(explained("finer(weighting=prob_detached,T=2,gamma=0.5)").directions[0, 0, :5], by_hand)
 
 
 def test_undetached_weighting_is_the_derivative_of_the_weighted_scalar():
@@ -83,26 +90,63 @@ def test_undetached_weighting_is_the_derivative_of_the_weighted_scalar():
 
     y, step = LOGITS[0].double(), 1e-6
     numeric = torch.stack([(scalar(y + step * e) - scalar(y - step * e)) / (2 * step) for e in torch.eye(5, dtype=torch.float64)])
-    found = explained("finer(weighting=prob,T=2,gamma=0.5)").directions[0, 0]
+    found = explained("finer(weighting=prob,T=2,gamma=0.5)").directions[0, 0, :5]
     torch.testing.assert_close(found.double(), numeric, atol=1e-6, rtol=0)
 
 
 def test_reverse_points_from_the_class_to_its_rival():
     found = explained("reverse")
-    assert found.directions[0, 0].tolist() == [1, 0, -1, 0, 0]
+    assert found.directions[0, 0].tolist() == [1, 0, -1, 0, 0, *NO_PHRASE]
     assert (found.gamma, found.reference_ids[0].tolist(), found.class_id[0].item()) == (1.0, [0], 2)
+
+
+@pytest.mark.parametrize(
+    ("written", "direction", "gamma"),
+    [
+        ("text:a bird", [0, 1, 0], None),
+        ("text: a bird ", [0, 1, 0], None),
+        ("text:a bird(templates=a drawing of {})", [0, 0, 1], None),
+        ("text_contrast:a red wing|a bird", [1, -0.6, 0], 0.6),
+        ("text_contrast:a bird | a red wing(gamma=2)", [-2, 1, 0], 2.0),
+    ],
+)
+def test_a_phrase_is_a_logit_after_those_of_the_classes(written, direction, gamma):
+    found = explained(written)
+    assert found.directions.shape == (3, 1, 8)
+    torch.testing.assert_close(found.directions[1, 0], torch.tensor([0.0] * 5 + direction))
+    assert found.class_id.tolist() == [-1, -1, -1]
+    assert not found.missing.any(), "no class is meant, so none is missing"
+    assert found.gamma == gamma
+
+
+def test_missing_is_the_class_that_was_asked_for():
+    assert explained("label").missing.tolist() == [False, True, False]
+    assert not any(explained(written).missing.any() for written in ("predicted", "finer", "none"))
 
 
 @pytest.mark.parametrize("aggregation", ["max_pre", "mean_post"])
 def test_joins_keep_one_direction_per_reference(aggregation):
     found = explained(f"finer(aggregation={aggregation})")
-    assert found.directions.shape == (3, 3, 5)
+    assert found.directions.shape == (3, 3, 5 + len(PHRASES))
     assert found.join == aggregation
     torch.testing.assert_close(found.directions.mean(1, keepdim=True), explained("finer").directions)
 
 
 @pytest.mark.parametrize(
-    "written", ["class:5", "class:-1", "class:bird", "finer(T=5)", "finer(T=0)", "finer(aggregation=max_pre,weighting=prob)"]
+    "written",
+    [
+        "class:5",
+        "class:-1",
+        "class:bird",
+        "finer(T=5)",
+        "finer(T=0)",
+        "finer(aggregation=max_pre,weighting=prob)",
+        "text",
+        "text_contrast:a bird",
+        "text_contrast:a bird|",
+        "text_contrast:a bird|a bird",
+        "text_contrast:a|b|c",
+    ],
 )
 def test_what_does_not_fit_the_classes_is_refused(written):
     with pytest.raises(Refusal):
@@ -111,9 +155,28 @@ def test_what_does_not_fit_the_classes_is_refused(written):
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_target_does_not_depend_on_batch_neighbours(name):
-    written = f"{name}:1" if TARGETS[name].takes_argument else name
-    whole = explained(written)
+    written = name + {"class": ":1", "text": ":a bird", "text_contrast": ":a red wing|a bird"}.get(name, "")
+
+    def found(*batch):
+        each = explained(written, *batch) if name != "pairs" else TARGETS[name].explain(Answers(*batch), PAIRS)
+        return each.values() if isinstance(each, dict) else [each]
+
     for i in range(3):
-        alone = explained(written, LOGITS[i : i + 1], LABELS[i : i + 1])
-        assert torch.equal(alone.directions[0], whole.directions[i])
-        assert torch.equal(alone.class_id[0], whole.class_id[i])
+        for whole, alone in zip(found(LOGITS, LABELS), found(LOGITS[i : i + 1], LABELS[i : i + 1]), strict=True):
+            assert torch.equal(alone.directions[0], whole.directions[i])
+            assert torch.equal(alone.class_id[0], whole.class_id[i])
+
+
+def test_pairs_explain_the_class_each_partner_and_each_difference():
+    found = TARGETS["pairs"].explain(Answers(LOGITS, LABELS), PAIRS)
+    assert list(found) == ["#own", "#other_1", "#finer_1", "#other_2", "#finer_2"]
+    assert {name: each.class_id.tolist() for name, each in found.items()} == {
+        "#own": [2, -1, 0], "#other_1": [4, -1, 2], "#finer_1": [2, -1, 0], "#other_2": [0, -1, -1], "#finer_2": [2, -1, -1],
+    }  # fmt: skip
+    assert found["#finer_2"].directions[0, 0].tolist() == [-1, 0, 1, 0, 0]
+    assert found["#finer_2"].reference_ids[0].tolist() == [0] and found["#finer_2"].gamma == 1
+    assert found["#other_1"].directions[2, 0].tolist() == [0, 0, 1, 0, 0]
+    alone = TARGETS["pairs"].explain(Answers(LOGITS, torch.tensor([1, 1, 3])), PAIRS)
+    assert {tuple(each.class_id.tolist()) for each in alone.values()} == {(-1, -1, -1)}, "classes in no pair"
+    with pytest.raises(Refusal, match="class 5"):
+        TARGETS["pairs"].explain(Answers(LOGITS, LABELS), (Pair(0, 5, ("tail",)),))

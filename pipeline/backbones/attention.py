@@ -69,7 +69,7 @@ def _look_for(backbone: Backbone) -> Attentive | str:
     draws = torch.Generator().manual_seed(0)
     x = backbone.prepare(torch.randint(0, 256, (1, 3, *backbone.image_size), dtype=torch.uint8, generator=draws).to(device))
     try:
-        module = _written_out(_whole(backbone.cut))
+        module = _written_out(whole(backbone.cut))
         values = _values(module, x)
     except Exception as error:  # an attention called in a way that is not known here
         return f"its attention cannot be written out ({line(error)}); {ELSE}"
@@ -88,7 +88,7 @@ def _look_for(backbone: Backbone) -> Attentive | str:
     return Attentive(module, prefix, sum(values[node].numel() for node in matrices), unruled)
 
 
-def _whole(cut: Cut) -> fx.GraphModule:
+def whole(cut: Cut) -> fx.GraphModule:
     """Both halves of a network as one program, x -> logits."""
     graph, known, parts = fx.Graph(), {}, {}
     for half in (cut.prefix, cut.suffix):

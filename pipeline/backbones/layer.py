@@ -18,6 +18,7 @@ PASSES = (nn.Identity, nn.Flatten, _DropoutNd)
 POOLS = (_AvgPoolNd, _MaxPoolNd, _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)
 POOLING = (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d)
 REARRANGES = {"permute", "contiguous", "transpose"}
+FIRST_NORMS = ("norm1", "ln_1")  # a block's, as timm and open_clip call it
 SUMS = {"add", "sub", "mul", "truediv", "div", "stack", "cat", "mean"}
 RESHAPES = {"flatten", "squeeze", "dropout", "view", "reshape", "contiguous", "float"}
 
@@ -45,7 +46,7 @@ class Layers:
     def defaults(self) -> Iterator[fx.Node]:
         """Where to cut, best first.
 
-        A network that ends in a spatial map is cut at the last one before pooling. One that ends in tokens is cut at the norm1 of its
+        A network that ends in a spatial map is cut at the last one before pooling. One that ends in tokens is cut at the first norm of its
         last block, else at the last tokens that all of it passes through, else at its last normalised tokens.
         """
         spine, order = self.traced.spine(), self.traced.order
@@ -53,7 +54,7 @@ class Layers:
         start = order[maps[-1]] if maps else -1
         returned = {node: path for path, nodes in self.traced.returned.items() if path for node in nodes if order[node] > start}
         tokens = [node for node in sorted(returned, key=order.__getitem__, reverse=True) if self._kind(node) == "tokens"]
-        yield from (node for node in tokens if returned[node].rpartition(".")[2] == "norm1")
+        yield from (node for node in tokens if returned[node].rpartition(".")[2] in FIRST_NORMS)
         yield from (node for node in tokens if node in spine)
         yield from (node for node in tokens if "norm" in returned[node].rpartition(".")[2])
         if maps:
@@ -98,8 +99,11 @@ class Layers:
     def classifier_inputs(self) -> list[fx.Node]:
         """What the classifier reads: the inputs of the linear layers (1x1 convolutions of a pooled map too) of which the logits are a sum.
 
-        Several for a distilled network, which averages two heads; none where the logits are made otherwise.
+        Several for a distilled network, which averages two heads; none where the logits are made otherwise. A network may name the module
+        whose output it is, as `feature_layer`.
         """
+        if hasattr(self.network, "feature_layer"):
+            return self.traced.returned[self.network.feature_layer]
         found, asked = [], [self.traced.logits]
         while asked:
             node = asked.pop()

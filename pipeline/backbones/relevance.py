@@ -20,7 +20,7 @@ from torch.nn.modules.dropout import _DropoutNd
 STEADY = 1e-9
 PASSES = (nn.Identity, nn.LayerNorm, nn.RMSNorm, nn.GELU, nn.ReLU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softmax, _DropoutNd)
 PASSING = {"layer_norm", "rms_norm", "gelu", "relu", "silu", "tanh", "sigmoid", "softmax", "dropout"}
-PASSING |= {"scaled", "neg", "contiguous", "clone", "float", "to", "type_as"}
+PASSING |= {"normalize", "scaled", "neg", "contiguous", "clone", "float", "to", "type_as"}
 MOVING = {"getitem", "select", "narrow", "reshape", "view", "flatten", "unflatten", "permute", "transpose", "squeeze", "unsqueeze"}
 MOVING |= {"expand", "cat", "concat", "stack", "unbind", "chunk", "split"}
 

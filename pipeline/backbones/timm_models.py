@@ -33,8 +33,9 @@ def build(model: str, args: Mapping[str, object], *, pretrained: bool, size: tup
         if tag:
             choose(model, [*timm.list_models(f"{architecture}.*"), *timm.list_pretrained(f"{architecture}.*")], "timm weights")
     with torch.random.fork_rng(devices=[]):
+        args = _pooled(model, dict(args), size)
         torch.manual_seed(seed)
-        network = _create(model, dict(args), pretrained, size)
+        network = _create(model, args, pretrained, size)
     classes, known = args.get("num_classes", 0), network.pretrained_cfg.get("num_classes")
     if pretrained and classes and classes != known:
         raise Refusal(
@@ -42,6 +43,21 @@ def build(model: str, args: Mapping[str, object], *, pretrained: bool, size: tup
             f"pass --weights FILE, or --backbone-args pretrained=false for random weights throughout"
         )
     return network
+
+
+def _pooled(model: str, args: dict, size: tuple[int, int] | None) -> dict:
+    """Arguments with which another `global_pool` leaves a ViT's last norm where its weights have it: on the tokens, before the pooling.
+
+    timm moves it behind an average, as `fc_norm`, which a network trained on its class token (DINOv2, CLIP) has no weights for.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    own = {key: value for key, value in args.items() if key != "global_pool"}
+    if own == args or "fc_norm" in args or ":" in model:
+        return args
+    network = _create(model, own, False, size)
+    unmoved = isinstance(network, VisionTransformer) and isinstance(network.fc_norm, nn.Identity)
+    return args | {"fc_norm": False} if unmoved else args
 
 
 def _create(model: str, args: dict, pretrained: bool, size: tuple[int, int] | None) -> nn.Module:

@@ -9,6 +9,9 @@ import itertools
 import fsspec
 import numpy as np
 
+from pipeline.pairs import Pair
+from pipeline.pairs import write as write_pairs
+
 # part: (attribute, values); the order decides the mask ids, 1 first
 ANATOMY = {
     "head": ("has_head_pattern", ("plain", "masked")),
@@ -90,7 +93,7 @@ def _own(label: str | int) -> set[str]:
 
 
 def write_tables(out: str) -> None:
-    """Write classes.txt, attributes/ and parts/parts.txt (the mask's ids) under `out`, any fsspec URL, in CUB's form."""
+    """Write pairs.json, and in CUB's form classes.txt, attributes/ and parts/parts.txt (the mask's ids), under `out`, any fsspec URL."""
     tables = {
         "classes.txt": [f"{n} {n:03d}.{name}" for n, name in enumerate(CLASSES, start=1)],
         "attributes/attributes.txt": [f"{n} {attribute}" for n, attribute in enumerate(ATTRIBUTES, start=1)],
@@ -100,3 +103,5 @@ def write_tables(out: str) -> None:
     for path, lines in tables.items():
         with fsspec.open(f"{out.rstrip('/')}/{path}", "w", auto_mkdir=True) as file:
             file.write("\n".join(lines) + "\n")
+    found = [Pair(*map(CLASSES.index, names), differing_parts(*names)) for count in (1, 2, 3) for names in pairs(count)]
+    write_pairs(f"{out.rstrip('/')}/pairs.json", found)

@@ -8,7 +8,7 @@ import numpy as np
 import webdataset
 from PIL import Image
 
-from pipeline.creatures.classes import CLASSES, write_tables
+from pipeline.creatures.classes import CLASSES, PARTS, write_tables
 from pipeline.creatures.draw import Drawing, draw
 
 SEEDS = {"train": 0, "val": 1}  # the shipped network was trained on seed 0, and measured on seed 1
@@ -20,7 +20,7 @@ def write(out: str, images_per_class: int = 20, shards: int = 2, seed: int | Non
     """Write one split to `<out>/<split>/00000.tar` and on, and the class tables to `out`; any fsspec URL.
 
     Each sample has KEY.png, KEY.cls, KEY.parts.png (the ids of the visible parts, 0 for none) and KEY.json: label,
-    label_name, boxes, parts {CUB's name: [x, y]} of those visible (fractions of the image), split, seed, index.
+    label_name, boxes, parts {CUB's name: [x, y]} of those visible (fractions of the image), part_names, split, seed, index.
     The seed is the split's own where none is given.
 
     Returns:
@@ -49,7 +49,7 @@ def sample(seed: int, index: int, split: str) -> dict[str, str | bytes]:
     """One WebDataset sample: classes in turn, each image in a scene of its own."""
     label = index % len(CLASSES)
     drawing = draw(seed, label, index)
-    truth = {"label": label, "label_name": CLASSES[label], "boxes": [drawing.box], "parts": _rounded(drawing)}
+    truth = {"label": label, "label_name": CLASSES[label], "boxes": [drawing.box], "parts": _rounded(drawing), "part_names": PARTS}
     return {
         "__key__": f"{split}_{seed}_{index:06d}",
         "png": _png(Image.fromarray(drawing.image)),

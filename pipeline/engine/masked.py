@@ -74,14 +74,10 @@ def _directions(scene: Scene) -> dict[int, torch.Tensor]:
     return {t: explained.directions[:, 0] for t, explained in enumerate(scene.targets) if explained.directions.shape[1] == 1}
 
 
-def _probabilities(scene: Scene, y: torch.Tensor) -> torch.Tensor:
-    return y.softmax(-1) if scene.activation == "softmax" else y.sigmoid()
-
-
 def clean(scene: Scene) -> dict[int, Copies]:
     """<d, y> and <d, p> [B] of the images as they are, by target; the look has seen them."""
     y = scene.look.logits
-    return {t: Copies((d * y).sum(1), (d * _probabilities(scene, y)).sum(1)) for t, d in _directions(scene).items()}
+    return {t: Copies((d * y).sum(1), (d * scene.probabilities(y)).sum(1)) for t, d in _directions(scene).items()}
 
 
 def _said(scene: Scene, code, fill: str, payer: str, target: int) -> Copies | None:
@@ -115,7 +111,7 @@ def ask(
     answers = [Copies(*shown.new_zeros(2, len(shown), masks.count), partial(spread, scene, masks), masks.codes) for _ in directions]
 
     def read(images: torch.Tensor, which: torch.Tensor, y: torch.Tensor) -> None:
-        p = _probabilities(scene, y)
+        p = scene.probabilities(y)
         for answer, d in zip(answers, directions, strict=True):
             answer.logit[images, which] = (d[images] * y).sum(1)
             answer.prob[images, which] = (d[images] * p).sum(1)

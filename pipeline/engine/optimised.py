@@ -6,6 +6,7 @@ B images of which n still move, M copies of each in a step, R candidates, H W pi
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 from pipeline.backbones import Backbone
 from pipeline.engine.look import autocast
@@ -61,11 +62,12 @@ class _Judge:
         """Logits [n M C] -> <d, y>, <d, p>, or <d, y> less the highest logit of another class [n M]."""
         d = self.direction[rows, None]
         if self.scalar == "prob":
-            y = y.softmax(2) if self.scene.activation == "softmax" else y.sigmoid()
+            y = self.scene.probabilities(y)
         score = (d * y).sum(2)
-        if self.scalar == "margin":
-            own = self.class_id[rows].clamp(min=0)[:, None, None].expand(*y.shape[:2], 1)
-            score = score - y.scatter(2, own, -torch.inf).amax(2)
+        classes = self.scene.backbone.num_classes
+        if self.scalar == "margin" and classes:  # a phrase's rivals are all classes, and without any its logit stands alone
+            own = F.one_hot(self.class_id[rows].clamp(min=0), classes).bool() & (self.class_id[rows, None] >= 0)
+            score = score - y[..., :classes].masked_fill(own[:, None], -torch.inf).amax(2)
         return score
 
 

@@ -81,11 +81,12 @@ class _Answers:
 
     def __init__(self, scene: Scene, classes: torch.Tensor, count: int):
         self.softmax, self.classes = scene.activation == "softmax", classes
+        self.own = slice(scene.backbone.num_classes if scene.backbone.phrases else None)  # logits of phrases are beside the classes
         self.p, self.q = torch.full((2, len(classes), count, 4), torch.nan, dtype=torch.float64, device=classes.device)
         self.top = torch.full((len(classes), count), -1, device=classes.device)
 
     def __call__(self, images: torch.Tensor, which: torch.Tensor, y: torch.Tensor) -> None:
-        y, classes = y.double(), self.classes[images]
+        y, classes = y[:, self.own].double(), self.classes[images]
         at = classes.clamp(min=0)
         if self.softmax:
             p = y.softmax(1)

@@ -1,6 +1,6 @@
 """A batch under study: one look at it, every target asked of it, and what is drawn from both. What is dear is computed once.
 
-B images, K channels, C classes, T directions, h w cells, H W pixels
+B images, K channels, C classes, P phrases, T directions, h w cells, H W pixels
 """
 
 from collections import Counter
@@ -26,6 +26,7 @@ class Scene:
         activation: `softmax` or `sigmoid`, what makes probabilities of logits.
         precision: the arithmetic further passes run in.
         seed: the run's seed, for noise that no image decides.
+        names: what the tables call each of the targets.
         tally: rows passed through the network, or its head, beyond the look, by method and kind of pass.
     """
 
@@ -36,6 +37,7 @@ class Scene:
     activation: str = "softmax"
     precision: str = "fp32"
     seed: int = 0
+    names: tuple[str, ...] = ()
     tally: Counter = field(default_factory=Counter, repr=False)
     _kept: dict = field(default_factory=dict, repr=False)
 
@@ -47,6 +49,21 @@ class Scene:
     def size(self) -> tuple[int, int]:
         """(H, W) of the network's input."""
         return tuple(self.pixels.shape[2:])
+
+    def probabilities(self, y: torch.Tensor) -> torch.Tensor:
+        """Probabilities of logits [... C + P].
+
+        Those of the classes know nothing of the phrases; a phrase's own is what it would have as one more class, whatever other phrases
+        are asked. Without classes there is no probability, and the logit stands in for it.
+        """
+        C = self.backbone.num_classes if self.backbone.phrases else y.shape[-1]
+        if not C:
+            return y
+        if self.activation == "sigmoid":
+            return y.sigmoid()
+        classes, phrases = y[..., :C], y[..., C:]
+        p = classes.softmax(-1)
+        return torch.cat([p, (phrases - classes.logsumexp(-1, keepdim=True)).sigmoid()], -1) if phrases.shape[-1] else p
 
     def once(self, key, compute: Callable):
         """What `compute` returns, computed the first time `key` is asked for and shared by every method of the batch."""

@@ -105,7 +105,7 @@ class Randomised:
 class Remapped:
     """The maps by the same method for the same direction where the image or the network is changed: [N H W], or [] where one is not finite.
 
-    They are drawn like S, or like M where they are `raw`.
+    They are drawn like S, or before min-max where they are `raw`.
     """
 
     change: Dimmed | Noisy | Randomised

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pipeline.refusal import Refusal
@@ -16,6 +17,7 @@ class Parameter:
     default: Any
 
 
+@cache
 def parameters(function: Callable) -> Mapping[str, Parameter]:
     """The keyword-only parameters of `function`."""
     signature = inspect.signature(function).parameters.values()

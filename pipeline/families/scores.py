@@ -12,7 +12,7 @@ from pipeline.families.perturbations import Noisy, Perturbation, Remapped, Remov
 from pipeline.families.registry import METRICS, Parameter, asked_for, offered, parameters, register
 from pipeline.refusal import Refusal
 
-OFFERED = frozenset({"S", "M", "boxes", "inside", "positive", "Bp", "label", "predicted", "p", "q", "d"})
+OFFERED = frozenset({"S", "raw", "boxes", "inside", "positive", "counted", "Bp", "label", "predicted", "p", "q", "d"})
 
 
 class Undefined(Exception):
@@ -27,17 +27,20 @@ class Metric:
     `families.perturbations`. `score` may ask for
         a set by its name  what the network says of its images, `Said`; of `Remapped`, their maps [N H W]
         S          [H W]  the map at the network's input size, min-max to [0, 1], float64
-        M          [H W]  the map at the network's input size as it is, before min-max
+        raw        [H W]  the same before min-max
         boxes      [N 4]  the object's boxes x0 y0 x1 y1 as fractions of the image, clipped to it, N >= 1
         inside     [H W]  bool, the pixels whose centre lies in a box
-        positive   [H W]  bool, the object's mask where the data has one, `inside` where it has not
+        positive   [H W]  bool, the object's mask where the data has one, `inside` where it has not; asked of a pair of classes, the
+                          parts in which they differ
+        counted    [H W]  bool, False where the mask says that a pixel is neither object nor ground
         Bp         [4]    the tight box around the largest part of the map above its mean (Opti-CAM appendix B)
         label      int    the image's class
         predicted  int    the class with the highest logit
         p q d      [2]    as in `Said`, of the image as it is
     and returns one number, or one for each of `columns`. Where a metric belongs to a dataset it has a `total`: `score` then returns
     whole-number counts by name, which are added up over images in any order, and `total` asks for their sums by those names, and for
-    `n`, the number of images; it returns as `score` does. `score` raises `Undefined` where it has nothing to say.
+    `n`, the number of images; it returns as `score` does. `by_class` adds the counts up for each class as well. `score` raises `Undefined`
+    where it has nothing to say.
 
     Attributes:
         columns: what it fills -> which way is better, None where neither is; every column begins with the metric's name.
@@ -46,7 +49,8 @@ class Metric:
         binary: whether its values are 0 or 1, so that their mean is a share.
         curves: whether `score` returns a curve for each column [columns N], in [0, 1] over equal steps. Then the column's number is the
             area under it, by the trapezoid rule over [0, 1], and the mean curve goes to the table `curves`.
-        parameters: the settings, keyword-only parameters of `score` and of the sets.
+        parameters: the settings, keyword-only parameters of `score`, `total` and the sets.
+        of_pairs: whether it is asked of each pair of classes that the image's class belongs to, and is a mean over pairs.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Metric:
     constant: bool = False
     exact: bool = False
     binary: bool = False
+    of_pairs: bool = False
     version: int = 1
     asks: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
@@ -71,6 +76,8 @@ class Metric:
             offered(self.name, code, {"size"}, self.family)
         settings = {name: setting for function in (*self.sets.values(), self.score) for name, setting in parameters(function).items()}
         object.__setattr__(self, "asks", asks)
+        if self.total:
+            settings |= parameters(self.total) | ({} if self.of_pairs else {"by_class": Parameter(bool, False)})
         object.__setattr__(self, "parameters", MappingProxyType(settings))
 
     def codes(self, settings: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Perturbation]:

@@ -22,16 +22,16 @@ def correlation(one, other):
 
 
 @metric(sets={"networks": networks}, columns=COLUMNS, family="analysis", constant=True)
-def sanity(M, networks):
+def sanity(raw, networks):
     from scipy.stats import rankdata
     from skimage.feature import hog
     from skimage.metrics import structural_similarity
 
-    if min(M.shape) < 48:
+    if min(raw.shape) < 48:
         raise Undefined("HOG describes no image below 48 pixels")
-    M = M.astype(np.float64)
-    ranked = [[correlation(rankdata(f(M)), rankdata(f(other))) for other in networks] for f in (np.asarray, np.abs)]
-    S, *others = ((each - each.min()) / (np.ptp(each) or 1) for each in (M, *networks))
+    raw = raw.astype(np.float64)
+    ranked = [[correlation(rankdata(f(raw)), rankdata(f(other))) for other in networks] for f in (np.asarray, np.abs)]
+    S, *others = ((each - each.min()) / (np.ptp(each) or 1) for each in (raw, *networks))
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
     ssim = [structural_similarity(S, other, **settings) for other in others]
     described = [hog(each, pixels_per_cell=(16, 16)) for each in (S, *others)]

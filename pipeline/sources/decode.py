@@ -2,13 +2,13 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.sources.shard import Box, SourceError
+from pipeline.sources.shard import Box, Point, SourceError
 
 PIXEL_LIMIT = 128 * 10**6  # of the encoded image; a bomb is refused by its header, before anything is decoded
 RESIZED_LIMIT = 32 * 10**6  # of an image resized before its centre is cut out
@@ -40,6 +40,22 @@ class Picture:
     def boxes(self, boxes: Iterable[Box]) -> list[Box]:
         """Boxes from fractions of the image to fractions of what is shown."""
         return shown(boxes, self.window)
+
+    def points(self, points: Mapping[str, Point]) -> dict[str, Point]:
+        """Points by name, likewise; those outside are dropped."""
+        x0, y0, x1, y1 = self.window
+        moved = {name: ((x - x0) / (x1 - x0), (y - y0) / (y1 - y0)) for name, (x, y) in points.items()}
+        return {name: point for name, point in moved.items() if min(point) >= 0 and max(point) < 1}
+
+    def codes(self, png: bytes) -> np.ndarray:
+        """An annotation of the image, a PNG of 8 bits a pixel and any size -> its codes where `pixels` are, uint8 [H W], nearest neighbour.
+
+        Raises:
+            Undecodable: as for images, and BadMask where a pixel is not one code.
+        """
+        whole = _loaded(png, ("PNG",), _coded)
+        box = [min(edge * side, side) for edge, side in zip(self.window, whole.size * 2, strict=True)]
+        return np.asarray(whole.resize(self.pixels.shape[:0:-1], Image.Resampling.NEAREST, box=box))
 
 
 def decode(image: bytes, size: tuple[int, int], interpolation: str = "bicubic", crop: str = "squash", crop_pct: float = 1.0) -> Picture:
@@ -82,15 +98,27 @@ def _centre(image: Image.Image, size: tuple[int, int], filter: Image.Resampling,
 
 def _upright(image: bytes) -> Image.Image:
     """The whole image in RGB, as a viewer shows it."""
+    return _loaded(image, FORMATS, lambda opened: _rgb(_rotated(opened)))
+
+
+def _coded(opened: Image.Image) -> Image.Image:
+    if opened.mode not in ("1", "L", "P"):
+        raise Undecodable("BadMask", f"its mode is {opened.mode}; an annotation is a PNG of 8 bits a pixel, grey or with a palette")
+    # Of a palette the codes count, not the colours.
+    return opened.convert("L") if opened.mode == "1" else Image.fromarray(np.asarray(opened))
+
+
+def _loaded(image: bytes, formats: tuple[str, ...], keep: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What `keep` makes of the decoded image."""
     if not image:
         raise Undecodable("EmptyImage", "the image has no bytes")
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(image), formats=formats) as opened:
             width, height = opened.size
             if width * height > PIXEL_LIMIT:
                 raise Undecodable("TooManyPixels", f"the image claims {width} x {height} pixels; at most {PIXEL_LIMIT:,} are decoded")
             opened.load()
-            return _rgb(_rotated(opened))
+            return keep(opened)
     except Undecodable:
         raise
     except Exception as error:  # the image boundary: damaged bytes reach many decoders, each with exceptions of its own

@@ -13,7 +13,7 @@ from pipeline.sources.shard import Shard
 
 @dataclass(frozen=True)
 class Classes:
-    """The network's classes in their order; `names` is empty where only their number is known."""
+    """The network's classes in their order; `names` is empty where only their number is known, and 0 of them accept any number."""
 
     num_classes: int
     names: tuple[str, ...] = ()
@@ -31,10 +31,19 @@ class Classes:
 
 
 def read_classes(url: str, num_classes: int) -> Classes:
+    """Class names from a file for a network of `num_classes`.
+
+    Raises:
+        Refusal: as `read_names`, or another number of names than classes.
+    """
+    return Classes(num_classes, read_names(url))
+
+
+def read_names(url: str) -> tuple[str, ...]:
     """Class names from a text file, one a line, in class order.
 
     Raises:
-        Refusal: no such file, not text, or another number of names than classes.
+        Refusal: no such file, or not text.
     """
     try:
         lines = storage.read_bytes(url).decode("utf-8-sig").splitlines()
@@ -44,7 +53,7 @@ def read_classes(url: str, num_classes: int) -> Classes:
         raise Refusal(f"{url} is not a text file with one class name a line") from error
     while lines and not lines[-1].strip():
         lines.pop()
-    return Classes(num_classes, tuple(line.strip() for line in lines))
+    return tuple(line.strip() for line in lines)
 
 
 def folder_names(shards: Iterable[Shard]) -> tuple[str, ...]:
@@ -67,6 +76,8 @@ def resolve(label: int | str | None, classes: Classes) -> tuple[int | None, str 
         hint = "not one of the class names" if classes.names else "a name, and the class names are not known: give them in a file"
         return None, None, ("UnknownLabel", f"label {label[:80]!a} is {hint}")
     index = int(label)
+    if not classes.num_classes and 0 <= index < 2**31:  # nothing to be outside of
+        return index, None, None
     if not 0 <= index < classes.num_classes:
         shown = index if abs(index) < 10**18 else "of more than 18 digits"
         return None, None, ("OutOfRangeLabel", f"label {shown} is outside 0 ... {classes.num_classes - 1}")

@@ -14,7 +14,8 @@ from pipeline.storage import one_line
 IMAGE_COLUMNS = ("image", *IMAGES)
 KEY_COLUMNS = ("key", "image_id", "id", "__key__")
 LABEL_COLUMNS = ("label", "cls")
-OTHER_COLUMNS = ("label_name", "boxes", "json")
+OTHER_COLUMNS = ("label_name", "boxes", "split", "parts", "part_names", "json")
+MASK_COLUMNS = ("mask.png", "parts.png")
 ROWS_AT_ONCE = 32
 
 
@@ -33,6 +34,7 @@ class Table:
         names = set(self.file.schema_arrow.names)
         self.image, self.key, self.label = (_first(known, names) for known in (IMAGE_COLUMNS, KEY_COLUMNS, LABEL_COLUMNS))
         self.others = [name for name in OTHER_COLUMNS if name in names]
+        self.masks = [name for name in MASK_COLUMNS if name in names]
         if self.image is None:
             have = ", ".join(sorted(names)[:10])
             raise ShardError("UnreadableShard", f"no column of images ({' '.join(IMAGE_COLUMNS)}); the columns are {have}")
@@ -83,9 +85,10 @@ def _sample(table: Table, position: int, row: dict, repeated: bool) -> Sample:
     text = row.get("json")
     raw = text.encode("utf-8", "replace") if isinstance(text, str) else text
     annotations = parse_json(raw, problems) if isinstance(raw, bytes) else dict(raw) if isinstance(raw, dict) else {}
-    columns = {"label": _plain(row.get(table.label)), "label_name": row.get("label_name"), "boxes": row.get("boxes")}
+    columns = {"label": _plain(row.get(table.label))} | {name: row.get(name) for name in OTHER_COLUMNS[:-1]}
     annotations |= {name: value for name, value in columns.items() if value is not None}
-    return described(key, _image(row.get(table.image), problems), annotations, {}, problems)
+    members = {name: row[name] for name in table.masks if isinstance(row.get(name), bytes)}
+    return described(key, _image(row.get(table.image), problems), annotations, members, problems)
 
 
 def _plain(label: object) -> object:
@@ -138,7 +141,7 @@ def read(shard: Shard, start: int, stop: int | None, index: Index | None) -> Ite
         if table.key and not index:
             seen.update(_key(table, position, row) for position, row in table.read((table.key,), 0, start))
         repeated = set(index.duplicates) if index else None
-        columns = (table.image, table.key, table.label, *table.others)
+        columns = (table.image, table.key, table.label, *table.others, *table.masks)
         for position, row in table.read(columns, start, stop):
             key = _key(table, position, row)
             yield _sample(table, position, row, key in seen if repeated is None else position in repeated)

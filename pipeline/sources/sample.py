@@ -1,11 +1,11 @@
-"""From the files that belong to one image to a `Sample`: which key is safe, which label and boxes are meant."""
+"""From the files that belong to one image to a `Sample`: which key is safe, which label, boxes and parts are meant."""
 
 import json
 import math
 import re
 from collections.abc import Iterable
 
-from pipeline.sources.shard import Box, Sample
+from pipeline.sources.shard import Box, Point, Sample
 
 IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference where a sample has several
 IMAGE_ENDINGS = tuple(f".{name}" for name in IMAGES)
@@ -16,6 +16,7 @@ NESTING_LIMIT = 64
 BOXES_LIMIT = 10_000
 KEY_LIMIT = 1024  # characters
 LABEL_LIMIT = 256  # characters; longer text is a caption
+PARTS_LIMIT = 255  # what an 8-bit index image can name
 PIXELS_NOT_FRACTIONS = 10.0  # a box may stick out of its image, but not by ten images
 
 Problems = list[tuple[str, str]]
@@ -62,15 +63,21 @@ def sample_of(key: str, members: dict[str, bytes], problems: Problems) -> Sample
 
 
 def described(key: str, image: bytes | None, annotations: dict, members: dict[str, bytes], problems: Problems) -> Sample:
-    """The sample with the label, label_name and boxes of `annotations` checked and the rest kept as it is."""
+    """The sample with what `annotations` say of label, split, boxes and parts checked, and the rest kept as it is."""
     rest = dict(annotations)
     label = label_of(rest.pop("label", None), problems)
-    name = rest.pop("label_name", None)
-    if name is not None and not isinstance(name, str):
-        problems.append(("BadAnnotation", f"label_name is {_brief(name)}, not text"))
-        name = None
+    name, split = (_text(rest.pop(field, None), field, problems) for field in ("label_name", "split"))
     boxes = boxes_of(rest.pop("boxes", None), problems)
-    return Sample(key, image, label, name, boxes, rest, members, tuple(problems))
+    points = points_of(rest.pop("parts", None), problems)
+    parts = part_names_of(rest.pop("part_names", None), problems)
+    return Sample(key, image, label, name, boxes, points, parts, split, rest, members, tuple(problems))
+
+
+def _text(value: object, field: str, problems: Problems) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    problems.append(("BadAnnotation", f"{field} is {_brief(value)}, not text"))
+    return None
 
 
 def _text_label(raw: bytes | None, ending: str, problems: Problems) -> int | str | None:
@@ -157,15 +164,47 @@ def boxes_of(value: object, problems: Problems) -> list[Box]:
 def _bad_box(box: object) -> str | None:
     if not isinstance(box, list | tuple) or len(box) != 4:
         return "is not [x0, y0, x1, y1]"
-    if not all(isinstance(side, int | float) and not isinstance(side, bool) for side in box):
-        return "holds something that is not a number"
-    if any(abs(side) > PIXELS_NOT_FRACTIONS for side in box):  # before the test below: a huge integer is no float
-        return "is not in fractions of the image"
-    if not all(math.isfinite(side) for side in box):
-        return "holds a number that is not finite"
-    if box[0] >= box[2] or box[1] >= box[3]:
+    reason = _bad_numbers(box)
+    if not reason and (box[0] >= box[2] or box[1] >= box[3]):
         return "has no area"
-    return None
+    return reason
+
+
+def _bad_numbers(numbers: Iterable) -> str | None:
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        return "holds something that is not a number"
+    if any(abs(number) > PIXELS_NOT_FRACTIONS for number in numbers):  # before the test below: a huge integer is no float
+        return "is not in fractions of the image"
+    return None if all(map(math.isfinite, numbers)) else "holds a number that is not finite"
+
+
+def points_of(value: object, problems: Problems) -> dict[str, Point]:
+    """Part name -> x y, of the parts that have two finite numbers; a part that is null cannot be seen, and others become problems."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > PARTS_LIMIT:
+        problems.append(("BadAnnotation", f"parts is {_brief(value)}, not an object of at most {PARTS_LIMIT} points by name"))
+        return {}
+    points = {}
+    for name, point in value.items():
+        if point is None:
+            continue
+        reason = "is not [x, y]" if not isinstance(point, list | tuple) or len(point) != 2 else _bad_numbers(point)
+        if reason:
+            problems.append(("BadPoint", f"{_brief(name)}: {_brief(point)} {reason}"))
+        else:
+            points[name] = tuple(map(float, point))
+    return points
+
+
+def part_names_of(value: object, problems: Problems) -> tuple[str, ...]:
+    """The names an index image refers to, all of them or none."""
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) > PARTS_LIMIT or not all(isinstance(name, str) for name in value):
+        problems.append(("BadAnnotation", f"part_names is {_brief(value)}, not a list of at most {PARTS_LIMIT} names"))
+        return ()
+    return tuple(value)
 
 
 def _brief(value: object) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pipeline import storage
 
 Box = tuple[float, float, float, float]  # x0 y0 x1 y1 as fractions of the image as shown (after EXIF rotation)
+Point = tuple[float, float]  # x y, likewise
 
 MEMBER_LIMIT = 512 << 20  # bytes of one sample's files; a header that claims more is not believed
 
@@ -107,6 +108,9 @@ class Sample:
     label: int | str | None = None
     label_name: str | None = None
     boxes: list[Box] = field(default_factory=list)
+    points: dict[str, Point] = field(default_factory=dict)  # of the parts that can be seen
+    part_names: tuple[str, ...] = ()  # index i of the member parts.png is part_names[i - 1]
+    split: str | None = None
     annotations: dict = field(default_factory=dict)
     members: dict[str, bytes] = field(default_factory=dict)
     problems: tuple[tuple[str, str], ...] = ()  # (error, message)

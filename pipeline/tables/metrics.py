@@ -1,6 +1,6 @@
 """The metrics table: one row a map, one column a metric; and partials, added up."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -43,11 +43,20 @@ def _reasons(scores: pa.Table, place: np.ndarray, rows: int) -> pa.Array:
     return pa.array([each and sorted(each) for each in told], pa.map_(pa.string(), pa.string()))
 
 
+def counts(partials: pa.Table) -> Iterator[tuple[tuple, np.ndarray]]:
+    """Each row of partials: its keys, and its values."""
+    values = partials["values"].combine_chunks()
+    flat, ends = values.values.to_numpy(), values.offsets.to_numpy()
+    keys = zip(*(partials[name].to_pylist() for name in PARTIAL_KEYS), strict=True)
+    for key, start, stop in zip(keys, ends[:-1], ends[1:], strict=True):
+        yield key, flat[start:stop]
+
+
 def added(partials: pa.Table) -> pa.Table:
     """Partials of one metric, model, method, target, scope and kind added up, in the order they come in."""
     sums: dict[tuple, np.ndarray] = {}
-    for *key, values in zip(*(partials[name].to_pylist() for name in partials.column_names), strict=True):
-        sums[tuple(key)] = sums.get(tuple(key), 0) + np.array(values)
+    for key, values in counts(partials):
+        sums[key] = sums.get(key, 0) + values
     keys = sorted(sums)
     columns = [*(list(part) for part in zip(*keys, strict=True)), [sums[key] for key in keys]] if keys else [[] for _ in schema.PARTIALS]
     return pa.table([pa.array(values, field.type) for values, field in zip(columns, schema.PARTIALS, strict=True)], schema=schema.PARTIALS)

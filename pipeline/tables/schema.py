@@ -18,6 +18,8 @@ IMAGES = pa.schema(
         ("label", pa.int32()),
         ("label_name", pa.string()),
         ("boxes", pa.list_(_BOX)),
+        ("split", pa.string()),
+        ("has_mask", pa.bool_()),
     ]
 )
 
@@ -100,7 +102,7 @@ def features(width: int) -> pa.Schema:
 
 
 def predictions(classes: int, logits: bool = True) -> pa.Schema:
-    """What the network says; `logits` False leaves the widest column out."""
+    """What the network says; `logits` False leaves the widest column out, which is empty lists where there are no classes."""
     fields = [
         *_MODEL,
         ("label", pa.int32()),
@@ -110,7 +112,7 @@ def predictions(classes: int, logits: bool = True) -> pa.Schema:
         ("predicted_prob", pa.float32()),
         ("top5", pa.list_(pa.struct([("class_id", pa.int32()), ("prob", pa.float32())]))),
     ]
-    return pa.schema(fields + ([("logits", pa.list_(pa.float16(), classes))] if logits else []))
+    return pa.schema(fields + ([("logits", pa.list_(pa.float16(), classes or -1))] if logits else []))
 
 
 def metrics(columns: Iterable[str]) -> pa.Schema:
@@ -126,10 +128,25 @@ def errors(rows: list[dict]) -> pa.Table:
 
 PARTITIONED = {"maps": "method", "metrics": "method"}
 TABLES = ("images", "features", "predictions", "maps", "metrics", "partials", "summary", "curves", "errors")
-_WORDS = {"model", "method", "target", "render", "shard", "label_name", "stage", "error", "metric", "scope", "kind", "better", "reason"}
+_WORDS = {
+    "model",
+    "method",
+    "target",
+    "render",
+    "shard",
+    "label_name",
+    "stage",
+    "error",
+    "metric",
+    "scope",
+    "kind",
+    "better",
+    "reason",
+    "split",
+}
 
 
 def writing_options(schema: pa.Schema) -> dict:
-    """Parquet settings: names go through a dictionary, numbers do not (a dictionary of maps is larger than the maps)."""
-    words = [field.name for field in schema if field.name in _WORDS]
+    """Parquet settings: names and counts go through a dictionary, other numbers do not (a dictionary of maps is larger than the maps)."""
+    words = [field.name for field in schema if field.name in _WORDS] + ["values.list.element"] * ("values" in schema.names)
     return {"compression": "zstd", "compression_level": 9, "use_dictionary": words}

@@ -1,0 +1,56 @@
+"""A dataset directory in its official layout -> WebDataset shards with labels and annotations.
+
+python -m jobs.pack --layout cub --root CUB_200_2011 --out s3://bucket/cub
+"""
+
+import logging
+import sys
+from functools import partial
+
+from pipeline.job import command_line
+from pipeline.layouts import LAYOUTS
+from pipeline.packing import Pack, pack
+from pipeline.refusal import Refusal
+
+EPILOGUE = (
+    "layouts: "
+    + "; ".join(
+        " or ".join((name, *layout.aliases)) + (f" (--level {' | '.join(layout.levels)})" if layout.levels else "")
+        for name, layout in LAYOUTS.items()
+    )
+    + "\n\nexit codes: 0 complete, 2 refused."
+)
+
+
+def run(job: Pack) -> dict:
+    """Carry out a job on the Ray it finds, or in this process where it asks for no workers; returns what pack.json says."""
+    if job.workers == 0:
+        from pipeline import inline
+
+        return pack(job, inline.each)
+    from cluster.connect import connected
+    from pipeline import flow
+
+    with connected():
+        return pack(job, partial(flow.each, workers=job.workers))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job a command line describes; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        job = command_line(Pack, "jobs.pack", arguments, EPILOGUE)
+        content = run(job)
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 2
+    splits = ", ".join(f"{sums['images']} {split}" for split, sums in content["splits"].items())
+    print(
+        f"packed {content['images']} images ({splits}) of {content['classes']} classes in {len(content['shards'])} shards "
+        f"below {job.out}, {len(content['problems'])} problems"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Networks of open_clip, by name: an image tower, and what its text tower says of classes and phrases.
+
+B images, C classes, P phrases, E numbers of an embedding
+"""
+
+import contextlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.backbones import open_clip_weights as weights_of
+from pipeline.backbones import weights as weight_files
+from pipeline.backbones.graph import line
+from pipeline.refusal import Refusal, choose
+from pipeline.targets import Phrase
+
+TEMPLATES = ("a photo of a {}.",)
+SCHEMES = ("hf-hub:", "local-dir:")
+CONFIG = "open_clip_config.json"
+ARGS = ("pool", "projection", "pretrained")
+
+
+class Clip(nn.Module):
+    """An image tower; with texts, the logits are logit scale x cosine of the image's and each text's embedding (+ SigLIP's bias).
+
+    Without classes and phrases the logits are the embedding itself. Phrases follow the classes, one logit each.
+
+    Attributes:
+        num_classes: C; 0 where no class is listed.
+        rows: logit scale x unit text embeddings [C + P E], None where there are none.
+        origin: sha256 of both towers and the classes' embeddings; the text tower itself is not kept.
+    """
+
+    feature_layer = "visual"
+
+    def __init__(self, clip: nn.Module, classes: Tensor, phrases: Tensor, config: dict) -> None:
+        super().__init__()
+        self.visual, self.pretrained_cfg = clip.visual, config
+        self.num_classes, scale = len(classes), clip.logit_scale.detach().exp().reshape(())
+        bias = getattr(clip, "logit_bias", None)
+        # phrases one by one: what a class or a phrase comes to must not depend on which phrases are asked beside it
+        parts = [classes] * bool(self.num_classes) + list(phrases[:, None])
+        self.texts = nn.ParameterList(nn.Parameter(scale * part, requires_grad=False) for part in parts)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().reshape(1), requires_grad=False)
+        self.num_prefix_tokens = 1 if hasattr(clip.visual, "class_embedding") else None
+        self.rows = torch.cat(list(self.texts)) if parts else None
+        self.origin = weight_files.digest(clip.state_dict() | ({"classes": classes} if self.num_classes else {}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = self.visual(x)
+        if not len(self.texts):
+            return e
+        u = F.normalize(e, dim=-1)
+        logits = torch.cat([F.linear(u, rows) for rows in self.texts], 1)
+        return logits if self.bias is None else logits + self.bias
+
+
+def build(
+    name: str,
+    args: Mapping[str, object],
+    *,
+    weights: str | None,
+    size: tuple[int, int] | None,
+    seed: int,
+    classes: Sequence[str] = (),
+    templates: Sequence[str] = TEMPLATES,
+    phrases: Sequence[Phrase] = (),
+) -> Clip:
+    """The network open_clip calls `name`: `<arch>/<tag>`, `<arch>` with a weights file, `hf-hub:<org>/<name>`, `local-dir:<folder>`.
+
+    Parameters:
+        args: pool (tok or avg), projection (false leaves the pooled tokens as they are), pretrained (false: random weights from `seed`).
+        weights: file or URL of a safetensors checkpoint with both towers; the hub's own where None.
+        size: (H, W) of the images in pixels; position embeddings are resized.
+        classes: what each class's text is about, filled into every template.
+        phrases: texts asked for beside the classes, each with templates of its own or, where it has none, `templates`.
+
+    Raises:
+        Refusal: on an unknown name or argument, weights that are out of reach or no safetensors, or texts the model cannot take.
+    """
+    import open_clip
+
+    arch, tag = (name, None) if name.startswith(SCHEMES) else _named(name)
+    for key in args:
+        choose(key, ARGS, "argument of an open_clip backbone in --backbone-args")
+    pretrained = args.get("pretrained", True) and tag != "none"
+    if weights is None and pretrained and not tag and not name.startswith(SCHEMES):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(arch)) or "none"
+        raise Refusal(f"open_clip/{arch} names no weights; add a tag (known: {tags}), or give --weights FILE, or the tag `none`")
+    place = weights_of.fetched(arch, CONFIG) if arch.startswith("hf-hub:") else None
+    source = weights or (weights_of.published(arch, tag, place) if pretrained else None)
+    located = f"local-dir:{Path(place).parent}" if place else arch
+    stated = open_clip.get_pretrained_cfg(arch, tag) if tag else {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        clip = _created(located, stated, args, size)
+    if source:
+        weights_of.install(clip, source)
+    clip.eval().float().requires_grad_(False)
+    if args.get("projection") is False and (classes or phrases):
+        raise Refusal("texts are compared with projected embeddings; take projection=false out of --backbone-args")
+    asked = [tuple(_filled(template, text) for template in own or templates) for text, own in (*((text, ()) for text in classes), *phrases)]
+    embedded = embeddings(clip, located, asked) if asked else torch.empty(0, 1)
+    known = open_clip.get_model_config(located) if located.startswith(SCHEMES) else arch
+    architecture = json.dumps([known, bool(stated.get("quick_gelu"))], sort_keys=True)
+    return Clip(clip, embedded[: len(classes)], embedded[len(classes) :], _config(architecture, clip))
+
+
+@torch.no_grad()
+def embeddings(clip: nn.Module, name: str, asked: Sequence[Sequence[str]]) -> Tensor:
+    """Unit embedding of each text [n E]: the embeddings of its prompts normalised, averaged, normalised again."""
+    import open_clip
+
+    try:
+        tokenize = open_clip.get_tokenizer(name, context_length=clip.context_length)
+        found = [F.normalize(clip.encode_text(tokenize(list(prompts))), dim=-1).mean(0) for prompts in asked]
+    except Exception as error:  # tokenizers of other hubs
+        raise Refusal(f"open_clip's {name} cannot read texts ({line(error)}); use a model with open_clip's own tokenizer") from error
+    return F.normalize(torch.stack(found), dim=-1)
+
+
+def _filled(template: str, text: str) -> str:
+    if "{}" not in template:
+        raise Refusal(f"template {template!r} has no {{}} for the text; write for example {TEMPLATES[0]!r}")
+    return template.replace("{}", text)
+
+
+def _named(name: str) -> tuple[str, str | None]:
+    """(architecture, tag or None), both known to open_clip."""
+    import open_clip
+
+    arch, _, tag = name.partition("/")
+    choose(arch, open_clip.list_models(), "open_clip model")
+    if tag and tag != "none":
+        choose(tag.lower().replace("-", "_"), open_clip.list_pretrained_tags_by_model(arch), f"weights of open_clip's {arch}")
+    return arch, tag or None
+
+
+def _created(name: str, published: Mapping, args: Mapping, size: tuple[int, int] | None) -> nn.Module:
+    """open_clip's model with random weights, ready to be traced."""
+    import open_clip
+
+    try:
+        config = open_clip.get_model_config(name)
+        vision = dict(config["vision_cfg"])
+        kind = "timm" if vision.get("timm_model_name") else "resnet" if isinstance(vision["layers"], (list, tuple)) else "vit"
+        if size:
+            vision["image_size"] = size[0] if kind == "resnet" and size[0] == size[1] else size
+        if kind == "vit":
+            # the same parameters and arithmetic, as torch's own MultiheadAttention hides its attention from the trace
+            vision |= {"block_type": "custom", "pool_type": args.get("pool", vision.get("pool_type", "tok"))}
+            choose(vision["pool_type"], ("tok", "avg"), "pool")
+        elif {"pool", "projection"} & args.keys():
+            raise Refusal(f"pool and projection are settings of open_clip's own ViTs, and {name} is none; take them out of --backbone-args")
+        with _quiet():
+            clip = open_clip.create_model(
+                name,
+                load_weights=False,
+                pretrained_text=False,
+                force_image_size=size if kind == "timm" else None,
+                force_quick_gelu=bool(published.get("quick_gelu")),
+                force_preprocess_cfg=dict(published),
+                vision_cfg=vision,
+            )
+    except Refusal:
+        raise
+    except Exception as error:  # constructors, and libraries that some text towers need
+        raise Refusal(f"open_clip cannot build {name} ({line(error)}); choose another model or image size") from error
+    clip.visual.output_tokens = False
+    if args.get("projection") is False:
+        clip.visual.proj = None
+    return clip
+
+
+def _config(architecture: str, clip: nn.Module) -> dict:
+    """What the model states about its input, in timm's keys."""
+    stated = clip.visual.preprocess_cfg
+    side = clip.visual.image_size
+    side = tuple(side) if isinstance(side, (tuple, list)) else (side, side)
+    shown = {key: stated[key] for key in ("mean", "std", "interpolation")}
+    return {**shown, "input_size": (3, *side), "crop_pct": 1.0, "architecture": architecture}
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without open_clip's remarks on the root logger, that no weights are loaded above all."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,175 @@
+"""The files below a dataset's root, listed once, and its text tables, read line by line."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from pipeline import storage
+from pipeline.refusal import Refusal
+from pipeline.sources.sample import IMAGE_ENDINGS
+
+
+@dataclass(frozen=True)
+class Tree:
+    """`files` maps each path below `root` to its size and what changes with its content (the store's etag, or the time of its last change).
+
+    Hidden files and what archives of a Mac leave behind are not in it.
+    """
+
+    root: str
+    files: dict[str, tuple[int, str]]
+
+    @classmethod
+    def of(cls, root: str) -> "Tree":
+        """List a folder, local or remote.
+
+        Raises:
+            Refusal: there is no such folder, or nothing in it.
+        """
+        try:
+            fs, path = storage.filesystem(root)
+            found = fs.find(path, detail=True)
+        except Exception as error:
+            raise Refusal(f"--root {storage.public(root)} cannot be listed ({type(error).__name__}: {storage.one_line(error)})") from error
+        base = path.rstrip("/")
+        listed = {name[len(base) :].lstrip("/"): info for name, info in sorted(found.items())}
+        files = {name: (info["size"] or 0, _stamp(info)) for name, info in listed.items() if not _is_litter(name)}
+        if list(files) == [""]:
+            raise Refusal(f"--root {storage.public(root)} is a file; name the folder it lies in")
+        if not files:
+            raise Refusal(f"--root {storage.public(root)}: there is no such folder, or nothing in it")
+        return cls(storage.url_of(fs, base), files)
+
+    def url(self, path: str) -> str:
+        return storage.join(self.root, path)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.files
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        """Paths of images, sorted."""
+        return tuple(path for path in self.files if path.lower().endswith(IMAGE_ENDINGS))
+
+    def first(self, *paths: str) -> str | None:
+        """The first of these files that is there."""
+        return next((path for path in paths if path in self.files), None)
+
+    def named(self, name: str) -> str | None:
+        """The one nearest the root of all files with this name."""
+        found = [path for path in self.files if path.rpartition("/")[2] == name]
+        return min(found, key=lambda path: (path.count("/"), path), default=None)
+
+    def needed(self, *paths: str) -> str:
+        """As `first`.
+
+        Raises:
+            Refusal: none of them is there.
+        """
+        found = self.first(*paths)
+        if found is None:
+            raise Refusal(f"{storage.public(self.root)} has no {' or '.join(paths)}, which the layout needs")
+        return found
+
+    def content(self, path: str) -> bytes:
+        return storage.read_bytes(self.url(path))
+
+    def lines(self, path: str) -> Iterator[tuple[int, str]]:
+        """Number and text of every line that is not blank.
+
+        Raises:
+            Refusal: the file is not text.
+        """
+        with storage.open_read(self.url(path)) as raw, io.TextIOWrapper(raw, "utf-8-sig") as text:
+            try:
+                for number, line in enumerate(text, start=1):
+                    if line.strip():
+                        yield number, line.rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise Refusal(f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+
+    def rows(self, path: str, fields: int, separator: str | None = None) -> Iterator[tuple[str, list[str]]]:
+        """`file:line` and the fields of every line; the last field takes the rest of its line.
+
+        Raises:
+            Refusal: a line has fewer fields.
+        """
+        for number, line in self.lines(path):
+            found = [field.strip() for field in line.split(separator, fields - 1)]
+            if len(found) < fields:
+                raise Refusal(f"{path}:{number}: {brief(line)} has {len(found)} fields; {fields} are expected")
+            yield f"{path}:{number}", found
+
+    def table(self, path: str, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """`file:line` and the fields of every row of a CSV file, by column name in lower case.
+
+        Raises:
+            Refusal: the first line lacks one of `columns`, or a row has another number of fields.
+        """
+        lines = csv.reader(line + "\n" for _, line in self.lines(path))
+        try:
+            names = [name.strip().lower() for name in next(lines, [])]
+            missing = [column for column in columns if column not in names]
+            if missing:
+                raise Refusal(f"{path}:1: there is no column {missing[0]!r}; the columns are {', '.join(names)}")
+            for row in lines:
+                if len(row) != len(names):
+                    raise Refusal(f"{path}:{lines.line_num}: the row has {len(row)} fields; the first line names {len(names)}")
+                yield f"{path}:{lines.line_num}", dict(zip(names, map(str.strip, row), strict=True))
+        except csv.Error as error:
+            raise Refusal(f"{path}:{lines.line_num}: {error}") from error
+
+
+def numbers(texts: list[str], where: str) -> list[float]:
+    """Finite numbers.
+
+    Raises:
+        Refusal: naming the file and line.
+    """
+    try:
+        found = [float(text) for text in texts]
+    except ValueError as error:
+        raise Refusal(f"{where}: {brief(' '.join(texts))} are not numbers") from error
+    if not all(abs(number) < 1e12 for number in found):
+        raise Refusal(f"{where}: {brief(' '.join(texts))} are not finite numbers")
+    return found
+
+
+def whole(text: str, where: str) -> int:
+    """A whole number.
+
+    Raises:
+        Refusal: naming the file and line.
+    """
+    if not (text.removeprefix("-").isdecimal() and len(text) < 19):
+        raise Refusal(f"{where}: {brief(text)} is not a whole number")
+    return int(text)
+
+
+def same_keys(known: dict, given: dict, what: str, source: str, path: str) -> None:
+    """Both name the same images.
+
+    Raises:
+        Refusal: one names an image that the other does not.
+    """
+    lacking = next((key for key in known if key not in given), None)
+    if lacking is not None:
+        raise Refusal(f"{path} has {len(given)} lines and {source} {len(known)}: {what} {lacking} of {source} has none")
+    stray = next((key for key in given if key not in known), None)
+    if stray is not None:
+        raise Refusal(f"{path} has {len(given)} lines and {source} {len(known)}: there is no {what} {stray} in {source}")
+
+
+def brief(text: str) -> str:
+    text = ascii(text)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _stamp(info: dict) -> str:
+    return storage.etag(info) or str(info.get("mtime") or info.get("LastModified") or info.get("created"))
+
+
+def _is_litter(path: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))

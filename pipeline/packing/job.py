@@ -1,0 +1,44 @@
+"""A pack job as a value: the fields of the command line and of a `--config` file."""
+
+import os
+from dataclasses import dataclass
+
+from pipeline.job import _reachable_from_cluster
+from pipeline.refusal import Refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """A dataset directory in its official layout -> WebDataset shards with labels and annotations."""
+
+    root: str
+    """The dataset's folder, local or any fsspec URL."""
+    out: str
+    """Where shards go: a folder or URL; SPLIT-00000.tar ..., classes.txt, attributes.json and, last, pack.json."""
+    layout: str = "auto"
+    """The layout by name, or auto to recognise it by its files."""
+    split: tuple[str, ...] = ()
+    """Splits to pack: train val test; all there are by default."""
+    level: str | None = None
+    """What classes are, where the layout has several answers: family, variant, manufacturer ..."""
+    images_per_shard: int = 1000
+    """Images in one shard."""
+    resize: int | None = None
+    """Bring the shorter side of larger images to N pixels and encode them as JPEG; by default files are copied byte for byte."""
+    skip_missing: bool = False
+    """Leave out images that are missing or cannot be read, and classes without training images be; pack.json lists them."""
+    workers: int | None = None
+    """Shards written side by side on Ray; as many as there are CPUs by default. 0 runs in this process, without Ray."""
+
+    def __post_init__(self):
+        for name in ("images_per_shard", "resize"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise Refusal(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        if self.workers is not None and self.workers < 0:
+            raise Refusal(f"--workers is {self.workers}; it must be 0 (this process) or more")
+        if not self.root or not self.out:
+            raise Refusal("--root and --out must name a place")
+        if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+            for flag, path in (("--root", self.root), ("--out", self.out)):
+                _reachable_from_cluster(flag, path)

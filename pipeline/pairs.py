@@ -1,0 +1,155 @@
+"""Pairs of classes that differ in few parts, and which pixels of an image show these: the cues of CALM's section 5.1.
+
+C classes, A attributes, H W pixels
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.refusal import Refusal
+from pipeline.tables import files
+
+OWN = 0.5  # an attribute is a class's own from here on
+MOST_PARTS = 3
+# E21: the words by which a name speaks of a part, "beak" being what CUB calls the bill's point. That "leg" is in `long-legged-like`,
+# the shape of a body, is an accident of the published rule, and is kept.
+WORDS = dict.fromkeys(("bill", "beak", "crown", "eye", "forehead", "head", "nape", "throat"), "head")
+WORDS |= {part: part for part in ("back", "belly", "breast", "tail", "leg", "wing")}
+AVERAGED = "head"  # E23: its many points become one; the two legs and the two wings stay two
+
+
+class Pair(NamedTuple):
+    """Two classes and the parts in which they differ; their number is the pair's group."""
+
+    a: int
+    b: int
+    parts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The pair's scope in the tables."""
+        return f"{self.a}-{self.b}"
+
+
+def part_of(name: str) -> str | None:
+    """The part that the name of an attribute or of a point speaks of; None where it speaks of none (size, primary colour)."""
+    return next((part for word, part in WORDS.items() if word in name), None)
+
+
+def pairs_of_attributes(names: Sequence[str], values: np.ndarray) -> list[Pair]:
+    """The pairs of classes that differ in one to three parts (E20-E22), those with fewer parts first.
+
+    `values` [C A] in 0..1 says how often an attribute is seen in a class. Two classes differ in the part of every attribute that is
+    the one's own and not the other's. CUB has 31, 64 and 96 pairs that differ in 1, 2 and 3 parts.
+    """
+    own = np.asarray(values, dtype=np.float64) >= OWN
+    parts = list(dict.fromkeys(WORDS.values()))
+    table = np.array([[part_of(name) == part for part in parts] for name in names], dtype=np.int64).reshape(len(names), len(parts))
+    found = []
+    for a, b in combinations(range(len(own)), 2):
+        differs = (own[a] ^ own[b]) @ table > 0
+        if 1 <= differs.sum() <= MOST_PARTS:
+            found.append(Pair(a, b, tuple(part for part, differing in zip(parts, differs, strict=True) if differing)))
+    return sorted(found, key=lambda pair: len(pair.parts))
+
+
+def write(url: str, pairs: Iterable[Pair]) -> None:
+    """Write the file that the target `pairs:<file>` reads."""
+    content = {"pairs": [{"classes": [pair.a, pair.b], "parts": list(pair.parts)} for pair in pairs]}
+    files.write_bytes(url, (json.dumps(content) + "\n").encode())
+
+
+def read(url: str) -> tuple[Pair, ...]:
+    """The pairs of a file, each with its lower class first.
+
+    Raises:
+        Refusal: where there is no such file, or it is not one of pairs.
+    """
+    form = 'it must hold {"pairs": [{"classes": [0, 1], "parts": ["head"]}, ...]}'
+    try:
+        given = json.loads(storage.read_bytes(url))["pairs"]
+        pairs = tuple(Pair(*sorted(pair["classes"]), tuple(pair["parts"])) for pair in given)
+    except FileNotFoundError as error:
+        raise Refusal(f"there is no file of pairs at {url}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(f"{url} is no file of pairs; {form}") from error
+    seen = set()
+    for pair in pairs:
+        classes = pair[:2]
+        if not all(type(number) is int and number >= 0 for number in classes) or pair.a == pair.b:
+            raise Refusal(f"{url}: {list(classes)} are no two classes; {form}")
+        if not pair.parts or not all(isinstance(part, str) for part in pair.parts):
+            raise Refusal(f"{url}: the classes {pair.name} differ in {list(pair.parts)}, which are no names of parts; {form}")
+        if classes in seen:
+            raise Refusal(f"{url}: the classes {pair.name} come more than once")
+        seen.add(classes)
+    if not pairs:
+        raise Refusal(f"{url} holds no pair; {form}")
+    return pairs
+
+
+def partners(pairs: Sequence[Pair]) -> dict[int, list[tuple[int, Pair]]]:
+    """Class -> each class it makes a pair with, and that pair, in the order of the pairs."""
+    found: dict[int, list[tuple[int, Pair]]] = {}
+    for pair in pairs:
+        found.setdefault(pair.a, []).append((pair.b, pair))
+        found.setdefault(pair.b, []).append((pair.a, pair))
+    return found
+
+
+class Parts(NamedTuple):
+    """Which part each pixel shows: uint8 codes [H W], code i for names[i - 1] and 0 for none."""
+
+    codes: np.ndarray
+    names: tuple[str, ...]
+
+    def showing(self, parts: Collection[str]) -> np.ndarray:
+        """The pixels [H W] of any of some parts."""
+        return np.array([False, *(name in parts for name in self.names)])[self.codes]
+
+
+def parts_of(row: Mapping, size: tuple[int, int]) -> Parts | None:
+    """The parts of an image, cut off at its mask where it has one: from its exact index image, else each pixel is the part of
+    the point nearest to it (E23). None where nothing is known of its parts."""
+    if row.get("parts") is not None:
+        codes, names = row["parts"], tuple(row["part_names"])
+    elif row.get("points"):
+        codes, names = nearest(row["points"], size)
+    else:
+        return None
+    mask = row.get("mask")
+    return Parts(codes if mask is None else np.where(mask > 0, codes, 0), names)
+
+
+def nearest(points: Mapping[str, tuple[float, float]], size: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Codes [H W] of the point that is nearest to each pixel, the first of equals, and the parts they mean.
+
+    Points are fractions of the image; their pixels are cut off to whole numbers, as in CALM's code.
+    """
+    height, width = size
+    placed: list[tuple[str, float, float]] = []
+    averaged = []
+    for name, (x, y) in points.items():
+        part = part_of(name) or name
+        (averaged if part == AVERAGED else placed).append((part, x * width, y * height))
+    if averaged:
+        placed.insert(0, (AVERAGED, *np.mean([place for _, *place in averaged], axis=0)))
+    y, x = np.mgrid[:height, :width]
+    distances = np.stack([(x - int(px)) ** 2 + (y - int(py)) ** 2 for _, px, py in placed])
+    return (distances.argmin(0) + 1).astype(np.uint8), tuple(part for part, *_ in placed)
+
+
+def running(pairs: Sequence[Pair], counts: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """Counts by pair -> those of each pair and all before it, smaller groups first, as CALM's released evaluation adds them up."""
+    sums: dict[str, np.ndarray] = {}
+    found = {}
+    for pair in sorted(pairs, key=lambda pair: len(pair.parts)):
+        if pair.name in counts:
+            sums = {kind: sums.get(kind, 0) + counts[pair.name].get(kind, 0) for kind in {*sums, *counts[pair.name]}}
+            found[pair.name] = sums
+    return found

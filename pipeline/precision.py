@@ -1,0 +1,30 @@
+"""How well a map's values order the pixels of an object before all others: counts of pixels by value, and what they come to.
+
+H W pixels
+"""
+
+import numpy as np
+
+LOWEST = -7  # exponent of 10 of the lowest logarithmic threshold: CALM's maps are small probabilities
+
+
+def by_value(values: np.ndarray, positive: np.ndarray, counted: np.ndarray, bins: int, thresholds: str) -> dict[str, np.ndarray]:
+    """The pixels [H W] that count, on the object and off it, by the value of a map in [0, 1]: two counts [bins + 1].
+
+    `even` thresholds lie at i / bins; `log` ones are `bins` powers of ten from 1e-7 to 1.
+    """
+    if thresholds == "even":
+        codes = (values * bins).astype(np.int64)
+    else:
+        codes = np.searchsorted(np.logspace(LOWEST, 0, bins), values, side="right")
+    codes = codes + positive * (bins + 1)
+    found = np.bincount(codes[counted] if not counted.all() else codes.ravel(), minlength=2 * (bins + 1))
+    return dict(zip(("negative", "positive"), np.split(found, 2), strict=True))
+
+
+def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Counts by value, lowest first -> AP, a fraction (E16: right-end rule, no interpolation); NaN where nothing is positive."""
+    hits, misses = np.cumsum(positive[::-1]), np.cumsum(negative[::-1])
+    seen = hits + misses
+    precision = np.divide(hits, seen, out=np.zeros(len(hits)), where=seen > 0)
+    return (precision * np.diff(hits, prepend=0)).sum() / hits[-1] if hits[-1] else np.nan
