@@ -5,13 +5,14 @@ python -m jobs.explain --source 's3://b/val/{00000..00049}.tar' --backbone timm/
 
 import logging
 import sys
+from collections.abc import Callable
 
 from pipeline import plugins
 from pipeline.finish import Outcome, TooManyFailed
 from pipeline.job import Job, command_line
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.prepare import prepare
+from pipeline.prepare import Prepared, prepare
 from pipeline.refusal import Refusal
 from pipeline.requests import described
 from pipeline.run import Hands, execute
@@ -32,7 +33,12 @@ def about() -> str:
 
 def run(job: Job) -> Outcome | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
-    ready = prepare(job)
+    return carry_out(prepare(job))
+
+
+def carry_out(ready: Prepared) -> Outcome | None:
+    """Carry out a job that has been checked."""
+    job = ready.job
     if job.workers == 0:
         return execute(ready, Hands.of(job, *_own_devices()))
     from cluster.connect import connected, resources
@@ -50,9 +56,14 @@ def _own_devices() -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
+    return concluded(lambda: run(command_line(Job, "jobs.explain", arguments, about())))
+
+
+def concluded(work: Callable[[], Outcome | None]) -> int:
+    """Do a job's work and print the last line of its log; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
-        outcome = run(command_line(Job, "jobs.explain", arguments, about()))
+        outcome = work()
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 2

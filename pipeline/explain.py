@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ from pipeline.scoring import Contrast, Drawn, Score, scored
 from pipeline.storage import one_line
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
-from pipeline.tables.maps import quantise, summaries
+from pipeline.tables.maps import quantise, rounded, summaries
 from pipeline.targets import Answers, Explained, rivals
 
 log = logging.getLogger(__name__)
@@ -37,21 +38,25 @@ PER_TARGET = ("optimised", "path")  # families that pay for every target; others
 
 @dataclass(frozen=True)
 class Pictures:
-    """Decoded images of a task: pixels uint8 [N 3 H W], rows of `images`, a hash of each image's bytes, earlier errors."""
+    """Decoded images of a task: pixels uint8 [N 3 H W], rows of `images`, a hash of each image's bytes, earlier errors.
+
+    `maps` are those that are scored as they are stored, [h w] each, by method and target and then by image.
+    """
 
     pixels: np.ndarray
     rows: list[dict]
     digests: list[str]
     errors: list[dict] = field(default_factory=list)
+    maps: Mapping[tuple[str, str], Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, part: slice) -> "Pictures":
-        return Pictures(self.pixels[part], self.rows[part], self.digests[part])
+        return Pictures(self.pixels[part], self.rows[part], self.digests[part], maps=self.maps)
 
     def at(self, places: Sequence[int]) -> "Pictures":
-        return Pictures(self.pixels[places], [self.rows[i] for i in places], [self.digests[i] for i in places])
+        return Pictures(self.pixels[places], [self.rows[i] for i in places], [self.digests[i] for i in places], maps=self.maps)
 
     def halves(self) -> tuple["Pictures", "Pictures"]:
         return self[: len(self) // 2], self[len(self) // 2 :]
@@ -72,6 +77,10 @@ class Answer:
     def fail(self, row: Mapping, stage: str, error: Exception | str, message: str) -> None:
         kind = error if isinstance(error, str) else type(error).__name__
         self.errors.append({"image_id": row["image_id"], "shard": row.get("shard"), "stage": stage, "error": kind, "message": message})
+
+
+class NotStored(Exception):
+    """The run has no map of this image."""
 
 
 class Explainer:
@@ -125,8 +134,12 @@ class Explainer:
         predictions = self._predictions(said, scene)
         chosen = finite & self._selected(pictures, predictions)
         # A map is computed once for its own cell and all of its metrics, also where one of these is all that is missing.
-        asked = dict.fromkeys((cell.method, cell.target) for cell in wanted)
-        maps = {(method, name): self._maps(method, of, name, scene, pictures) for method, of in asked for name in _names(of, scene)}
+        maps = {}
+        for method, of, stored in sorted(dict.fromkeys((cell.method, cell.target, cell.stored) for cell in wanted), key=itemgetter(2)):
+            for name in _names(of, scene):
+                about = method, of, name, scene, pictures
+                computed = maps.get((method, name, False))
+                maps[method, name, stored] = self._as_stored(*about, computed) if stored else self._maps(*about)
         scores = self._scores(wanted, maps, pictures, said, chosen, scene)
         # Nothing is added before everything above is computed: a chunk that fails leaves no half of itself behind.
         for cell, answer in answers.items():
@@ -134,7 +147,7 @@ class Explainer:
                 self._add_rows(cell, answer, pictures, finite, scene.look.feature if cell.table == "features" else predictions)
             elif cell.table == "maps":
                 for name in _names(cell.target, scene):
-                    stored = self._stored(cell.method, maps[cell.method, name])
+                    stored = self._stored(cell.method, maps[cell.method, name, False])
                     self._add_maps(cell, answer, pictures, chosen, stored, name, scene.targets[scene.names.index(name)])
             elif cell.metric and METRICS[cell.metric.name].of_pairs:
                 self._add_contrasts(cell, answer, pictures, scores[cell])
@@ -186,6 +199,18 @@ class Explainer:
         side = self.questions.map_size
         return [each if isinstance(each, Exception) else reduce(torch.from_numpy(each)[None], side)[0].numpy() for each in maps]
 
+    def _as_stored(
+        self, method: Request, of: Request, name: str, scene: Scene, pictures: Pictures, computed: list | None
+    ) -> list[np.ndarray | Exception]:
+        """The same maps as the tables keep them: those at hand, or else computed and rounded in the same way."""
+        if (method.alias, of.alias) in pictures.maps:
+            kept = pictures.maps.get((method.alias, name), {})
+            return [kept.get(row["image_id"], NotStored()) for row in pictures.rows]
+        return [
+            each if isinstance(each, Exception) or not np.isfinite(each).all() else rounded(each)
+            for each in self._stored(method, computed or self._maps(method, of, name, scene, pictures))
+        ]
+
     def _scores(self, wanted: Sequence[Cell], maps: Mapping, pictures: Pictures, said: Answers, chosen: np.ndarray, scene: Scene) -> dict:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
         predicted = said.predicted.tolist()
@@ -197,20 +222,20 @@ class Explainer:
         as_is = clean(scene, classes) if network else [None] * len(pictures)
         drawn, told, scores = {}, {}, {}
 
-        def draw(method: Request, name: str, i: int) -> Drawn | None:
+        def draw(method: Request, name: str, stored: bool, i: int) -> Drawn | None:
             missing = scene.targets[scene.names.index(name)].missing[i]
             shown = METHODS[method.name].render(method.args), self.backbone.image_size, pictures.rows[i], predicted[i], as_is[i]
-            return Drawn(maps[method, name][i], *shown) if chosen[i] and not missing else None
+            return Drawn(maps[method, name, stored][i], *shown) if chosen[i] and not missing else None
 
         for cell in asked:
-            method, target = of = cell.method, cell.target
+            method, target, stored = of = cell.method, cell.target, cell.stored
             if METRICS[cell.metric.name].of_pairs:
                 names = _names(target, scene)
-                each = ({name: draw(method, name, i) for name in names} for i in range(len(pictures)))
+                each = ({name: draw(method, name, stored, i) for name in names} for i in range(len(pictures)))
                 scores[cell] = list(self._contrasts(cell, pictures, each))
                 continue
             if of not in drawn:
-                every = ((i, draw(method, target.alias, i)) for i in range(len(pictures)))
+                every = ((i, draw(method, target.alias, stored, i)) for i in range(len(pictures)))
                 drawn[of] = {i: each for i, each in every if each}
             if (of, cell.metric) not in told:
                 self._perturb(cell, drawn[of], scene, scene.names.index(target.alias), classes)
@@ -243,8 +268,9 @@ class Explainer:
             if all(code in each.said for each in drawn.values()):
                 continue
             maps = [drawn[i].S if i in drawn and drawn[i].drawable else None for i in range(len(scene.pixels))]
+            inside = [drawn[i].object if i in drawn else None for i in range(len(scene.pixels))]
             try:
-                found = answers(code, scene, Shown(cell.method, target, maps, classes), cell.metric.name)
+                found = answers(code, scene, Shown(cell.method, target, maps, inside, classes), cell.metric.name)
             except Exception as error:
                 if len(maps) > 1:
                     raise

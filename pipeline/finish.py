@@ -14,6 +14,7 @@ from pipeline import passes, reduce, sources, storage
 from pipeline.methods import METHODS
 from pipeline.prepare import Prepared
 from pipeline.progress import Progress
+from pipeline.questions import Cell
 from pipeline.refusal import Refusal
 from pipeline.stages import Task
 from pipeline.summary import curves_of, joined, of_partials
@@ -57,11 +58,17 @@ class Work:
 
     @property
     def done(self) -> list[Task]:
-        """The tasks of which no cell is missing."""
-        return [task for task in self.tasks if all(cell in self.answered for cell in self.cells(task))]
+        """The tasks of which no cell is missing; where metrics are added to a run, no cell that the run holds."""
+        needed = self.ready.held or self.ready.cells
+        return [task for task in self.tasks if all(task.cell(cell.identity) in self.answered for cell in needed)]
 
-    def cells(self, task: Task) -> list[str]:
-        return [task.cell(cell.identity) for cell in self.ready.cells]
+    def holds(self, task: Task) -> bool:
+        """Whether the run that metrics are added to, if there is one, has all of the task."""
+        return all(task.cell(cell.identity) in self.answered for cell in self.ready.held)
+
+    def answers(self, task: Task) -> dict[str, Cell]:
+        """The cells of a task that have been answered, by their identities."""
+        return {key: cell for cell in self.ready.cells if (key := task.cell(cell.identity)) in self.answered}
 
     @property
     def problems(self) -> list[dict]:
@@ -85,7 +92,7 @@ def finish(work: Work, each: Callable) -> Outcome:
     """
     began = time.monotonic()
     job, done, problems = work.ready.job, work.done, work.problems
-    plan = digest([sorted(cell for task in done for cell in work.cells(task)), problems])
+    plan = digest([sorted(cell for task in done for cell in work.answers(task)), problems])
     before = publish.run_json(job.out, work.previous) if work.previous else None
     if before and before["plan"] == plan:
         return Outcome(work.previous, before["counts"], new=False)
@@ -97,7 +104,7 @@ def finish(work: Work, each: Callable) -> Outcome:
     entries += _summarised(work, groups, each, run_id, entries) if work.ready.questions.metrics else []
     entries += _filled(work, run_id, entries, problems)
     counts = _counted(work, entries, problems)
-    used = {work.answered[cell].folder: work.answered[cell] for task in done for cell in work.cells(task)}
+    used = {work.answered[cell].folder: work.answered[cell] for task in done for cell in work.answers(task)}
     files.write_bytes(storage.join(job.out, "runs", run_id, "receipts.parquet"), receipts.pack(used.values()))
     run = {
         "run_id": run_id,
@@ -145,13 +152,13 @@ def _compacted(work: Work, groups: Sequence[list[reduce.Member]], each: Callable
 
 def _groups(work: Work, done: Sequence[Task]) -> list[list[reduce.Member]]:
     starts = reduce.boundaries({task.shard.name for task in done})
-    methods = [cell.method.alias if cell.method else None for cell in work.ready.cells]
     groups, last = [], None
     for task in done:
         if not groups or (task.shard.name in starts and task.shard.name != last):
             groups.append([])
         last = task.shard.name
-        groups[-1] += [reduce.Member(cell, method, work.answered[cell]) for cell, method in zip(work.cells(task), methods, strict=True)]
+        answers = work.answers(task).items()
+        groups[-1] += [reduce.Member(key, cell.method.alias if cell.method else None, work.answered[key]) for key, cell in answers]
     return groups
 
 
@@ -217,7 +224,9 @@ def _described(work: Work) -> dict:
         "backbone": {key: getattr(backbone, key) for key in sizes} | {"origin": dict(backbone.origin)},
         "methods": methods_of(ready),
         "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in ready.questions.targets],
-        "metrics": [{"name": m.alias, "metric": m.name, **m.args} for m in ready.questions.metrics],
+        "metrics": [
+            {"name": m.alias, "metric": m.name, "stored": m.alias in ready.questions.stored, **m.args} for m in ready.questions.metrics
+        ],
         "skipped": ready.skipped,
         "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in work.indexes.items()],
         "cells": [
@@ -244,7 +253,7 @@ def _passes(work: Work) -> dict:
     """What this run's answers have cost, whenever they were computed; of a call that also answered other questions, its own share."""
     asked: dict[str, set[str]] = {}
     for task in work.done:
-        for cell, identity in zip(work.ready.cells, work.cells(task), strict=True):
+        for identity, cell in work.answers(task).items():
             names = {cell.method and cell.method.alias, cell.metric and cell.metric.name, "look"}
             asked.setdefault(work.answered[identity].folder, set()).update(names)
     spent = {receipt.folder: receipt.facts.get("passes", {}) for receipt in work.answered.values()}

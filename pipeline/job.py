@@ -132,7 +132,7 @@ def configured(arguments: list[str], config: type) -> list[str]:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise Refusal(f"--config {path}: {error}") from error
     for key, value in content.items():
-        flag = choose(key.replace("-", "_"), [f.name for f in fields(config)], f"field in {path}").replace("_", "-")
+        flag = choose(key.replace("-", "_"), [f.name.rstrip("_") for f in fields(config)], f"field in {path}").replace("_", "-")
         if any(argument.split("=")[0] == f"--{flag}" for argument in rest):
             continue
         if isinstance(value, bool):

@@ -10,16 +10,17 @@ from pipeline.backbones import Backbone
 from pipeline.job import Job
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
 from pipeline.refusal import Refusal
+from pipeline.requests import Request
 from pipeline.sources.labels import Classes, folder_names, read_names
 from pipeline.stages import Read
-from pipeline.tables import files
+from pipeline.tables import Run, files
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job with its network, its questions and its shards."""
+    """A job with its network, its questions and its shards; `base` is the published run that it adds metrics to."""
 
     job: Job
     network: Network
@@ -29,19 +30,34 @@ class Prepared:
     shards: list[sources.Shard]
     classes: Classes
     names_are_labels: bool
+    base: Run | None = None
 
     @cached_property
     def cells(self) -> list[Cell]:
         return cells(self.questions, self.backbone, self.classes.names)
 
+    @cached_property
+    def held(self) -> list[Cell]:
+        """The cells that the run it adds to holds."""
+        known = {cell["identity"] for cell in self.base.facts["cells"]} if self.base else set()
+        return [cell for cell in self.cells if cell.identity in known]
+
     @property
     def read(self) -> Read:
         prepare = self.backbone.prepare
-        return Read(self.backbone.image_size, prepare.interpolation, prepare.crop, prepare.crop_pct, self.classes, self.names_are_labels)
+        return Read(
+            self.backbone.image_size,
+            prepare.interpolation,
+            prepare.crop,
+            prepare.crop_pct,
+            self.classes,
+            self.names_are_labels,
+            self.job.out,
+        )
 
 
-def prepare(job: Job) -> Prepared:
-    """Check everything that can be wrong with a job before a worker is started.
+def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
+    """Check everything that can be wrong with a job before a worker is started; `stored` are metrics of maps as they are stored.
 
     Raises:
         Refusal: in one line, with the fix.
@@ -58,6 +74,7 @@ def prepare(job: Job) -> Prepared:
         job.metrics,
         job.metric_args,
         job.plugins,
+        stored,
         activation=job.activation,
         precision=job.precision,
         map_size=job.map_size,

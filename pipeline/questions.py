@@ -18,6 +18,7 @@ from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
 from pipeline.tables.identity import digest
+from pipeline.tables.maps import STORED_BITS
 from pipeline.targets import TARGETS, Answers, Explained, Phrase
 
 NO_TARGET = Request("none", "none")
@@ -47,7 +48,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Questions:
-    """What is asked of every image, and nothing about where or how fast it is answered."""
+    """What is asked of every image, and nothing about where or how fast it is answered.
+
+    `stored` names the metrics that are computed from maps as they are stored, with 8 bits a cell.
+    """
 
     methods: tuple[Request, ...]
     targets: tuple[Request, ...]
@@ -59,6 +63,7 @@ class Questions:
     no_store: tuple[str, ...] = ()
     metrics: tuple[Request, ...] = ()
     plugins: tuple[Plugin, ...] = ()
+    stored: frozenset[str] = frozenset()
 
     @property
     def columns(self) -> dict[str, str | None]:
@@ -94,17 +99,22 @@ def ask(
     metrics: Sequence[str] = (),
     metric_args: Sequence[str] = (),
     plugins: Sequence[str] = (),
+    stored: Sequence[Request] = (),
     **rest,
 ) -> Questions:
     """Questions from names as a user writes them. With any metric come the two controls, which show its floor and its trap.
+
+    `stored` are metrics of the maps as they are stored.
 
     Raises:
         Refusal: for an unknown name, setting or value, and for a plugin that cannot be used.
     """
     loaded = load(plugins)
     explained = tuple(map(_read, parse_all(targets, TARGETS, "target", target_args)))
-    metrics = parse_all(metrics, METRICS, "metric", metric_args)
-    questions = Questions(parse_all(methods, METHODS, "method", method_args), explained, **rest, plugins=loaded, metrics=metrics)
+    scored = *parse_all(metrics, METRICS, "metric", metric_args), *stored
+    named = frozenset(metric.alias for metric in stored)
+    asked = parse_all(methods, METHODS, "method", method_args)
+    questions = Questions(asked, explained, **rest, plugins=loaded, metrics=scored, stored=named)
     scoring.refuse_clashes(questions.metrics)
     if questions.metrics:
         questions = _controlled(questions)
@@ -206,13 +216,17 @@ def _over_all(explained: Explained, answers: Answers) -> Explained:
 
 @dataclass(frozen=True)
 class Cell:
-    """One answer asked of every task: a table, or one method and target of it, or one metric of these. `identity` leaves out the images."""
+    """One answer asked of every task: a table, or one method and target of it, or one metric of these, from the stored map where it is `stored`.
+
+    `identity` leaves out the images.
+    """
 
     table: str
     identity: str
     method: Request | None = None
     target: Request | None = None
     metric: Request | None = None
+    stored: bool = False
 
 
 def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[str]) -> list[Cell]:
@@ -251,16 +265,19 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
 
 def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
     """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
-    entry = METRICS[metric.name]
+    entry, stored = METRICS[metric.name], metric.alias in questions.stored
     asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
     asked |= code_of(questions.plugins, metric=metric.name)
     if entry.of_pairs:
         asked["pairs"] = questions.class_pairs
     if entry.seeded:
         asked["seed"] = questions.seed
-    found = [] if entry.total else [Cell("scores", digest(asked), map.method, map.target, metric)]
+    if stored:
+        asked["bits"] = STORED_BITS
+    found = [] if entry.total else [Cell("scores", digest(asked), map.method, map.target, metric, stored)]
     if entry.total or entry.curves:
-        found.append(Cell("partials", digest(asked | {"curves": True} if entry.curves else asked), map.method, map.target, metric))
+        counted = asked | {"curves": True} if entry.curves else asked
+        found.append(Cell("partials", digest(counted), map.method, map.target, metric, stored))
     return found
 
 

@@ -43,13 +43,14 @@ def boundaries(shards: Iterable[str]) -> set[str]:
     return {shard for shard in shards if int(digest(shard), 16) % GROUP_TASKS == 0}
 
 
-def file_name(table: str, partition: str | None, members: Sequence[Member]) -> str:
-    """A published file's path within its run, named by the cells in it."""
+def file_name(table: str, partition: str | None, members: Sequence[Member], columns: Sequence[str]) -> str:
+    """A published file's path within its run, named by the cells in it and, for metrics, by its columns."""
     folder = f"{table}/{schema.PARTITIONED[table]}={partition}" if partition else table
-    return f"{folder}/part-{digest([member.cell for member in members])}.parquet"
+    cells = [member.cell for member in members]
+    return f"{folder}/part-{digest([cells, list(columns)] if table == 'metrics' else cells)}.parquet"
 
 
-def pieces(group: Sequence[Member]) -> dict[str, tuple[str, list[Member]]]:
+def pieces(group: Sequence[Member], columns: Sequence[str]) -> dict[str, tuple[str, list[Member]]]:
     """The files of one group: path -> (table, its members). Partials are no file of a group: they are added up over all."""
     gathered: dict[tuple[str, str | None], list[Member]] = {}
     for member in group:
@@ -58,7 +59,7 @@ def pieces(group: Sequence[Member]) -> dict[str, tuple[str, list[Member]]]:
             gathered.setdefault((table, member.partition), []).append(member)
         if member.part.error_rows:
             gathered.setdefault(("errors", None), []).append(member)
-    return {file_name(table, partition, members): (table, members) for (table, partition), members in gathered.items()}
+    return {file_name(table, partition, members, columns): (table, members) for (table, partition), members in gathered.items()}
 
 
 def compact(
@@ -74,7 +75,7 @@ def compact(
         Damaged: where a task's file is missing or not what its receipt says.
     """
     entries, opened = [], {}
-    for path, (table, members) in pieces(group).items():
+    for path, (table, members) in pieces(group, columns).items():
         goal = storage.join(out, "runs", run, path)
         if path in before and _copied(storage.join(out, "runs", previous, path), goal, before[path]["bytes"]):
             entries.append(before[path])

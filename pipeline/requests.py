@@ -31,6 +31,13 @@ class Request:
         """What decides the values: never the alias."""
         return {"name": self.name, "argument": self.argument, "settings": self.args, "version": version}
 
+    @property
+    def written(self) -> str:
+        """The request as `parse` reads it."""
+        asked = self.name if self.argument is None else f"{self.name}:{self.argument}"
+        settings = ",".join(f"{key}={value}" for key, value in self.settings)
+        return (f"{self.alias}=" if self.alias != asked else "") + asked + (f"({settings})" if settings else "")
+
 
 def value(text: str, type: Any, where: str) -> Any:
     """Read `text` as `type`: int, float, bool, str, a Literal, or a tuple of one of these written with commas.
@@ -121,7 +128,7 @@ def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
     if text in TOGETHER and registry.keys() >= set(TOGETHER[text]):
         return [parse(name, registry, what) for name in TOGETHER[text]]
     if text == "all":
-        names = list(registry)
+        names = [name for name, entry in registry.items() if getattr(entry, "family", None) != "analysis"]
     elif text.startswith("family:"):
         family = choose(text.removeprefix("family:"), families, f"{what} family")
         names = [name for name, entry in registry.items() if entry.family == family]

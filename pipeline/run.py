@@ -9,7 +9,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from pipeline import dry, sources, storage
+from pipeline import dry, rescore, sources, storage
 from pipeline.finish import Outcome, Work, damaged, finish, methods_of
 from pipeline.job import Job
 from pipeline.prepare import Prepared
@@ -77,7 +77,9 @@ def _planned(ready: Prepared, hands: Hands, started: float) -> Work:
     tasks = _tasks(ready, indexes)
     _refuse_without_labels(ready, indexes)
     previous = publish.current(ready.job.out).get(ready.job.name)
-    return Work(ready, tasks, indexes, _answered(ready.job.out, previous), (), previous, started, {"list_seconds": round(listed, 3)})
+    answered = _answered(ready.job.out, previous)
+    work = Work(ready, tasks, indexes, answered, (), previous, started, {"list_seconds": round(listed, 3)})
+    return replace(work, failures=rescore.unexplained(work))
 
 
 def _finished(work: Work, hands: Hands, watch: Watch) -> Outcome:
@@ -91,6 +93,7 @@ def _finished(work: Work, hands: Hands, watch: Watch) -> Outcome:
     receipts.discard(work.ready.job.out, folders)
     sound = {cell: receipt for cell, receipt in work.answered.items() if receipt.folder not in folders}
     work = replace(work, answered=sound, failures=())  # what failed is open, and so tried again as well
+    work = replace(work, failures=rescore.unexplained(work))
     return finish(_explained(work, _todo(work), hands, watch), hands.each)
 
 
@@ -142,12 +145,14 @@ def _answered(out: str, previous: str | None) -> dict[str, Receipt]:
 
 
 def _todo(work: Work) -> list[Task]:
-    """The tasks with the cells that are missing, without those of which none is."""
+    """The tasks with the cells that are missing, without those of which none is, or which a run to be scored lacks itself."""
     identities = [cell.identity for cell in work.ready.cells]
     found = (
-        replace(task, missing=tuple(i for i, cell in enumerate(identities) if task.cell(cell) not in work.answered)) for task in work.tasks
+        replace(task, missing=tuple(i for i, cell in enumerate(identities) if task.cell(cell) not in work.answered))
+        for task in work.tasks
+        if work.holds(task)
     )
-    return [task for task in found if task.missing]
+    return [rescore.with_maps(task, work.ready.cells, work.answered) for task in found if task.missing]
 
 
 def _explained(work: Work, todo: Sequence[Task], hands: Hands, watch: Watch) -> Work:

@@ -108,6 +108,14 @@ class Drawn:
         return found
 
     @property
+    def object(self) -> np.ndarray | None:
+        """`inside`, or None where there is none."""
+        try:
+            return self.inside
+        except Undefined:
+            return None
+
+    @property
     def drawable(self) -> bool:
         """Whether there is a map to change the image by."""
         return not isinstance(self.map, Exception) and bool(np.isfinite(self.map).all())
@@ -173,7 +181,9 @@ def scored(asked: Request, drawn: Drawn | Contrast) -> Score:
         if not drawn.S.any() and not metric.constant:
             raise Undefined("the map is constant")
         codes = metric.codes(asked.args, drawn.size) if metric.sets else {}
-        given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in sorted(metric.asks)}
+        # In a fixed order, what costs no pass first: of several reasons to say nothing it is always the same that is told.
+        asks = sorted(metric.asks, key=lambda name: (name in codes, name))
+        given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in asks}
         found = metric.score(**given, **_settings(metric.score, asked))
         if metric.total:
             return Score(found)

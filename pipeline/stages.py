@@ -1,6 +1,7 @@
 """The three things that happen to a task, wherever it runs: read it, explain it, land it.
 
-A task travels as one row: `task` (JSON), `samples` (JSON), `pixels` and `codes` (bytes), then `task` and `answers` (Arrow), then `receipt` (JSON).
+A task travels as one row: `task` (JSON), `samples` (JSON), `pixels` and `codes` (bytes), `maps` (Arrow, where stored ones are scored), then `task`
+and `answers` (Arrow), then `receipt` (JSON).
 """
 
 import ctypes
@@ -25,19 +26,24 @@ from pipeline.sources.labels import Classes, resolve
 from pipeline.storage import one_line
 from pipeline.tables import receipts
 from pipeline.tables.identity import digest
+from pipeline.tables.maps import dequantise
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
 class Task:
-    """A range of a shard's images, and which of its cells (by position in the plan's list) are still missing."""
+    """A range of a shard's images, and which of its cells (by position in the plan's list) are still missing.
+
+    `maps` says where the stored maps lie that cells are computed from: files as receipts name them, and a row group of each.
+    """
 
     shard: Shard
     index: Index
     start: int
     stop: int
     missing: tuple[int, ...] = ()
+    maps: tuple[tuple[dict, int], ...] = ()
 
     @staticmethod
     def of(shard: Shard, index: Index, start: int, stop: int) -> "Task":
@@ -80,6 +86,7 @@ class Task:
             fields["start"],
             fields["stop"],
             tuple(fields["missing"]),
+            tuple(map(tuple, fields["maps"])),
         )
 
 
@@ -93,18 +100,20 @@ class Read:
     crop_pct: float
     classes: Classes
     names_are_labels: bool = True
+    out: str = ""
 
     def __call__(self, row: dict) -> dict:
         started, before, task = time.perf_counter(), storage.retries(), Task.from_json(row["task"])
         try:
             # Reading goes on over the same bytes from the start: what broke off in the middle of a file is no single request.
             pictures, size = storage.retrying(lambda: self._pictures(task))
+            maps = to_ipc(receipts.row_groups(self.out, task.maps)) if task.maps else b""
         except Exception as error:
             return unread(row, task.failure(error, "read"))
         rows, codes = packed(pictures.rows)
         told = {"rows": rows, "digests": pictures.digests, "errors": pictures.errors, "bytes": size}
         told |= {"seconds": time.perf_counter() - started, "retries": storage.retries() - before}
-        return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "codes": codes, "samples": json.dumps(told)}
+        return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "codes": codes, "maps": maps, "samples": json.dumps(told)}
 
     def _pictures(self, task: Task) -> tuple[Pictures, int]:
         """The task's pictures, and the bytes they were encoded in."""
@@ -152,7 +161,7 @@ class Read:
 
 def unread(row: dict, failure: dict) -> dict:
     """What reading a task comes to where it fails as a whole."""
-    return {"task": row["task"], "pixels": b"", "codes": b"", "samples": json.dumps({"failure": failure})}
+    return {"task": row["task"], "pixels": b"", "codes": b"", "maps": b"", "samples": json.dumps({"failure": failure})}
 
 
 def unanswered(row: dict, failure: dict) -> dict:
@@ -216,7 +225,7 @@ class Explain:
         task = Task.from_json(row["task"])
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
         rows = unpacked(told["rows"], row["codes"], self.explainer.backbone.image_size)
-        pictures = Pictures(pixels, rows, told["digests"], told["errors"])
+        pictures = Pictures(pixels, rows, told["digests"], told["errors"], self._stored_maps(task, row["maps"]))
         wanted, tally = [self.cells[i] for i in task.missing], Counter()
         answers = self.explainer(pictures, wanted, tally)
         failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}
@@ -233,6 +242,15 @@ class Explain:
             ],
             "facts": json.dumps(facts),
         }
+
+    def _stored_maps(self, task: Task, content: bytes) -> dict[tuple[str, str], dict[str, np.ndarray]]:
+        """Rows of `maps` as the maps [h w] they stand for, by image, for every method and target that has been answered."""
+        known = (cell for i, cell in enumerate(self.cells) if cell.table == "maps" and i not in task.missing)
+        found: dict[tuple[str, str], dict[str, np.ndarray]] = {(cell.method.alias, cell.target.alias): {} for cell in known}
+        for row in from_ipc(content).to_pylist() if content else ():
+            stored = dequantise(row["map"], row["map_min"], row["map_max"], row["height"], row["width"])
+            found.setdefault((row["method"], row["target"]), {})[row["image_id"]] = stored
+        return found
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The summary table: what every metric comes to for every method and target, over all images and over those of each class.
 
-Intervals are Student's t at 95 %, of the mean and of the mean paired difference; a dataset-level metric has one value and no interval.
+Intervals are at 95 %: Student's t, of the mean and of the mean paired difference, and exact where a metric is 0 or 1 and its mean a share.
+A dataset-level metric has one value and no interval.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,11 +45,18 @@ def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
         plain = metrics.filter(pc.field("target") == "label") if target not in ("label", "none") else metrics.slice(0, 0)
         names = {"model": own["model"][0].as_py(), "method": own["method"][0].as_py(), "target": target}
         scopes, group = _scopes(own)
-        for column, better in asked.columns.items():
+        for metric, column, better in _columns(asked):
             values = _aligned(own, own, column)
             against = {"random": values - _aligned(own, floor, column), "label": values - _aligned(own, plain, column)}
-            rows += [{**names, "metric": column, "better": better, **told} for told in _by_scope(values, against, scopes, group)]
+            about = {**names, "metric": column, "better": better, "stored": metric.alias in asked.stored}
+            rows += [{**about, **told} for told in _by_scope(values, against, scopes, group, METRICS[metric.name].binary)]
     return pa.Table.from_pylist(rows, schema.SUMMARY)
+
+
+def _columns(asked: Questions) -> list[tuple[Request, str, str | None]]:
+    """Every metric of single images with each column that it fills and which way that is better."""
+    each = [metric for metric in asked.metrics if not METRICS[metric.name].total]
+    return [(metric, column, better) for metric in each for column, better in scoring.columns(metric).items()]
 
 
 def _scopes(own: pa.Table) -> tuple[list[str], np.ndarray]:
@@ -64,9 +72,11 @@ def _aligned(own: pa.Table, other: pa.Table, column: str) -> np.ndarray:
     return other[column].combine_chunks().take(place.combine_chunks()).cast(pa.float64()).to_numpy(zero_copy_only=False)
 
 
-def _by_scope(values: np.ndarray, against: dict[str, np.ndarray], scopes: list[str], group: np.ndarray) -> Iterator[dict]:
+def _by_scope(values: np.ndarray, against: dict[str, np.ndarray], scopes: list[str], group: np.ndarray, binary: bool) -> Iterator[dict]:
     for names, places in ((["all"], np.zeros(len(values), int)), (scopes, group)):
         told = moments(values, places, len(names))
+        if binary:
+            told |= exact_interval(told["n"], told["mean"])
         differences = {to: moments(each, places, len(names)) for to, each in against.items()}
         size = np.bincount(places[places >= 0], minlength=len(names))
         for i, scope in enumerate(names):
@@ -91,6 +101,17 @@ def moments(values: np.ndarray, group: np.ndarray, groups: int) -> dict[str, np.
     return {"n": n, "mean": mean, "std": std, "ci_low": mean - half, "ci_high": mean + half}
 
 
+def exact_interval(n: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
+    """The interval of Clopper and Pearson (1934) of shares `mean` of `n` zeros and ones; NaN where n is 0."""
+    from scipy.special import betaincinv
+
+    ones, tail = np.rint(n * np.nan_to_num(mean)), (1 - CONFIDENCE) / 2
+    with np.errstate(invalid="ignore"):
+        low = np.where(ones > 0, betaincinv(ones, n - ones + 1, tail), 0)
+        high = np.where(ones < n, betaincinv(ones + 1, n - ones, 1 - tail), 1)
+    return {"ci_low": np.where(n > 0, low, np.nan), "ci_high": np.where(n > 0, high, np.nan)}
+
+
 def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
     """The dataset-level metrics; their differences to `random` and to `label` are those of the two values."""
     sums: dict[tuple, dict[str, dict[str, np.ndarray]]] = {}
@@ -105,7 +126,7 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
         for scope, (images, values) in told.items():
             for column, better in scoring.columns(metric).items():
                 row = {"model": model, "method": method, "target": target, "metric": column, "scope": scope, "mean": values[column]}
-                rows.append({**row, **images, "better": better})
+                rows.append({**row, **images, "better": better, "stored": alias in asked.stored})
     means = {tuple(row[name] for name in ("model", "metric", "scope", "method", "target")): row["mean"] for row in rows}
     for row in rows:
         of = row["model"], row["metric"], row["scope"]

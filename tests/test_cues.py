@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import pipeline
-from jobs import explain
+from jobs import explain, score
 from pipeline import backbones, creatures, engine, scoring, tables
 from pipeline.metrics import METRICS
 from pipeline.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
@@ -355,6 +355,19 @@ def test_mpxap_adds_up_over_any_tasks(scored_creatures, tmp_path):
         for out in (folder / "out", tmp_path)
     ]
     assert told[0] == told[1] and len(told[0]) > 20
+
+
+def test_mpxap_of_stored_maps_is_near_that_of_float_maps(scored_creatures):
+    folder, shards, how, _ = scored_creatures
+    out = str(folder / "out")
+    explain.run(job(shards, out, **{**how, "metrics": ()}, name="maps"))
+    assert score.run(score.Score(out=out, name="maps", metrics=("mpxap",))).complete
+    query = "SELECT method, target, scope, metric, mean FROM summary WHERE metric LIKE 'mpxap%' ORDER BY ALL"
+    exact, stored = ([[*row.values()] for row in tables.open(out, name).sql(query).to_pylist()] for name in ("default", "maps"))
+    assert [row[:4] for row in stored] == [row[:4] for row in exact] and len(exact) > 20
+    for (method, *_, value), (*_, expected) in zip(stored, exact, strict=True):
+        if method == "grad_cam":
+            assert value == pytest.approx(expected, abs=0.01)
 
 
 def test_without_pairs_mpxap_is_refused_or_left_out(tmp_path):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from jobs import explain
 from pipeline import scoring, tables
-from pipeline.summary import curves_of, moments
+from pipeline.questions import ask
+from pipeline.summary import curves_of, exact_interval, moments, summarised
 from pipeline.tables import schema
 from pipeline.tables.metrics import added, widened
 from tests.shards import dataset, encoded, picture, tar_bytes
@@ -57,7 +58,7 @@ def test_a_run_with_metrics_publishes_them_for_every_map_and_control(published):
     }
     assert [row["mean"] for row in found["summary"] if row["method"] == "fake_cam" and row["metric"] == "pointing"] == [1.0] * 6
     assert {row["better"] for row in found["summary"]} == {"higher"}
-    told = {"name": "box_acc", "metric": "box_acc", "step": 0.1, "components": "all", "by_class": False}
+    told = {"name": "box_acc", "metric": "box_acc", "stored": False, "step": 0.1, "components": "all", "by_class": False}
     assert tables.open(str(published)).facts["metrics"][4] == told
 
 
@@ -212,6 +213,61 @@ def test_intervals_are_those_of_scipy():
         assert (found["n"][i], found["mean"][i]) == (len(mine), pytest.approx(mine.mean()))
         assert (found["ci_low"][i], found["ci_high"][i]) == (pytest.approx(interval.low), pytest.approx(interval.high))
     assert found["n"][3] == 1 and np.isnan(found["std"][3]) and np.isnan(found["ci_low"][3])
+
+
+def test_shares_have_exact_intervals():
+    from scipy.stats import binomtest
+
+    cases = [(0, 1), (1, 1), (0, 20), (3, 20), (20, 20), (517, 1000), (1, 50_000)]
+    found = exact_interval(np.array([n for _, n in cases], float), np.array([ones / n for ones, n in cases]))
+    for i, (ones, n) in enumerate(cases):
+        expected = binomtest(ones, n).proportion_ci(0.95, "exact")
+        assert (found["ci_low"][i], found["ci_high"][i]) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    assert np.isnan(exact_interval(np.array([0.0]), np.array([np.nan]))["ci_low"]).all()
+
+
+def test_metrics_of_zeros_and_ones_have_them_in_the_summary(published):
+    rows = [row for row in content(published)["summary"] if row["metric"] == "pointing" and row["n"]]
+    assert all(0 <= row["ci_low"] < row["mean"] + 1e-9 and row["mean"] - 1e-9 < row["ci_high"] <= 1 for row in rows)
+    fake = next(row for row in rows if row["method"] == "fake_cam" and row["scope"] == "all")
+    assert (fake["mean"], fake["ci_high"]) == (1, 1)
+    assert fake["ci_low"] == pytest.approx(0.025 ** (1 / 12))  # all of 12: the share whose 12th power is 0.025
+
+
+SHARED = ask(["grad_cam"], ["label", "finer"], metrics=["energy", "ai", "pxap(bins=4)"])
+
+
+def dealt(seed, images=9):
+    """What each of some images adds: rows of scores, and of partials."""
+    rng = np.random.default_rng(seed)
+    for i in range(images):
+        scores, partials = [], []
+        for method, target in (("grad_cam", "label"), ("grad_cam", "finer"), ("random", "none"), ("fake_cam", "none")):
+            about = {"model": "m", "method": method, "target": target}
+            label = None if i == 0 else i % 3
+            for metric in ("energy", "ai", "ai_pred"):
+                value = None if rng.random() < 0.2 else float(rng.random() if metric == "energy" else rng.integers(2))
+                reason = {"reason": "why not" if value is None else None}
+                scores.append({**about, **reason, "image_id": f"i{i}", "class_id": i, "label": label, "metric": metric, "value": value})
+            for kind, values in (("n", [1]), ("positive", rng.integers(0, 99, 5)), ("negative", rng.integers(0, 99, 5))):
+                partials.append({**about, "metric": "pxap", "scope": "all", "kind": kind, "values": [float(v) for v in values]})
+        yield pa.Table.from_pylist(scores, schema.SCORES), pa.Table.from_pylist(partials, schema.PARTIALS)
+
+
+def reduced(groups):
+    """The summary of groups of images, each reduced by itself first."""
+    metrics = [widened(pa.concat_tables(scores for scores, _ in group), SHARED.columns) for group in groups]
+    partials = [added(pa.concat_tables(partials for _, partials in group)) for group in groups]
+    return summarised(pa.concat_tables(metrics), added(pa.concat_tables(partials)), SHARED).to_pylist()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 3), order=st.permutations(range(9)), cuts=st.sets(st.integers(1, 8)))
+def test_however_images_are_dealt_out_the_summary_is_the_same_to_the_last_digit(seed, order, cuts):
+    images = list(dealt(seed))
+    edges = [0, *sorted(cuts), 9]
+    groups = [[images[i] for i in order[start:stop]] for start, stop in zip(edges, edges[1:], strict=False)]
+    assert repr(reduced(groups)) == repr(reduced([images]))
 
 
 def score_rows(metrics, order):

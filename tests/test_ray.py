@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cluster.connect import connected
-from jobs import explain
+from jobs import explain, score
 from pipeline import tables
 from tests import test_metrics_run
 from tests.registries import registries
@@ -60,6 +60,19 @@ def test_any_number_of_workers_publishes_the_same_bits(cluster, source, inline, 
     outcome = explain.run(job(source, tmp_path, workers=workers))
     assert outcome.complete
     assert content(tmp_path) == inline
+
+
+def test_scores_of_stored_maps_have_the_same_bits_on_workers(cluster, source, tmp_path):
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for out, workers in (("inline", 0), ("workers", 2)):
+        explain.run(job(source, tmp_path / out, workers=workers, methods=("grad_cam",), metrics=("energy",)))
+        score.run(score.Score(out=str(tmp_path / out), metrics=("ad_ai_ag", "pxap", "iou"), workers=workers))
+    torch.set_num_threads(threads)
+    found, expected = (test_metrics_run.content(tmp_path / out) for out in ("workers", "inline"))
+    assert found == expected
 
 
 def test_metrics_partials_and_summary_have_the_same_bits_on_workers(cluster, source, tmp_path):

@@ -45,6 +45,7 @@ class Backbone:
         feature_width: D.
         identity: hash of all that decides the values: architecture, its arguments, the weights' tensors, layer, prepare.
         cut: what computes both halves.
+        network: what was cut; its modules are those of the cut.
         phrases: texts, each with its templates, whose logits follow those of the classes; only open_clip's networks have any.
         text: logit scale x unit text embeddings [C + P, E] where classes and phrases are texts, else None.
         class_names: where a probe is the classifier, its classes in order.
@@ -62,6 +63,7 @@ class Backbone:
     feature_width: int
     identity: str
     cut: Cut | own.OwnCut
+    network: object
     phrases: tuple[Phrase, ...] = ()
     text: Tensor | None = None
     origin: Mapping = field(default_factory=dict)
@@ -179,14 +181,28 @@ def load(
     )
     if linear:
         network = probes.with_probe(network, linear, origin, probe)
-    images = prepare(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
-    cut = own.OwnCut(network, images, layer) if own.is_cut(network) else cut_network(network, images, layer)
+    cut, images = _halves(network, prepare, layer)
     settings |= {"templates": templates} if name.startswith("open_clip/") else {}
     identity = _identity(name, network, settings, cut, prepare, linear)
     backbone = _described(name, network, cut, prepare, images, identity)
     return dataclasses.replace(
         backbone, phrases=phrases, text=getattr(network, "rows", None), origin=origin, class_names=linear.classes if linear else ()
     )
+
+
+def like(backbone: Backbone, network: object, identity: str) -> Backbone:
+    """Another network of the same architecture, cut at the same layer."""
+    own_cut = isinstance(backbone.cut, own.OwnCut)
+    cut, images = _halves(network, backbone.prepare, None if own_cut else backbone.layer)
+    made = _described(backbone.name, network, cut, backbone.prepare, images, identity)
+    text = getattr(network, "rows", None)
+    return dataclasses.replace(made, phrases=backbone.phrases, text=text, class_names=backbone.class_names)
+
+
+def _halves(network: object, prepare: Preprocessing, layer: str | None) -> tuple[Cut | own.OwnCut, Tensor]:
+    """The network's cut, and the two images that it was made with."""
+    images = prepare(torch.randint(0, 256, (2, 3, *prepare.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    return own.OwnCut(network, images, layer) if own.is_cut(network) else cut_network(network, images, layer), images
 
 
 def _network(name: str, settings: dict, weights: str | None, size: tuple[int, int] | None, seed: int) -> object:
@@ -240,7 +256,9 @@ def _described(name: str, network: object, cut: Cut | own.OwnCut, prepare: Prepr
         known = isinstance(network, (open_clip_models.Clip, probes.Headed)) or getattr(network, "num_classes", None) == 0
         classes = network.num_classes if known else logits.shape[1]
     W = pooled_linear(cut.head, A, rest)
-    return Backbone(name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut)
+    return Backbone(
+        name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut, network
+    )
 
 
 def _config(network: object) -> dict:

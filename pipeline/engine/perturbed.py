@@ -3,7 +3,7 @@
 B images, N changed images of each, n rows of a pass, C classes, H W pixels
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from pipeline import boxes as geometry
 from pipeline import engine
 from pipeline.backbones import Backbone
+from pipeline.backbones.randomised import last, randomised
 from pipeline.engine.fills import fill_of
 from pipeline.engine.look import look
 from pipeline.engine.masked import passed
 from pipeline.engine.masks import Masks
 from pipeline.engine.scene import Scene, pixels_of
-from pipeline.families import METHODS, METRICS, Cropped, Dimmed, Noisy, Perturbation, Remapped, Removed, Said
+from pipeline.families import METHODS, METRICS, Boxed, Cropped, Dimmed, Noisy, Perturbation, Powered, Randomised, Remapped, Removed, Said
 from pipeline.render import unit, upsample
 from pipeline.requests import Request
 
@@ -31,12 +32,14 @@ class Shown:
         method: what drew them.
         target: for which of the scene's targets.
         S: each image's map [H W] from 0 to 1; None where there is none, and nothing is asked of that image.
+        inside: each image's pixels [H W] whose centre lies in a box; None where there is none.
         classes: the scored class, the predicted one and two rivals of the scored one [B 4]; -1 where there is none.
     """
 
     method: Request
     target: int
     S: Sequence[np.ndarray | None]
+    inside: Sequence[np.ndarray | None]
     classes: torch.Tensor
 
     @property
@@ -53,6 +56,8 @@ def refuse(metric: Request, backbone: Backbone) -> None:
     for code in METRICS[metric.name].codes(metric.args, backbone.image_size).values():
         if isinstance(code, Removed):
             fill_of(code.fill, torch.zeros(1, 3, 1, 1), backbone.prepare)
+        if isinstance(code, Remapped) and isinstance(code.change, Randomised):
+            last(backbone.network, code.change)
 
 
 def clean(scene: Scene, classes: torch.Tensor) -> list[Said]:
@@ -136,6 +141,27 @@ def _dimmed(code: Dimmed, scene: Scene, shown: Shown, payer: str) -> list[Said |
     return _asked(scene, shown, 1, lambda which, images: S[images], payer)
 
 
+def _powered(code: Powered, scene: Scene, shown: Shown, payer: str) -> list[Said | None]:
+    S, powers = _stacked(scene, shown), torch.tensor(code.powers, device=scene.pixels.device)
+    return _asked(scene, shown, len(powers), lambda which, images: S[images] ** powers[which][:, None, None], payer)
+
+
+def _boxed(code: Boxed, scene: Scene, shown: Shown, payer: str) -> list[Said | None]:
+    usable = [there and inside is not None for there, inside in zip(shown.drawn, shown.inside, strict=True)]
+    blank = np.zeros(scene.size, bool)
+    B = torch.tensor(np.stack([blank if inside is None else inside for inside in shown.inside]), device=scene.pixels.device)
+    S = _stacked(scene, shown) if code.dimmed else torch.ones(B.shape, device=B.device)
+
+    def paint(which: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        return S[images] * (B[images] ^ (which == 1)[:, None, None])
+
+    def found() -> list[Said | None]:
+        return _asked(scene, shown, 2, paint, payer, usable=usable)
+
+    # without the map the same copies whatever the map, so asked once for all maps of the same images
+    return found() if code.dimmed else scene.once((code, tuple(usable)), found)
+
+
 def _removed(code: Removed, scene: Scene, shown: Shown, payer: str) -> list[Said | None]:
     if code.order == "random":
         # the same copies whatever the map, so asked once for all maps of the same images
@@ -182,13 +208,26 @@ def _cropped(code: Cropped, scene: Scene, shown: Shown, payer: str) -> list[Said
 
 
 def _remapped(code: Remapped, scene: Scene, shown: Shown, payer: str) -> list[np.ndarray | None]:
-    """Maps [N H W] by the same method, with the same noise, for the same directions, of images that alone have changed."""
-    draws = [_drawn(changed, scene, shown, payer) for changed in _changed(code.change, scene, shown)]
+    """Maps [N H W] by the same method, with the same noise, for the same directions, where the images or the network alone have changed."""
+    draws = [_drawn(other, scene, shown, payer, code.raw) for other in _others(code.change, scene, shown, payer)]
     found: list[np.ndarray | None] = []
     for i, there in enumerate(shown.drawn):
         maps = np.stack([each[i] for each in draws])
         found.append(None if not there else maps if np.isfinite(maps).all() else maps[:0])
     return found
+
+
+def _others(change: Dimmed | Noisy | Randomised, scene: Scene, shown: Shown, payer: str) -> Iterable[Scene]:
+    """The batch where its images or the network alone have changed. Changed networks look once for all maps of the same images."""
+
+    def other(backbone: Backbone, pixels: torch.Tensor) -> Scene:
+        scene.tally[payer, "forwards"] += len(pixels)
+        seen = look(backbone, backbone.prepare.normalise(pixels), scene.precision)
+        return replace(scene, look=seen, pixels=pixels, tally=type(scene.tally)(), _kept={})
+
+    if isinstance(change, Randomised):
+        return scene.once(change, lambda: [other(backbone, pixels_of(scene)) for backbone in randomised(scene.backbone, change)])
+    return (other(scene.backbone, pixels) for pixels in _changed(change, scene, shown))
 
 
 def _changed(change: Dimmed | Noisy, scene: Scene, shown: Shown):
@@ -205,16 +244,16 @@ def _changed(change: Dimmed | Noisy, scene: Scene, shown: Shown):
         yield unnormalise(normalise(pixels) + change.radius * noise.to(pixels.device))
 
 
-def _drawn(pixels: torch.Tensor, scene: Scene, shown: Shown, payer: str) -> np.ndarray:
-    """The maps [B H W] of changed images, min-max; NaN where they are not finite."""
-    seen = look(scene.backbone, scene.backbone.prepare.normalise(pixels), scene.precision)
-    other = replace(scene, look=seen, pixels=pixels, tally=type(scene.tally)(), _kept={})
+def _drawn(other: Scene, scene: Scene, shown: Shown, payer: str, raw: bool) -> np.ndarray:
+    """The maps [B H W] of another scene, min-max unless `raw`; NaN where they are not finite."""
     maps = engine.maps(shown.method, other, shown.target).float().cpu()
-    scene.tally[payer, "forwards"] += len(pixels)
     for (_, kind), rows in other.tally.items():
         scene.tally[payer, kind] += rows
+    other.tally.clear()
     images = upsample(maps, scene.size, METHODS[shown.method.name].render(shown.method.args)).numpy()
-    return np.stack([unit(image) if np.isfinite(image).all() else np.full_like(image, np.nan) for image in images]).astype(np.float64)
+    finite = [np.isfinite(image).all() for image in images]
+    drawn = [(image if raw else unit(image)) if whole else np.full_like(image, np.nan) for image, whole in zip(images, finite, strict=True)]
+    return np.stack(drawn).astype(np.float64)
 
 
-ASKERS = {Dimmed: _dimmed, Removed: _removed, Cropped: _cropped, Remapped: _remapped}
+ASKERS = {Dimmed: _dimmed, Powered: _powered, Boxed: _boxed, Removed: _removed, Cropped: _cropped, Remapped: _remapped}

@@ -11,7 +11,19 @@ from pipeline.families.cams import Cam, cam, rectify
 from pipeline.families.captums import Attribution, captum_method
 from pipeline.families.copies import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
 from pipeline.families.descents import Descent, Optimised, optimised
-from pipeline.families.perturbations import Cropped, Dimmed, Noisy, Perturbation, Remapped, Removed, Said, equal_steps
+from pipeline.families.perturbations import (
+    Boxed,
+    Cropped,
+    Dimmed,
+    Noisy,
+    Perturbation,
+    Powered,
+    Randomised,
+    Remapped,
+    Removed,
+    Said,
+    equal_steps,
+)
 from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
 from pipeline.families.scores import Metric, Undefined, metric
 from pipeline.families.walks import Path, Walk, magnitude, noisy, path, spans
@@ -25,6 +37,7 @@ __all__ = [
     "Attention",
     "Attribution",
     "Bernoulli",
+    "Boxed",
     "Cam",
     "Channels",
     "Copies",
@@ -39,6 +52,8 @@ __all__ = [
     "Parameter",
     "Path",
     "Perturbation",
+    "Powered",
+    "Randomised",
     "Remapped",
     "Removed",
     "Said",

@@ -19,6 +19,24 @@ class Dimmed:
 
 
 @dataclass(frozen=True)
+class Powered:
+    """One image for each of `powers`: the image times its map to that power, which keeps the order of the pixels."""
+
+    powers: tuple[float, ...]
+
+    def __post_init__(self):
+        if not self.powers or min(self.powers) <= 0:
+            raise Refusal(f"powers={self.powers}: there are some, all above 0")
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """Two images: what lies in the object's boxes, and what lies outside of them, and black elsewhere; `dimmed` times the map as well."""
+
+    dimmed: bool = False
+
+
+@dataclass(frozen=True)
 class Removed:
     """One image for each of `counts`: so many patches show `fill`, the highest of the map first.
 
@@ -68,10 +86,30 @@ class Noisy:
 
 
 @dataclass(frozen=True)
-class Remapped:
-    """The maps of changed images by the same method for the same direction, drawn like S: [N H W], or [] where one is not finite."""
+class Randomised:
+    """The image as it is, in networks whose 1, 2, ... `steps` last layers are drawn anew from `seed`.
 
-    change: Dimmed | Noisy
+    `layers` names as many modules, last first; without them they are those of `backbones.randomised.last`.
+    """
+
+    steps: int
+    layers: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.steps < 1 or len(self.layers) not in (0, self.steps):
+            raise Refusal(f"layers={','.join(self.layers)}: name {self.steps} layers, the last one first, or none")
+
+
+@dataclass(frozen=True)
+class Remapped:
+    """The maps by the same method for the same direction where the image or the network is changed: [N H W], or [] where one is not finite.
+
+    They are drawn like S, or before min-max where they are `raw`.
+    """
+
+    change: Dimmed | Noisy | Randomised
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,4 +130,4 @@ class Said:
     top: np.ndarray
 
 
-Perturbation = Dimmed | Removed | Cropped | Remapped
+Perturbation = Dimmed | Powered | Boxed | Removed | Cropped | Remapped

@@ -45,6 +45,8 @@ class Metric:
     Attributes:
         columns: what it fills -> which way is better, None where neither is; every column begins with the metric's name.
         constant: whether a constant map has a value.
+        exact: whether it needs the map as it was computed, and says something else of one that was stored with 8 bits a cell.
+        binary: whether its values are 0 or 1, so that their mean is a share.
         curves: whether `score` returns a curve for each column [columns N], in [0, 1] over equal steps. Then the column's number is the
             area under it, by the trapezoid rule over [0, 1], and the mean curve goes to the table `curves`.
         parameters: the settings, keyword-only parameters of `score`, `total` and the sets.
@@ -59,6 +61,8 @@ class Metric:
     curves: bool = False
     family: str = "localisation"
     constant: bool = False
+    exact: bool = False
+    binary: bool = False
     of_pairs: bool = False
     version: int = 1
     asks: frozenset[str] = field(init=False)
@@ -83,7 +87,7 @@ class Metric:
 
     @property
     def remaps(self) -> bool:
-        """Whether it asks a method for maps of changed images: such a metric is dear, and only computed where it is named."""
+        """Whether it asks a method for maps of changed images or by changed networks: it is dear, and computed only where it is named."""
         return any(isinstance(code, Remapped) for code in self._usual)
 
     @property

@@ -3,6 +3,6 @@
 from pipeline.families import Dimmed, metric
 
 
-@metric(sets={"dimmed": lambda: Dimmed()}, columns={"ai": "higher", "ai_pred": "higher"}, family="faithfulness", constant=True)
+@metric(sets={"dimmed": lambda: Dimmed()}, columns={"ai": "higher", "ai_pred": "higher"}, family="faithfulness", constant=True, binary=True)
 def ai(p, dimmed):
     return (p < dimmed.p[0]).astype(float)

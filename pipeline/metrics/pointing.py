@@ -3,6 +3,6 @@
 from pipeline.families import metric
 
 
-@metric
+@metric(binary=True)
 def pointing(S, inside):
     return float(S[inside].max() == S.max())

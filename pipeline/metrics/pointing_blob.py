@@ -9,7 +9,7 @@ from pipeline.boxes import largest
 from pipeline.families import metric
 
 
-@metric(columns={"pointing_blob": "higher", "pointing_blob_small": None})
+@metric(columns={"pointing_blob": "higher", "pointing_blob_small": None}, binary=True)
 def pointing_blob(S, boxes, *, threshold: float = 0.95, small: float = 0.25):
     blob, _ = largest(threshold < S)
     y, x = ((index.mean() + 0.5) / side for index, side in zip(np.nonzero(blob), S.shape, strict=True))

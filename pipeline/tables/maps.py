@@ -5,6 +5,8 @@ N maps, h w cells
 
 import numpy as np
 
+STORED_BITS = 8
+
 
 def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Maps [N h w] as uint8 with their minima and maxima [N]; value = min + code / 255 * (max - min), off by at most half a step."""
@@ -18,6 +20,12 @@ def dequantise(codes, low: float, high: float, height: int, width: int) -> np.nd
     """The stored map [h w] as float32."""
     codes = np.asarray(codes, dtype=np.float32).reshape(height, width)
     return (low + codes / 255 * (high - low)).astype(np.float32)
+
+
+def rounded(map: np.ndarray) -> np.ndarray:
+    """A map [h w] as it comes back from the tables."""
+    codes, low, high = quantise(map[None])
+    return dequantise(codes, low[0], high[0], *map.shape)
 
 
 def summaries(maps: np.ndarray) -> dict[str, np.ndarray]:

@@ -171,7 +171,25 @@ def fetch(out: str, receipt: Receipt, table: str) -> pq.ParquetFile:
     Raises:
         Damaged: naming the file.
     """
-    entry = receipt.files[table]
+    return _whole(out, receipt.files[table])
+
+
+def row_groups(out: str, places: Iterable[tuple[dict, int]]) -> pa.Table:
+    """Row groups of receipts' files, each given as its file and its number, one after the other.
+
+    Raises:
+        Damaged: naming the file.
+    """
+    opened: dict[str, pq.ParquetFile] = {}
+    rows = []
+    for entry, group in places:
+        if entry["path"] not in opened:
+            opened[entry["path"]] = _whole(out, entry)
+        rows.append(opened[entry["path"]].read_row_group(group))
+    return pa.concat_tables(rows)
+
+
+def _whole(out: str, entry: dict) -> pq.ParquetFile:
     try:
         content = storage.read_bytes(storage.join(out, entry["path"]))
     except FileNotFoundError as error:

@@ -79,6 +79,7 @@ SUMMARY = pa.schema(
         ("n_null", pa.int64()),
         *[(name, pa.float64()) for name in ("mean", "std", "ci_low", "ci_high")],
         ("better", pa.string()),
+        ("stored", pa.bool_()),
         *[(name, pa.float64()) for name in _DIFFERENCES],
     ]
 )

@@ -1,0 +1,75 @@
+"""New metrics of maps that a published run already holds: the maps are read, not computed again.
+
+python -m jobs.score --out s3://b/atlas --metrics ad ai ag
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from jobs import explain
+from pipeline import rescore, tables
+from pipeline.finish import Outcome
+from pipeline.job import command_line
+from pipeline.metrics import METRICS
+from pipeline.refusal import Refusal
+from pipeline.requests import described
+
+EPILOGUE = f"metrics: {described(METRICS)}\n\nexit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Score the maps of a published run as they are stored, and publish a run that holds the new metrics beside all it held."""
+
+    out: str
+    """Where the tables are."""
+    metrics: tuple[str, ...]
+    """Metrics by name, `all`, or family:NAME; name(setting=value) sets, alias=name(...) renames."""
+    metric_args: tuple[str, ...] = ()
+    """Settings of metrics: pxap.bins=2000 ..."""
+    name: str = "default"
+    """The run published under this name."""
+    run: str | None = None
+    """Any run by its id; the one published under its name is left alone, so it takes --as."""
+    as_: Annotated[str | None, arg(name="as")] = None
+    """Name the new run is published under; that of the old one by default."""
+    recompute: bool = False
+    """Compute the maps again and score them before they are rounded to 8 bits, as jobs.explain does."""
+    source: tuple[str, ...] = ()
+    """Where the shards are now, if not where the run has read them."""
+    weights: str | None = None
+    """Where the same weights are now, if not where the run has read them."""
+    batch_size: str | None = None
+    """As for jobs.explain; the run's own by default, like all below."""
+    workers: int | None = None
+    """As for jobs.explain."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """As for jobs.explain."""
+    single_writer: bool = False
+    """As for jobs.explain; promised anew each time."""
+    dry: bool = False
+    """Say what would be computed, and stop."""
+
+
+def run(score: Score) -> Outcome | None:
+    """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
+    found = tables.open(score.out, score.name, score.run)
+    name = score.as_ or found.facts["job"]["name"]
+    if score.run and not score.as_ and tables.open(score.out, name).run_id != score.run:
+        raise Refusal(f"run {score.run} is not the one published as {name!r} any more; give the new run another name with --as")
+    asked = {key: getattr(score, key) for key in ("source", "weights", "batch_size", "workers", "device")}
+    changes = {key: value for key, value in asked.items() if value not in (None, ())}
+    changes |= {"name": name, "single_writer": score.single_writer, "dry": score.dry}
+    return explain.carry_out(rescore.prepare_more(found, score.metrics, score.metric_args, score.recompute, **changes))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job a command line describes; returns the exit code."""
+    return explain.concluded(lambda: run(command_line(Score, "jobs.score", arguments, EPILOGUE)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""Bounding-box study (Opti-CAM table 5; E32): ad, ag and ai of the box B, of what is outside, and of the map within and without B.
+
+The map is not brought to [0, 1] again, so that the map of Fake-CAM within B is B.
+"""
+
+import numpy as np
+
+from pipeline.families import Boxed, metric
+
+PARTS = ("b", "rest", "s_b", "s_rest")
+BETTER = {"ad": "lower", "ag": "higher", "ai": "higher"}
+COLUMNS = {f"bbox_study_{name}_{part}": better for name, better in BETTER.items() for part in PARTS}
+SETS = {"boxed": lambda: Boxed(), "dimmed": lambda: Boxed(dimmed=True)}
+
+
+@metric(sets=SETS, columns=COLUMNS, family="analysis", constant=True)
+def bbox_study(p, q, inside, boxed, dimmed):
+    p, q, o = p[0], q[0], np.concatenate([boxed.p[:, 0], dimmed.p[:, 0]])
+    drop, gain = np.maximum(p - o, 0) / max(p, 1e-12), np.maximum(o - p, 0) / max(q, 1e-12)
+    return np.concatenate([drop, gain, p < o])

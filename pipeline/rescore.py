@@ -1,0 +1,132 @@
+"""A published run as the job that adds metrics to it, computed from its maps as they are stored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+
+from pipeline.finish import Work
+from pipeline.job import Job
+from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
+from pipeline.prepare import Prepared, prepare
+from pipeline.questions import Cell
+from pipeline.refusal import Refusal
+from pipeline.requests import Request, parse, parse_all
+from pipeline.sources import ShardError
+from pipeline.stages import Task
+from pipeline.tables import Run
+from pipeline.tables.receipts import Receipt
+
+
+def prepare_more(run: Run, metrics: Sequence[str], metric_args: Sequence[str] = (), recompute: bool = False, **changes) -> Prepared:
+    """The job of a published run with more metrics, checked.
+
+    Parameters:
+        recompute: compute the maps again and score them as `explain` would, before they are rounded.
+        changes: fields of the job that are not as the run has them.
+
+    Raises:
+        Refusal: where a metric cannot be had from stored maps, or what the run holds would now be computed otherwise.
+    """
+    facts, more = run.facts, parse_all(metrics, METRICS, "metric", metric_args)
+    if not more:
+        raise Refusal("no metric is asked for; name some with --metrics, for example --metrics energy or family:faithfulness")
+    more = more if recompute else tuple(metric for metric in more if _from_stored(metric))
+    exact, stored = ([_request(entry, METRICS, "metric") for entry in facts["metrics"] if entry["stored"] is how] for how in (False, True))
+    fresh = [metric for metric in more if _same(metric) not in map(_same, exact if recompute else exact + stored)]
+    if recompute:
+        exact, stored = exact + fresh, [metric for metric in stored if _same(metric) not in map(_same, fresh)]
+    else:
+        stored = stored + fresh
+    job = replace(
+        job_of(facts),
+        out=run.out,
+        methods=tuple(_request(entry, METHODS, "method").written for entry in facts["methods"]),
+        metrics=tuple(metric.written for metric in exact),
+        method_args=(),
+        metric_args=(),
+        **changes,
+    )
+    ready = prepare(job, stored)
+    ready = replace(ready, base=run, skipped=[*facts["skipped"], *(item for item in ready.skipped if item not in facts["skipped"])])
+    _refuse_another_version(ready)
+    return ready
+
+
+def job_of(facts: Mapping) -> Job:
+    """The job that a run.json describes."""
+    told = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["job"].items()}
+    return Job(**{field.name: told[field.name] for field in fields(Job) if field.name in told})
+
+
+def _request(entry: Mapping, registry: Mapping, what: str) -> Request:
+    """The method or metric that an entry of run.json describes."""
+    settings = tuple(sorted((key, value) for key, value in entry.items() if key not in ("name", what, "stored")))
+    return parse(Request(entry["name"], entry[what], None, settings).written, registry, what)
+
+
+def _same(metric: Request) -> tuple:
+    """What two requests for one metric have in common."""
+    return metric.alias, metric.name, metric.settings
+
+
+def _from_stored(metric: Request) -> bool:
+    """Whether a metric can be had from stored maps.
+
+    Raises:
+        Refusal: where it cannot, and was named.
+    """
+    entry = METRICS[metric.name]
+    if not entry.exact and not entry.remaps:
+        return True
+    if metric.explicit:
+        why = (
+            "asks its method for new maps"
+            if entry.remaps
+            else "needs the map before it is rounded to 8 bits, which gives it ties of its own"
+        )
+        raise Refusal(f"metric {metric.alias!r} {why}; add --recompute, which computes the maps again")
+    return False
+
+
+def _refuse_another_version(ready: Prepared) -> None:
+    """Every cell of the run must be one of the new plan, or the new run would not hold all of the old one."""
+    planned = {cell.identity for cell in ready.cells}
+    exact = {metric.alias for metric in ready.questions.metrics} - ready.questions.stored
+    replaced = {entry["name"] for entry in ready.base.facts["metrics"] if entry["stored"] and entry["name"] in exact}
+    for cell in ready.base.facts["cells"]:
+        if cell["identity"] not in planned and cell["metric"] not in replaced:
+            what = " ".join(filter(None, [cell["table"], cell["metric"], cell["method"], cell["target"]]))
+            raise Refusal(
+                f"run {ready.base.run_id} holds {what} as another version, other weights or other classes computed it; "
+                "run jobs.explain again, then jobs.score"
+            )
+
+
+def unexplained(work: Work) -> list[dict]:
+    """The failures of the tasks that the run to be scored does not hold as a whole; none where no run is scored.
+
+    Raises:
+        Refusal: where a shard is not what the run has seen.
+    """
+    ready = work.ready
+    if not ready.base:
+        return []
+    now = {shard.name: index.identity for shard, index in work.indexes.items()}
+    for shard in ready.base.facts["shards"]:
+        if shard["images"] and now.get(shard["name"]) != shard["identity"]:
+            raise Refusal(
+                f"shard {shard['name']} is not what run {ready.base.run_id} has seen; run jobs.explain again, or name the old files with --source"
+            )
+    error = ShardError("NotExplained", "its maps are not all there; run jobs.explain again")
+    return [task.failure(error, "read") for task in work.tasks if not work.holds(task)]
+
+
+def with_maps(task: Task, wanted: Sequence[Cell], answered: Mapping[str, Receipt]) -> Task:
+    """The task, told where the maps lie that its missing cells are scored on as they are stored."""
+    asked = {(wanted[i].method, wanted[i].target) for i in task.missing if wanted[i].stored}
+    places = []
+    for cell in wanted:
+        receipt = answered.get(task.cell(cell.identity)) if cell.table == "maps" and (cell.method, cell.target) in asked else None
+        if receipt and receipt.cells[task.cell(cell.identity)].rows:
+            places.append((receipt.files["maps"], receipt.cells[task.cell(cell.identity)].group))
+    return replace(task, maps=tuple(places))

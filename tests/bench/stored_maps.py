@@ -1,0 +1,49 @@
+"""How far metrics of maps stored with 8 bits a cell, and of pixel-level maps averaged down to 56 x 56, are from those of the float maps.
+
+python -m tests.bench.stored_maps --source 'val/*.tar' --backbone timm/mobilenetv2_100 --weights FILE --out out/stored_maps
+"""
+
+import sys
+
+import pyarrow as pa
+
+from jobs import explain, score
+from pipeline import tables
+from pipeline.job import Job, command_line
+from pipeline.tables.schema import SCORES
+
+METRICS = ("energy", "pointing", "pointing_blob", "official", "loc_error", "f1", "iou", "ad_ai_ag", "rd", "deletion", "insertion")
+METHODS = ("grad_cam", "gradient")
+
+
+def difference(job: Job) -> pa.Table:
+    """Mean and largest distance of each metric's values, by method: the run `float` scores maps as computed, the run `stored` as stored."""
+    named = vars(job)
+    explain.run(Job(**{**named, "name": "stored", "metrics": (), "metric_args": ()}))
+    score.run(score.Score(out=job.out, name="stored", metrics=METRICS, metric_args=job.metric_args))
+    explain.run(Job(**{**named, "name": "float", "metrics": METRICS}))
+    exact, stored = (tables.open(job.out, name).table("metrics") for name in ("float", "stored"))
+    import duckdb
+
+    columns = sorted(set(stored.column_names) - {*SCORES.names, "reasons"})
+    each = " UNION ALL ".join(
+        f"SELECT method, '{column}' AS metric, abs(a.{column} - b.{column})::DOUBLE AS apart, a.{column}::DOUBLE AS value "
+        "FROM exact a JOIN stored b USING (image_id, method, target)"
+        for column in columns
+    )
+    return duckdb.sql(
+        f"SELECT metric, method, count(apart) AS maps, avg(value) AS mean, avg(apart) AS apart, max(apart) AS most FROM ({each}) "
+        "WHERE method NOT IN ('fake_cam', 'random') GROUP BY ALL ORDER BY ALL"
+    ).to_arrow_table()
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    job = command_line(Job, "tests.bench.stored_maps", [*sys.argv[1:], "--methods", *METHODS])
+    print("| metric | method | maps | mean | mean distance | largest |\n|---|---|---|---|---|---|")
+    for row in difference(job).to_pylist():
+        print(f"| {row['metric']} | {row['method']} | {row['maps']} | {row['mean']:.4f} | {row['apart']:.1e} | {row['most']:.1e} |")
+
+
+if __name__ == "__main__":
+    main()

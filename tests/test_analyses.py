@@ -1,0 +1,262 @@
+"""Studies beyond one number a map: boxes, contrast, other classes, networks drawn anew, and how alike classes are."""
+
+import numpy as np
+import pytest
+import torch
+
+import pipeline
+from pipeline import analysis, backbones
+from pipeline.analysis.weights import sorted_cosines
+from pipeline.backbones import randomised
+from pipeline.backbones.randomised import last, networks_of
+from pipeline.families import Randomised
+from pipeline.metrics import METRICS
+from pipeline.metrics.selectivity import POWERS
+from pipeline.refusal import Refusal
+from pipeline.render import unit, upsample
+
+SIDE, BOX = 64, (0.25, 0.25, 0.75, 0.5)
+LABELS = [0, 1, 2, 3]
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (4, 3, SIDE, SIDE), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return backbones.load("tests.tiny:build", image_size=SIDE)
+
+
+@pytest.fixture(scope="module")
+def studied(images, backbone):
+    asked = ["ad", "ai", "ag", "bbox_study", "selectivity"]
+    targets = ["label", "predicted", "second", "least"]
+    return pipeline.explain(images, LABELS, backbone, ["grad_cam"], targets, metrics=asked, boxes=[[BOX]] * 3 + [[]])
+
+
+def of(tables, method, target, table="metrics") -> list[dict]:
+    return [row for row in tables[table].to_pylist() if (row["method"], row["target"]) == (method, target)]
+
+
+def probability(backbone, images, masks, classes) -> np.ndarray:
+    """Of each image's class, with its pixels in [0, 1] multiplied by its mask [H W] before they are normalised."""
+    pixels = torch.from_numpy(images).float() / 255 * torch.tensor(np.stack(masks), dtype=torch.float32)[:, None]
+    with torch.no_grad():
+        p = backbone.logits(backbone.prepare.normalise(pixels)).double().softmax(1)
+    return p[range(len(p)), classes].numpy()
+
+
+def drop_gain_increase(p, o) -> np.ndarray:
+    return np.stack([np.maximum(p - o, 0) / p, np.maximum(o - p, 0) / (1 - p), p < o])
+
+
+def drawn_maps(tables, target) -> list[np.ndarray]:
+    """The maps as they are stored, drawn: near enough to the float maps for a tolerance of 1e-3."""
+    return [pipeline.tables.render(row, (SIDE, SIDE)) for row in of(tables, "grad_cam", target, "maps")]
+
+
+def test_the_box_study_is_what_the_network_says_of_boxes_and_of_maps_within_them(studied, images, backbone):
+    B, S = np.zeros((SIDE, SIDE)), drawn_maps(studied, "label")
+    B[16:32, 16:48] = 1
+    p = probability(backbone, images, np.ones((4, SIDE, SIDE)), LABELS)
+    parts = {"b": [B] * 4, "rest": [1 - B] * 4, "s_b": [s * B for s in S], "s_rest": [s * (1 - B) for s in S]}
+    rows = of(studied, "grad_cam", "label")
+    for part, masks in parts.items():
+        expected = drop_gain_increase(p, probability(backbone, images, masks, LABELS))[:, :3]
+        found = np.array([[row[f"bbox_study_{name}_{part}"] for row in rows[:3]] for name in ("ad", "ag", "ai")])
+        np.testing.assert_allclose(found, expected, atol=1e-3 if "s" in part.split("_") else 1e-5)
+    assert dict(rows[3]["reasons"])["bbox_study_ad_b"] == "no box"
+
+
+def test_fake_cam_within_the_box_is_the_box(studied):
+    for row in of(studied, "fake_cam", "none")[:3]:
+        for name in ("ad", "ag", "ai"):
+            assert row[f"bbox_study_{name}_s_b"] == row[f"bbox_study_{name}_b"]
+
+
+def test_selectivity_is_ad_ag_and_ai_of_powers_of_the_map(studied, images, backbone):
+    rows, S = of(studied, "grad_cam", "label"), drawn_maps(studied, "label")
+    p = probability(backbone, images, np.ones((4, SIDE, SIDE)), LABELS)
+    for power in POWERS:
+        expected = drop_gain_increase(p, probability(backbone, images, [s**power for s in S], LABELS))
+        found = np.array([[row[f"selectivity_{name}_{100 * power:.0f}"] for row in rows] for name in ("ad", "ag")])
+        # at powers of 0.01 and 0.05 a code more or less near zero is worth a lot
+        np.testing.assert_allclose(found, expected[:2], atol=1e-3 if power >= 0.5 else 0.1)
+    for row in rows:
+        assert [row[f"selectivity_{name}_100"] for name in ("ad", "ag", "ai")] == pytest.approx([row[name] for name in ("ad", "ag", "ai")])
+
+
+def test_maps_of_other_classes_are_scored_on_the_label(studied, images, backbone):
+    """E35: ad of the maps of the predicted, second and least likely class, of the label's probability."""
+    p = probability(backbone, images, np.ones((4, SIDE, SIDE)), LABELS)
+    for target in ("predicted", "second", "least"):
+        expected = drop_gain_increase(p, probability(backbone, images, drawn_maps(studied, target), LABELS))[0]
+        np.testing.assert_allclose([row["ad"] for row in of(studied, "grad_cam", target)], expected, atol=1e-3)
+    explained = {target: [row["class_id"] for row in of(studied, "grad_cam", target)] for target in ("predicted", "second", "least")}
+    order = np.argsort(-np.array([row["logits"] for row in studied["predictions"].to_pylist()], dtype=np.float32), 1)
+    assert explained == {"predicted": order[:, 0].tolist(), "second": order[:, 1].tolist(), "least": order[:, -1].tolist()}
+
+
+def test_misclassified_images_alone(images, backbone):
+    kept = pipeline.explain(images, LABELS, backbone, ["grad_cam"], ["predicted"], metrics=["ad"], select="predicted <> label")
+    wrong = [row["image_id"] for row in kept["predictions"].to_pylist() if row["predicted"] != row["label"]]
+    assert len(wrong) > 0 and [row["image_id"] for row in of(kept, "grad_cam", "predicted")] == wrong
+
+
+@pytest.mark.parametrize(
+    ("metric", "rows"),
+    [("selectivity", 1 + 3 * len(POWERS)), ("bbox_study", 1 + 2 + 3 * 2), ("sanity(layers=(10,8,4,2,0))", 1 + 5)],
+)
+def test_each_costs_its_passes_and_those_that_no_map_enters_are_shared(images, metric, rows, monkeypatch):
+    """For three maps: of one method, and of the two controls."""
+    count, curved = [], backbones.load("tests.tiny:curved", image_size=SIDE)
+    like = randomised.like
+    monkeypatch.setattr(randomised, "like", lambda *about: muted(like, count, *about))
+    for name in ("trunk", "logits"):
+        plain = getattr(backbones.Backbone, name)
+        monkeypatch.setattr(backbones.Backbone, name, lambda self, x, plain=plain: count.append(len(x)) or plain(self, x))
+    tables = pipeline.explain(images, LABELS, curved, ["grad_cam"], metrics=[metric], boxes=[[BOX]] * 4)
+    assert not tables["errors"].num_rows
+    assert sum(size for size in count if size > 1) == 4 * rows
+
+
+def muted(function, count: list, *arguments):
+    """What `function` returns, leaving no trace of what it passes through networks."""
+    before = len(count)
+    result = function(*arguments)
+    del count[before:]
+    return result
+
+
+def test_analyses_are_computed_only_where_they_are_named(images, backbone):
+    tables = pipeline.explain(images, LABELS, backbone, ["grad_cam"], metrics=["all", "deletion(steps=2)", "insertion(steps=2)"])
+    names = [name for name, entry in METRICS.items() if entry.family == "analysis"]
+    assert names and not [column for column in tables["metrics"].column_names for name in names if column.startswith(name)]
+
+
+CHANGE = Randomised(5)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return backbones.load("timm/test_resnet", args={"pretrained": False}, image_size=SIDE, seed=3)
+
+
+def test_layers_are_drawn_anew_from_the_top_each_on_top_of_the_one_before(resnet):
+    before, tops = resnet.network.state_dict(), ["fc", "layer4", "layer3", "layer2", "layer1"]
+    for step, network in enumerate(networks_of(resnet.network, CHANGE), 1):
+        now = network.state_dict()
+        moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], now[name])}
+        assert moved == {tops[step - 1]}
+        before = now
+    again, other = (list(networks_of(resnet.network, Randomised(5, seed=seed)))[-1].state_dict() for seed in (0, 1))
+    assert all(torch.equal(again[name], now[name]) for name in now)
+    assert not torch.equal(other["fc.weight"], now["fc.weight"])
+
+
+def test_batch_normalisation_forgets_its_statistics(resnet):
+    network = list(networks_of(resnet.network, CHANGE))[1]
+    found = [module for name, module in network.named_modules() if name.startswith("layer4") and hasattr(module, "running_mean")]
+    assert found and all((m.running_mean == 0).all() and (m.running_var == 1).all() and (m.weight == 1).all() for m in found)
+
+
+def test_layers_can_be_named_and_must_be_there(resnet):
+    named = last(resnet.network, Randomised(2, ("fc", "layer4.0.conv1")))
+    assert named == [["fc"], ["layer4.0.conv1"]]
+    for change, told in [
+        (Randomised(1, ("layer9",)), "no layer 'layer9'"),
+        (Randomised(9), "9 layers are to be drawn anew, and the network has 6"),
+    ]:
+        with pytest.raises(Refusal, match=told):
+            last(resnet.network, change)
+    with pytest.raises(Refusal, match="name 5 layers"):
+        Randomised(5, ("fc",))
+
+
+def test_what_depends_on_no_weight_stays_and_what_depends_on_the_classifier_changes(images, resnet):
+    methods = ["grad_cam", "eigen_cam", "fake_cam", "random"]
+    tables = pipeline.explain(images[:2], LABELS[:2], resnet, methods, metrics=["sanity"])
+    assert set(METRICS["sanity"].columns) < set(tables["metrics"].column_names)
+    for row in tables["metrics"].to_pylist():
+        found = {column: row[column] for column in METRICS["sanity"].columns}
+        if row["method"] in ("fake_cam", "random"):
+            assert found == pytest.approx(dict.fromkeys(found, 1))
+        if row["method"] == "eigen_cam":
+            assert [found[f"sanity_{name}_1"] for name in ("spearman", "spearman_abs", "ssim", "hog")] == pytest.approx([1] * 4)
+            assert max(found[f"sanity_ssim_{step}"] for step in range(2, 6)) < 0.999
+        if row["method"] == "grad_cam":
+            assert max(found[f"sanity_spearman_{step}"] for step in range(1, 6)) < 0.999
+
+
+def test_a_map_by_a_changed_network_is_the_map_that_network_has(images, resnet):
+    """The same through another door: the changed network loaded as a backbone of its own."""
+    *_, changed = networks_of(resnet.network, CHANGE)
+    (plain, other), size = (
+        (pipeline.explain(images[:2], LABELS[:2], b, ["grad_cam"]) for b in (resnet, backbones.like(resnet, changed, ""))),
+        SIDE,
+    )
+    row = pipeline.explain(images[:2], LABELS[:2], resnet, ["grad_cam"], metrics=["sanity"])["metrics"].to_pylist()
+    maps = [[pipeline.tables.render(r, (size, size)).astype(float) for r in tables["maps"].to_pylist()] for tables in (plain, other)]
+    for found, one, two in zip([r for r in row if r["method"] == "grad_cam"], *maps, strict=True):
+        assert found["sanity_ssim_5"] == pytest.approx(ssim(one, two), abs=0.02)
+
+
+def test_too_few_layers_stop_the_job(images, backbone):
+    with pytest.raises(Refusal, match="5 layers are to be drawn anew, and the network has 4"):
+        pipeline.explain(images, LABELS, backbone, ["grad_cam"], metrics=["sanity"])
+
+
+def ssim(one, two) -> float:
+    """Wang et al. 2004 with Gaussian weights of sigma 1.5, the border of half a window left out."""
+    from scipy.ndimage import gaussian_filter
+
+    def mean(image):
+        return gaussian_filter(image, 1.5, truncate=3.5)
+
+    a, b = mean(one), mean(two)
+    variances, both = mean(one * one) - a * a + mean(two * two) - b * b, mean(one * two) - a * b
+    each = (2 * a * b + 0.01**2) * (2 * both + 0.03**2) / ((a * a + b * b + 0.01**2) * (variances + 0.03**2))
+    return each[5:-5, 5:-5].mean()
+
+
+def test_similarities_are_those_of_scipy_and_of_the_formula():
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    draws = torch.from_numpy(rng.normal(size=(6, 5, 5)))
+    M, *others = upsample(draws, (64, 80), "bilinear").numpy()
+    found = dict(zip(METRICS["sanity"].columns, METRICS["sanity"].score(M, np.stack(others)), strict=True))
+    for step, other in enumerate(others, 1):
+        assert found[f"sanity_spearman_{step}"] == pytest.approx(spearmanr(M.ravel(), other.ravel()).statistic)
+        assert found[f"sanity_spearman_abs_{step}"] == pytest.approx(spearmanr(abs(M).ravel(), abs(other).ravel()).statistic)
+        assert found[f"sanity_ssim_{step}"] == pytest.approx(ssim(unit(M), unit(other)))
+
+
+def test_hog_sees_edges_and_not_which_side_is_bright():
+    M = np.zeros((64, 64))
+    M[:, 20:40] = 1
+    found = METRICS["sanity"].score(M, np.stack([M, 1 - M, M.T, np.ones_like(M), 3 * M]))
+    assert list(found[-5:]) == pytest.approx([1, 1, found[-3], 0, 1])
+    assert found[-3] < 0.5
+    assert found[3] == 0, "a constant map correlates with nothing"
+
+
+def test_similar_classes_come_first():
+    weights = torch.tensor([[1.0, 0], [2, 0], [0, 1], [-1, 0]])
+    expected = [[1, 0, -1], [1, 0, -1], [0, 0, 0], [0, -1, -1]]
+    assert torch.allclose(sorted_cosines(weights), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_the_similarity_curve_is_the_mean_over_classes(backbone):
+    found = analysis.weight_similarity(backbone).to_pylist()
+    W = backbone.class_weights().double().numpy()
+    cosines = W @ W.T / np.outer(*[np.linalg.norm(W, axis=1)] * 2)
+    falling = np.array([sorted(np.delete(row, i))[::-1] for i, row in enumerate(cosines)])
+    told = {name: [row["mean"] for row in found if row["metric"] == name] for name in ("weight_similarity", "weight_similarity_std")}
+    assert told["weight_similarity"] == pytest.approx(falling.mean(0))
+    assert told["weight_similarity_std"] == pytest.approx(falling.std(0, ddof=1))
+    assert {row["n"] for row in found} == {5}
+    with pytest.raises(Refusal, match="no linear classifier"):
+        analysis.weight_similarity(backbones.load("tests.tiny:build", args={"num_classes": 1}, image_size=SIDE))
