@@ -6,7 +6,7 @@ B images, K channels, h w cells, C classes, D features, H W pixels.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -14,10 +14,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbones import own, timm_models
+from pipeline.backbones import checkpoint, own, timm_models
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.arguments import typed
 from pipeline.backbones.cut import Cut, cut_network
+from pipeline.backbones.heads import Calm, Headed
 from pipeline.backbones.pooled import feature_to_logits, pooled_linear
 from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing
 from pipeline.refusal import Refusal
@@ -42,6 +43,8 @@ class Backbone:
         feature_width: D.
         identity: hash of all that decides the values: architecture, its arguments, the weights' tensors, layer, prepare.
         cut: what computes both halves.
+        branches: A -> log g [B, C, h, w] and h [B, 1, h, w] of a CALM network cut behind its trunk; None of any other.
+        classes: the names of the classes, where the network brings them.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Backbone:
     feature_width: int
     identity: str
     cut: Cut | own.OwnCut
+    branches: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    classes: tuple[str, ...] = ()
 
     @torch.no_grad()
     def trunk(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -115,7 +120,8 @@ def load(
     """A backbone by name.
 
     Parameters:
-        name: `timm/<model>[.<tag>]`, `timm/hf-hub:<org>/<name>`, or `my_module:build` for a network of one's own.
+        name: `timm/<model>[.<tag>]`, `timm/hf-hub:<org>/<name>`, `train/<path or URL>` of a checkpoint that `jobs.train` wrote, or
+            `my_module:build` for a network of one's own.
         weights: file, URL or hf-hub:<org>/<name>; the hub's own weights where None.
         args: arguments of the network, and mean, std, interpolation, crop_pct of its preprocessing; text is read as numbers, true, false,
             none or comma-separated tuples. For timm, `img_size=H,W` is an image size that need not be square, and `pretrained=false`
@@ -132,13 +138,30 @@ def load(
     size = _pair(image_size)
     if name.startswith("timm/"):
         size = _pair(settings.pop("img_size", None)) or size
-    network = _network(name, settings, weights, size, seed)
+    network, recipe = _checkpoint(name, settings, weights) if name.startswith("train/") else (None, None)
+    network = network or _network(name, settings, weights, size, seed)
+    layer = "trunk" if layer is None and isinstance(network, Headed) else layer
     config = _config(network)
     size = size or tuple(config.get("input_size", (3, 224, 224))[1:])
     prepare = preprocessing(config, shown, size, crop)
     images = prepare(torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     cut = own.OwnCut(network, images, layer) if own.is_cut(network) else cut_network(network, images, layer)
-    return _described(name, network, cut, prepare, images, _identity(name, network, settings, cut, prepare))
+    identity = _identity(name, network, settings, cut, prepare, recipe)
+    latent = isinstance(network, Headed) and isinstance(network.head, Calm) and layer == "trunk"
+    found = _described(name, network, cut, prepare, images, identity)
+    return dataclasses.replace(found, branches=network.head.branches if latent else None, classes=recipe.classes if recipe else ())
+
+
+def _checkpoint(name: str, settings: dict, weights: str | None) -> tuple[Headed, checkpoint.Recipe]:
+    """The network of a checkpoint, which brings its own weights and arguments."""
+    if weights is not None:
+        raise Refusal(f"--weights {weights}: the checkpoint {name} brings its own weights; leave the option out")
+    if settings:
+        raise Refusal(
+            f"{name} takes no argument {next(iter(settings))!r}: a checkpoint knows its network; {', '.join(SETTINGS)} may be set"
+        )
+    recipe, network = checkpoint.load(name.removeprefix("train/"))
+    return network, recipe
 
 
 def _network(name: str, settings: dict, weights: str | None, size: tuple[int, int] | None, seed: int) -> object:
@@ -155,10 +178,12 @@ def _network(name: str, settings: dict, weights: str | None, size: tuple[int, in
     return network
 
 
-def _identity(name: str, network: object, settings: dict, cut: Cut | own.OwnCut, prepare: Preprocessing) -> str:
-    """timm's networks are known by name; of one's own, the code and every tensor that it uses count too."""
+def _identity(name: str, network: object, settings: dict, cut: Cut | own.OwnCut, prepare: Preprocessing, recipe=None) -> str:
+    """timm's networks are known by name, checkpoints by their recipe; of one's own, the code and every tensor that it uses count too."""
     decides = {"layer": cut.layer, "prepare": dataclasses.asdict(prepare)}
-    if name.startswith("timm/"):
+    if recipe:
+        decides |= {"recipe": dataclasses.asdict(recipe), "weights": weight_files.digest(network.state_dict())}
+    elif name.startswith("timm/"):
         arguments = {key: value for key, value in getattr(network, "_model_args", settings).items() if key != "img_size"}
         architecture = _config(network).get("architecture") or name
         decides |= {"network": architecture, "args": arguments, "weights": weight_files.digest(network.state_dict())}
@@ -197,4 +222,5 @@ def _own_name(name: str) -> str:
         return name
     if name.startswith("open_clip/"):  # its builder belongs beside timm_models
         raise Refusal(f"backbone {name!r}: open_clip is not supported yet; timm has CLIP's image towers, as timm/vit_base_patch16_clip_224")
-    raise Refusal(f"unknown backbone {name!r}; write timm/<model>, as timm/{name.rpartition('/')[2] or 'resnet50'}, or my_module:build")
+    shown = name.rpartition("/")[2] or "resnet50"
+    raise Refusal(f"unknown backbone {name!r}; write timm/<model>, as timm/{shown}, train/<checkpoint>, or my_module:build")

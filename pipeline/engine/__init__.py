@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine import attention, cam, masked, optimised, path
+from pipeline.engine import attention, cam, latent, masked, optimised, path
 from pipeline.engine.scene import Scene
 from pipeline.families import METHODS
 from pipeline.requests import Request
 
-FAMILIES = {"attention": attention, "cam": cam, "masked": masked, "optimised": optimised, "path": path}
+FAMILIES = {"attention": attention, "cam": cam, "latent": latent, "masked": masked, "optimised": optimised, "path": path}
 
 
 def misfit(method: Request, backbone: Backbone, targets: Sequence[Request] = ()) -> str | None:

@@ -10,6 +10,7 @@ from pipeline.families.attentions import Attention, attention
 from pipeline.families.cams import Cam, cam, rectify
 from pipeline.families.copies import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
 from pipeline.families.descents import Descent, Optimised, optimised
+from pipeline.families.latents import Latent, latent
 from pipeline.families.registry import METHODS, METRICS, Parameter, asked_for, offered, parameters, register
 from pipeline.families.scores import Metric, Undefined, metric
 from pipeline.families.walks import Path, Walk, magnitude, noisy, path, spans
@@ -26,6 +27,7 @@ __all__ = [
     "Copies",
     "Descent",
     "Even",
+    "Latent",
     "METHODS",
     "Masked",
     "Optimised",
@@ -40,6 +42,7 @@ __all__ = [
     "attention",
     "cam",
     "gaussians",
+    "latent",
     "magnitude",
     "masked",
     "noisy",

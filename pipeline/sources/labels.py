@@ -30,8 +30,8 @@ class Classes:
         return {name: index for index, name in enumerate(self.names)}
 
 
-def read_classes(url: str, num_classes: int) -> Classes:
-    """Class names from a text file, one a line, in class order.
+def read_classes(url: str, num_classes: int | None) -> Classes:
+    """Class names from a text file, one a line, in class order; as many as there are where `num_classes` is None.
 
     Raises:
         Refusal: no such file, not text, or another number of names than classes.
@@ -44,7 +44,7 @@ def read_classes(url: str, num_classes: int) -> Classes:
         raise Refusal(f"{url} is not a text file with one class name a line") from error
     while lines and not lines[-1].strip():
         lines.pop()
-    return Classes(num_classes, tuple(line.strip() for line in lines))
+    return Classes(len(lines) if num_classes is None else num_classes, tuple(line.strip() for line in lines))
 
 
 def folder_names(shards: Iterable[Shard]) -> tuple[str, ...]:
