@@ -44,6 +44,10 @@ class Job:
     """How an image gets to the input size: squashed (boxes hold as they are) or centre-cropped (boxes are clipped)."""
     classes: str | None = None
     """A file with one class name a line, in class order: gives labels their names, and folder names their labels."""
+    class_sets: str | None = None
+    """A JSON file of named sets of classes, {name: [class numbers or names]} or {name: {"synset": id}}, for targets class_set:NAME."""
+    is_a: str | None = None
+    """WordNet's is-a relation, lines `parent child`, for class sets given by synset; the classes' names are then WordNet ids."""
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """What turns logits into probabilities."""
     select: str | None = None

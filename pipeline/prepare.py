@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline import sources
-from pipeline.backbones import Backbone
+from pipeline.backbones import Backbone, checkpoint
+from pipeline.class_sets import read_class_sets, with_sets
 from pipeline.job import Job
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
 from pipeline.refusal import Refusal
@@ -65,18 +66,29 @@ def prepare(job: Job) -> Prepared:
     )
     shards = sources.list_shards(job.source)
     backbone = network.load()
+    classes, named = _classes(job, shards, backbone, asked)
+    if job.class_sets:
+        asked = with_sets(asked, read_class_sets(job.class_sets, classes, job.is_a))
     questions, skipped = fitted(asked, backbone)
     for item in skipped:
         log.warning("skipping %s: %s", item["method"], item["reason"])
-    classes, named = _classes(job, shards, backbone.num_classes, questions)
     return Prepared(job, network, backbone, questions, skipped, shards, classes, named)
 
 
-def _classes(job: Job, shards: Sequence[sources.Shard], count: int, questions: Questions) -> tuple[Classes, bool]:
+def _classes(job: Job, shards: Sequence[sources.Shard], backbone: Backbone, questions: Questions) -> tuple[Classes, bool]:
     """The classes in order, and whether a folder's or a sample's class name says which of them is meant."""
-    folders = folder_names(shards)
+    folders, count = folder_names(shards), backbone.num_classes
     if job.classes:
-        return read_classes(job.classes, count), True
+        given = read_classes(job.classes, count)
+        if backbone.classes and given.names != backbone.classes:
+            told = checkpoint.classes_differ(backbone.classes, given.names)
+            raise Refusal(f"{backbone.name} was trained on other classes than --classes {job.classes}: {told}")
+        return given, True
+    if backbone.classes:
+        unknown = [name for name in folders if name not in backbone.classes]
+        if unknown:
+            raise Refusal(f"{backbone.name} knows no class {unknown[0]!r}, as a folder is named; its classes begin {backbone.classes[:3]}")
+        return Classes(count, backbone.classes), True
     if not folders or len(folders) == count:
         return Classes(count, folders), True
     if any(target.name == "label" for _, target in questions.pairs()):

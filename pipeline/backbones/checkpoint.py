@@ -73,6 +73,9 @@ def differences(one: Recipe, other: Recipe) -> list[str]:
         a, b = getattr(one, name), getattr(other, name)
         if name == "classes" and a != b:
             found.append(classes_differ(a, b))
+        elif isinstance(a, Mapping):
+            unlike = [key for key in sorted({*a, *b}) if json.dumps(a.get(key)) != json.dumps(b.get(key))]
+            found += [f"{name}.{key} {_shown(a.get(key))}, not {_shown(b.get(key))}" for key in unlike]
         elif json.dumps(a) != json.dumps(b):
             found.append(f"{name} {_shown(a)}, not {_shown(b)}")
     return found

@@ -69,6 +69,8 @@ def _features(network: nn.Module, size: tuple[int, int]) -> tuple[fx.GraphModule
 def _is_map(value: object, size: tuple[int, int]) -> bool:
     if not isinstance(value, Shape):
         return False
+    if value.dims[2:] == (1, 1):  # of images as small as the network's own stride
+        return True
     found = layout.find(value.dims, value.channels_last, size, None)
     return found is not None and found.kind == "nchw"
 

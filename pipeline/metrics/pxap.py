@@ -1,7 +1,10 @@
 """PxAP (wsolevaluation; E16): average precision of the map's pixels, over all pixels of the dataset.
 
 Bins are [i/bins, (i+1)/bins), and one for 1; the precision of a bin counts for the recall it adds (right-end rule, no interpolation).
+With `thresholds=log` the bins' lower ends are 0 and `bins` values spaced evenly in the logarithm from 1e-7 to 1, as CALM's maps need it.
 """
+
+from typing import Literal
 
 import numpy as np
 
@@ -17,7 +20,10 @@ def average_precision(positive, negative):
 
 
 @metric(total=average_precision)
-def pxap(S, positive, *, bins: int = 1000):
-    code = (S * bins).astype(np.int64)
+def pxap(S, positive, *, bins: int = 1000, thresholds: Literal["even", "log"] = "even"):
+    if thresholds == "log":
+        code = np.searchsorted(np.logspace(-7, 0, bins), S, side="right")
+    else:
+        code = (S * bins).astype(np.int64)
     on, all = (np.bincount(part.ravel(), minlength=bins + 1) for part in (code[positive], code))
     return {"positive": on, "negative": all - on}
