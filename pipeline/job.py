@@ -88,17 +88,23 @@ class Job:
             raise Refusal(f"--batch-size is {self.batch_size!r}; it must be auto or a whole number of images")
         if not self.source or not self.out:
             raise Refusal("--source and --out must name a place")
-        if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
-            for flag, path in [("--out", self.out), *(("--source", s) for s in self.source)]:
-                _reachable_from_cluster(flag, path)
+        reachable_from_cluster({"--out": (self.out,), "--source": self.source})
 
 
-def _reachable_from_cluster(flag: str, path: str) -> None:
-    if "://" not in path and not Path(path).is_absolute():
-        raise Refusal(
-            f"{flag} {path!r} is relative to a working directory that only exists inside this submitted job; "
-            "give an absolute path every node sees, or a URL such as s3://bucket/prefix"
-        )
+def reachable_from_cluster(paths: dict[str, tuple[str, ...]]) -> None:
+    """Refuse relative paths, by the flag that gave them, inside a submitted job.
+
+    Raises:
+        Refusal: naming the first.
+    """
+    if not os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return
+    for flag, path in ((flag, path) for flag, given in paths.items() for path in given):
+        if "://" not in path and not Path(path).is_absolute():
+            raise Refusal(
+                f"{flag} {path!r} is relative to a working directory that only exists inside this submitted job; "
+                "give an absolute path every node sees, or a URL such as s3://bucket/prefix"
+            )
 
 
 def configured(arguments: list[str], config: type) -> list[str]:

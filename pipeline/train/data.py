@@ -3,7 +3,6 @@
 N images, B of a batch, S pixels of the side that is cropped, H W pixels of the network's input
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from pipeline import sources
 from pipeline.refusal import Refusal
 from pipeline.sources.decode import Undecodable, decode
 from pipeline.sources.labels import Classes, resolve
+from pipeline.tables.identity import digest, seed_of
 from pipeline.train.team import Team
 
 WIDER = 256 / 224  # images are brought to this multiple of the input size before the crop, as the WSOL benchmark does
@@ -53,7 +53,7 @@ class Asked:
         """The images and labels; the folder they lie in is no part of it."""
         shards = [[index.identity, val] for _, index, val in self.shards]
         decides = [shards, self.classes.names or self.classes.num_classes, self.size, self.interpolation, self.augmented]
-        return _digest(decides + [self.val_share, self.seed])
+        return digest(decides + [self.val_share, self.seed])
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ class Images:
 
     def order(self, epoch: int) -> list[int]:
         """The training images in the order of an epoch, which seed, epoch and ids alone decide."""
-        return sorted(self.rows["train"], key=lambda row: _digest([self.asked.seed, epoch, self.ids[row]]))
+        return sorted(self.rows["train"], key=lambda row: digest([self.asked.seed, epoch, self.ids[row]]))
 
     def varied(self, rows: Sequence[int], epoch: int) -> np.ndarray:
         """Crops, half of them mirrored [B 3 H W]; each by the draw of its own seed, epoch and id."""
         (tall, broad), (height, width) = self.asked.wide, self.asked.size
         found = np.empty((len(rows), 3, height, width), np.uint8)
         for place, row in enumerate(rows):
-            draw = np.random.default_rng(int(_digest([self.asked.seed, epoch, self.ids[row], "crop"]), 16))
+            draw = np.random.default_rng(seed_of(self.asked.seed, "crop", epoch, self.ids[row]))
             top, left = draw.integers(tall - height + 1), draw.integers(broad - width + 1)
             crop = self.wide[row, :, top : top + height, left : left + width]
             found[place] = crop[..., ::-1] if draw.random() < 0.5 else crop
@@ -96,7 +96,7 @@ def images(asked: Asked, cache: str, team: Team) -> Images:
     Raises:
         Refusal: where no image is for training.
     """
-    folder = filled(Path(cache) / f"images-{asked.identity[:32]}", lambda draft: _decode(asked, draft), team)
+    folder = filled(Path(cache) / f"images-{asked.identity}", lambda draft: _decode(asked, draft), team)
     told = json.loads((folder / "samples.json").read_text())
     count = sum(index.count for _, index, _ in asked.shards)
     wide = array(folder / "wide.u8", (count, 3, *asked.wide)) if asked.augmented else np.empty((0,), np.uint8)
@@ -194,8 +194,4 @@ def _one(asked: Asked, shard: sources.Shard, val: bool, sample: sources.Sample) 
 
 def _share(asked: Asked, image_id: str) -> float:
     """A number in [0, 1) that seed and id decide."""
-    return int(_digest([asked.seed, "held out", image_id])[:12], 16) / 16**12
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return int(digest([asked.seed, "held out", image_id])[:12], 16) / 16**12

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline.job import reachable_from_cluster
 from pipeline.refusal import Refusal
 
 
@@ -88,5 +89,6 @@ class Training:
             raise Refusal("--source and --out must name a place")
         if self.freeze == "trunk" and self.head_epochs:
             raise Refusal("--freeze trunk trains the head alone already; leave --head-epochs out")
+        reachable_from_cluster({"--out": (self.out,), "--source": self.source, "--val-source": self.val_source})
         if not self.backbone.startswith("timm/"):
             raise Refusal(f"--backbone {self.backbone}: training starts from a timm network; write timm/NAME")

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,12 +26,12 @@ from pipeline.refusal import Refusal
 from pipeline.storage import join
 from pipeline.tables import files
 from pipeline.train import data, losses
+from pipeline.train.features import SEEN_AT_ONCE, entering, features
 from pipeline.train.prepare import Ready, begun
 from pipeline.train.state import Keeper, State, give_momentum, momentum_of
 from pipeline.train.team import Team
 
 log = logging.getLogger(__name__)
-SEEN_AT_ONCE = 64  # images of a pass without a gradient
 
 
 def train(ready: Ready, team: Team = Team(), device: str = "cpu") -> None:
@@ -85,7 +84,7 @@ class _Rate:
     @cached_property
     def features(self) -> np.ndarray | None:
         """What a frozen trunk makes of every image [N K h w], computed once for all rates and heads."""
-        return _features(self) if self.ready.job.freeze == "trunk" else None
+        return features(self.ready, self.network.trunk, self.images, self.team) if self.ready.job.freeze == "trunk" else None
 
     @property
     def keeper(self) -> Keeper:
@@ -146,7 +145,9 @@ class _Rate:
             log.info("rate %g, epoch %d: %s, %.1f images/s", self.lr, epoch + 1, shown, count / max(row["seconds"], 1e-3))
         network = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         momentum = {name: value.cpu().clone() for name, value in momentum_of(self.network, optimiser).items()}
-        self.state = State((*self.state.epochs, row), network, momentum, diverged=not math.isfinite(row["loss"]))
+        self.state = State(
+            (*self.state.epochs, row), network, momentum, diverged=not all(map(math.isfinite, (row["loss"], row["val_loss"] or 0)))
+        )
 
     def _rates(self, epoch: int) -> dict[str, float]:
         """The learning rates of trunk and head in an epoch of all layers."""
@@ -170,7 +171,11 @@ class _Rate:
     def _loss(self, rows: Sequence[int], epoch: int, fixed: bool) -> tuple[Tensor, Tensor]:
         """The loss of each image [B], and how many are right."""
         with torch.set_grad_enabled(not fixed):
-            A = self._seen(rows) if self.features is not None else self.network.trunk(self._input(self.images.varied(rows, epoch)))
+            A = (
+                self._seen(rows)
+                if self.features is not None
+                else self.network.trunk(entering(self.ready, self.device, self.images.varied(rows, epoch)))
+            )
         labels = self._labels(rows)
         each, logits = losses.loss(self.ready.recipe.head, self.network, A, labels)
         return each, (logits.argmax(1) == labels).sum().double()
@@ -183,7 +188,11 @@ class _Rate:
         mine = rows[self.team.rank :: self.team.size]
         for start in range(0, len(mine), SEEN_AT_ONCE):
             part = mine[start : start + SEEN_AT_ONCE]
-            A = self._seen(part) if self.features is not None else self.network.trunk(self._input(self.images.shown[part]))
+            A = (
+                self._seen(part)
+                if self.features is not None
+                else self.network.trunk(entering(self.ready, self.device, self.images.shown[part]))
+            )
             logits, labels = self.network.head(A), self._labels(part)
             right = (logits.argmax(1) == labels).sum().double()
             sums += torch.stack(
@@ -195,34 +204,8 @@ class _Rate:
     def _labels(self, rows: Sequence[int]) -> Tensor:
         return torch.from_numpy(self.images.labels[list(rows)]).to(self.device)
 
-    def _input(self, pixels: np.ndarray) -> Tensor:
-        how = self.ready.prepare
-        return how.normalise(how.pixels(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)))
-
     def _seen(self, rows: Sequence[int]) -> Tensor:
         return torch.from_numpy(self.features[list(rows)]).to(self.device).float()
-
-
-def _features(rate: _Rate) -> np.ndarray:
-    """The cached features of a frozen trunk, in half precision."""
-    images, trunk, size = rate.images, rate.network.trunk.eval(), rate.ready.recipe.size
-    with torch.no_grad():
-        shape = (len(images.ids), *trunk(torch.zeros(1, 3, *size, device=rate.device)).shape[1:])
-
-    @torch.no_grad()
-    def fill(folder: Path) -> None:
-        found, rows = (
-            data.array(folder / "features.f16", shape, np.float16, new=True),
-            [row for part in images.rows.values() for row in part],
-        )
-        for start in range(0, len(rows), SEEN_AT_ONCE):
-            part = rows[start : start + SEEN_AT_ONCE]
-            found[part] = trunk(rate._input(images.shown[part])).cpu().numpy()
-        if not np.isfinite(found[rows]).all():
-            raise Refusal("the frozen trunk's features leave the range of half precision; train with --freeze none")
-
-    name = f"features-{rate.ready.start[:16]}-{rate.ready.recipe.stride}-{rate.ready.asked.identity[:16]}"
-    return data.array(data.filled(Path(rate.ready.job.cache) / name, fill, rate.team) / "features.f16", shape, np.float16)
 
 
 def _write(ready: Ready, images: data.Images, rates: Sequence[_Rate], best: _Rate, test: dict) -> None:
