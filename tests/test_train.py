@@ -289,6 +289,8 @@ def test_splits_are_heeded_and_bad_images_are_told(data, tmp_path):
     told, _ = trained((f"{tmp_path}/*.tar", tmp_path / "cache"), tmp_path / "out", epochs=1)
     assert told["images"] == {"train": 8, "val": 3, "test": 2}
     assert told["test_accuracy"] is not None
+    job = training((f"{tmp_path}/*.tar", tmp_path / "cache"), tmp_path / "out2", train_split="test", epochs=1, val_share=0)
+    assert job_train.run(job)["images"] == {"train": 2, "val": 3, "test": 0}
     kinds = [error["error"] for error in told["errors"]]
     assert sorted(kinds) == sorted(["TruncatedImage", "MissingLabel", "OutOfRangeLabel", "EmptyShard"])
 

@@ -33,6 +33,7 @@ class Asked:
     Attributes:
         shards: each with its index, and whether all of it is for validation.
         augmented: whether training images are kept larger, to be cropped.
+        train_split: what the samples that are for training say of their split.
     """
 
     shards: tuple[tuple[sources.Shard, sources.Index, bool], ...]
@@ -40,6 +41,7 @@ class Asked:
     size: tuple[int, int]
     interpolation: str
     augmented: bool
+    train_split: str
     val_share: float
     seed: int
 
@@ -52,7 +54,7 @@ class Asked:
     def identity(self) -> str:
         """The images and labels; the folder they lie in is no part of it."""
         shards = [[index.identity, val] for _, index, val in self.shards]
-        decides = [shards, self.classes.names or self.classes.num_classes, self.size, self.interpolation, self.augmented]
+        decides = [shards, self.classes.names or self.classes.num_classes, self.size, self.interpolation, self.augmented, self.train_split]
         return digest(decides + [self.val_share, self.seed])
 
 
@@ -107,7 +109,8 @@ def images(asked: Asked, cache: str, team: Team) -> Images:
         rows = {**rows, "val": sorted(held), "train": [row for row in rows["train"] if row not in held]}
     if not rows["train"]:
         reasons = Counter(error["error"] for error in told["errors"])
-        raise Refusal(f"no image is left to train on; of {count} images: {dict(reasons) or 'none is for training'}")
+        others = {split: len(found) for split, found in told["rows"].items()}
+        raise Refusal(f"no image is left to train on; of {count}, by split: {others}, unusable: {dict(reasons)}; see --train-split")
     return Images(asked, tuple(told["ids"]), np.array(told["labels"]), rows, wide, shown, told["errors"])
 
 
@@ -181,7 +184,8 @@ def _one(asked: Asked, shard: sources.Shard, val: bool, sample: sources.Sample) 
     label, _, problem = resolve(sample.label, asked.classes)
     if sample.image is None or label is None:
         return _Decoded(image_id, problem=problem or next(iter(sample.problems), ("MissingLabel", "the sample has no label")))
-    split = "val" if val else str(sample.annotations.get("split") or "train")
+    own = str(sample.annotations.get("split") or asked.train_split)
+    split = "val" if val else "train" if own == asked.train_split else own if own != "train" else "unused"
     held_out = split == "train" and _share(asked, image_id) < asked.val_share
     cropped = asked.augmented and split == "train"
     try:

@@ -18,7 +18,7 @@ class Training:
     """Fine-tune a network on shards: a plain classifier or one with a CALM head, as a checkpoint that jobs.explain takes."""
 
     source: tuple[str, ...]
-    """Shards, as for jobs.explain. A sample's `split` (train, val, test) is heeded; without one it is for training."""
+    """Shards, as for jobs.explain. A sample's `split` (train, val, test) is heeded; one without is for training."""
     backbone: str
     """timm/NAME of a convolutional network; its classifier is replaced."""
     out: str
@@ -29,6 +29,8 @@ class Training:
     """Pooling and a linear layer, or CALM's two branches with the EM or the ML loss."""
     val_source: tuple[str, ...] = ()
     """Shards that are for validation, whatever their samples say."""
+    train_split: str = "train"
+    """The `split` of the samples that are for training."""
     val_share: float = 0.1
     """Share of the training images held out where no sample is for validation; 0 holds none out."""
     weights: str | None = None

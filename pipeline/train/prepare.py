@@ -77,7 +77,7 @@ def prepare(job: Training) -> Ready:
         **({} if job.head == "plain" else {"positive": job.positive, "normaliser": job.normaliser}),
     )
     frozen = job.batch_norm == "frozen" or (job.batch_norm == "auto" and given and _folded(trunk))
-    asked = Asked(_indexed(job), classes, size, how.interpolation, job.freeze == "none", job.val_share, job.seed)
+    asked = Asked(_indexed(job), classes, size, how.interpolation, job.freeze == "none", job.train_split, job.val_share, job.seed)
     return Ready(job, recipe, asked, weight_files.digest(trunk.state_dict()), frozen)
 
 
