@@ -17,7 +17,7 @@ class Job:
     source: tuple[str, ...]
     """Shards: WebDataset tars, image folders or Parquet files; any fsspec URL, with {00000..00049} ranges and globs."""
     backbone: str
-    """timm/NAME for a timm network, or my_module:build for your own."""
+    """timm/NAME for a timm network, train/PATH for a checkpoint of jobs.train, or my_module:build for your own."""
     out: str
     """Where tables go: a folder or bucket, shared by all runs."""
     methods: tuple[str, ...] = ("grad_cam",)

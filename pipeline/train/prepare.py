@@ -111,7 +111,7 @@ def _given(job: Training, settings: dict) -> tuple[nn.Module, bool]:
 
 def _folded(network: nn.Module) -> bool:
     """Whether BatchNorm was folded into the convolutions: it then has the statistics of a fresh network, which it must not learn anew."""
-    norms = [part for part in network.modules() if isinstance(part, _BatchNorm)]
+    norms = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
     return bool(norms) and not any(norm.running_mean.any() for norm in norms)
 
 
