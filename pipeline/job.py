@@ -18,7 +18,8 @@ class Job:
     source: tuple[str, ...]
     """Shards: WebDataset tars, image folders or Parquet files; any fsspec URL, with {00000..00049} ranges and globs."""
     backbone: str
-    """timm/NAME for a timm network, open_clip/ARCH/TAG for an open_clip network, or my_module:build for your own."""
+    """timm/NAME for a timm network, open_clip/ARCH/TAG for an open_clip network, train/PATH for a checkpoint of jobs.train, or
+    my_module:build for your own."""
     out: str
     """Where tables go: a folder or bucket, shared by all runs."""
     methods: tuple[str, ...] = ("grad_cam",)
@@ -54,6 +55,10 @@ class Job:
     """A file with a class name or phrase a line: an open_clip backbone's classes are these texts, logit scale x cosine their logits."""
     templates: tuple[str, ...] = TEMPLATES
     """What texts are filled into, at {}; the embeddings of several are normalised, averaged and normalised again."""
+    class_sets: str | None = None
+    """A JSON file of named sets of classes, {name: [class numbers or names]} or {name: {"synset": id}}, for targets class_set:NAME."""
+    is_a: str | None = None
+    """WordNet's is-a relation, lines `parent child`, for class sets given by synset; the classes' names are then WordNet ids."""
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """What turns logits into probabilities."""
     select: str | None = None
@@ -102,17 +107,23 @@ class Job:
             raise Refusal(f"--batch-size is {self.batch_size!r}; it must be auto or a whole number of images")
         if not self.source or not self.out:
             raise Refusal("--source and --out must name a place")
-        if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
-            for flag, path in [("--out", self.out), *(("--source", s) for s in self.source)]:
-                _reachable_from_cluster(flag, path)
+        reachable_from_cluster({"--out": (self.out,), "--source": self.source})
 
 
-def _reachable_from_cluster(flag: str, path: str) -> None:
-    if "://" not in path and not Path(path).is_absolute():
-        raise Refusal(
-            f"{flag} {path!r} is relative to a working directory that only exists inside this submitted job; "
-            "give an absolute path every node sees, or a URL such as s3://bucket/prefix"
-        )
+def reachable_from_cluster(paths: dict[str, tuple[str, ...]]) -> None:
+    """Refuse relative paths, by the flag that gave them, inside a submitted job.
+
+    Raises:
+        Refusal: naming the first.
+    """
+    if not os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return
+    for flag, path in ((flag, path) for flag, given in paths.items() for path in given):
+        if "://" not in path and not Path(path).is_absolute():
+            raise Refusal(
+                f"{flag} {path!r} is relative to a working directory that only exists inside this submitted job; "
+                "give an absolute path every node sees, or a URL such as s3://bucket/prefix"
+            )
 
 
 def configured(arguments: list[str], config: type) -> list[str]:

@@ -1,13 +1,14 @@
 """Images held in memory, explained in this process: the code a cluster's workers run, without the cluster."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline import backbones
+from pipeline.class_sets import with_sets
 from pipeline.explain import Explainer, Pictures
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
 from pipeline.refusal import Refusal
@@ -33,6 +34,7 @@ def explain(
     metric_args: Sequence[str] = (),
     boxes: Sequence[Sequence[Sequence[float]]] | None = None,
     masks: Sequence[np.ndarray | None] | None = None,
+    class_sets: Mapping[str, Sequence[int]] | None = None,
     **questions,
 ) -> dict[str, pa.Table]:
     """Explain images held in memory, in this process: the code a cluster's workers run, without the cluster.
@@ -44,6 +46,7 @@ def explain(
         methods, targets, metrics, method_args, target_args, metric_args: as on the command line.
         boxes: each image's boxes x0 y0 x1 y1, as fractions of the image.
         masks: each image's object [H W] at the network's input size: bool, or uint8 where 128 is what counts neither way.
+        class_sets: class numbers by name, for targets class_set:NAME.
         keys: names of the images, which seed their noise; their positions by default.
         questions: activation, precision, map_size, seed, select, no_store, and plugins as on the command line.
 
@@ -66,7 +69,7 @@ def explain(
     wrong = [label for label in labels or () if label is not None and label >= backbone.num_classes > 0]
     if wrong:
         raise Refusal(f"label {wrong[0]} is outside 0 ... {backbone.num_classes - 1}, the classes of {backbone.name}")
-    asked, _ = fitted(asked, backbone)
+    asked, _ = fitted(with_sets(asked, class_sets or {}), backbone)
     rows, digests = [], []
     for i, image in enumerate(images):
         key = str(keys[i]) if keys is not None else f"{i:08d}"

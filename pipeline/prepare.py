@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pipeline import sources
-from pipeline.backbones import Backbone
+from pipeline.backbones import Backbone, checkpoint
+from pipeline.class_sets import read_class_sets, with_sets
 from pipeline.job import Job
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
 from pipeline.refusal import Refusal
@@ -85,23 +86,35 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
     network = replace(network, phrases=asked.phrases, probe=job.probe)
     shards = sources.list_shards(job.source)
     backbone = network.load()
+    classes, named = _classes(job, shards, backbone, texts, asked)
+    if job.class_sets:
+        asked = with_sets(asked, read_class_sets(job.class_sets, classes, job.is_a))
     questions, skipped = fitted(asked, backbone)
     if job.precision != "fp32":
         log.warning("--precision %s moves every map a little, and some by more: docs/precision.md says how far", job.precision)
     for item in skipped:
         log.warning("skipping %s: %s", item.get("method") or item["metric"], item["reason"])
-    classes, named = _classes(job, shards, backbone.num_classes, texts or backbone.class_names, questions)
     return Prepared(job, network, backbone, questions, skipped, shards, classes, named)
 
 
-def _classes(job: Job, shards: Sequence[sources.Shard], count: int, known: tuple[str, ...], questions: Questions) -> tuple[Classes, bool]:
+def _classes(
+    job: Job, shards: Sequence[sources.Shard], backbone: Backbone, texts: tuple[str, ...], questions: Questions
+) -> tuple[Classes, bool]:
     """The classes in order, and whether a folder's or a sample's class name says which of them is meant."""
-    folders = folder_names(shards)
+    folders, count = folder_names(shards), backbone.num_classes
     if job.classes:
         names = read_names(job.classes)
+        if backbone.classes and names != backbone.classes:
+            told = checkpoint.classes_differ(backbone.classes, names)
+            raise Refusal(f"{backbone.name} was trained on other classes than --classes {job.classes}: {told}")
         return Classes(count or len(names), names), True  # a network without classes leaves their number to the file
-    if known:
-        return Classes(count, known), True
+    if texts:
+        return Classes(count, texts), True
+    if backbone.classes:
+        unknown = [name for name in folders if name not in backbone.classes]
+        if unknown:
+            raise Refusal(f"{backbone.name} knows no class {unknown[0]!r}, as a folder is named; its classes begin {backbone.classes[:3]}")
+        return Classes(count, backbone.classes), True
     if not folders or len(folders) == count:
         return Classes(count, folders), True
     if any(target.name in ("label", "pairs") for _, target in questions.pairs()):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from pipeline.families import Parameter, parameters, register
 from pipeline.pairs import Pair, partners, read
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, choose
 
 Phrase = tuple[str, tuple[str, ...]]  # a text and the templates it is filled into; without any, the network's own
 Join = Literal["one", "max_pre", "mean_post"]
@@ -137,6 +137,38 @@ def one_class(answers: Answers, argument: str) -> Explained:
     if not argument.strip().isdigit() or int(argument) >= classes:
         raise Refusal(f"target class:{argument}: the network's classes are 0 to {classes - 1}")
     return _plain(torch.full_like(answers.labels, int(argument)), answers.logits)
+
+
+@target("class_set", takes_argument="<name>")
+def class_set(answers: Answers, argument: str, *, sets: tuple[str, ...] = ()) -> Explained:
+    """Several classes together: the sum of their one-hots (CALM section 4.1.3, subset attribution). The map's class stays the image's own.
+
+    The argument is the name of one of `sets` (each written `name=1 2 3`), class numbers joined by +, `all` for every class, or `own` for
+    the smallest set that holds the image's class; a class that no set holds stands alone.
+    """
+    count, class_id = answers.logits.shape[1], answers.main
+    known = {name: [int(c) for c in members.split()] for name, _, members in (each.rpartition("=") for each in sets)}
+    if argument == "own":
+        held = {c: min((m for m in known.values() if c in m), key=len, default=[c]) for c in class_id.tolist()}
+        members = [held[c] for c in class_id.tolist()]
+    else:
+        members = [_members(argument, known, count)] * len(class_id)
+    wrong = next((c for each in members for c in each if not 0 <= c < count), None)
+    if wrong is not None:
+        raise Refusal(f"target class_set:{argument}: class {wrong} is none of the network's, 0 to {count - 1}")
+    directions = torch.stack([F.one_hot(torch.tensor(each), count).sum(0) for each in members]).to(answers.logits)
+    return Explained(directions[:, None], class_id, class_id.new_empty(len(class_id), 0))
+
+
+def _members(argument: str, known: Mapping[str, list[int]], count: int) -> list[int]:
+    """The classes of a set by its name, or as they are written."""
+    if argument == "all" and argument not in known:
+        return list(range(count))
+    if argument not in known and all(part.strip().isdigit() for part in argument.split("+")):
+        return sorted({int(part) for part in argument.split("+")})
+    if not known:
+        raise Refusal(f"target class_set:{argument}: the sets are not known; give --class-sets FILE, class numbers as 3+7, all or own")
+    return known[choose(argument, [*known, "all", "own"], "class set")]
 
 
 def _ranked(scores: torch.Tensor, class_id: torch.Tensor) -> torch.Tensor:

@@ -21,6 +21,7 @@ SIZE = 64
 BACKBONES = {
     "linear head": ("tests.tiny:build", {}),
     "curved head": ("tests.tiny:curved", {}),
+    "latent place": ("tests.tiny:calm", {}),
     "vit": ("timm/test_vit", {"pretrained": "false", "img_size": "64", "num_classes": "5"}),
 }
 

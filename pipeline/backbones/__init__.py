@@ -6,7 +6,7 @@ B images, K channels, h w cells, C classes, D features, H W pixels.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -14,11 +14,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbones import open_clip_models, own, timm_models
+from pipeline.backbones import checkpoint, open_clip_models, own, timm_models
 from pipeline.backbones import probe as probes
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.arguments import typed
 from pipeline.backbones.cut import Cut, cut_network
+from pipeline.backbones.heads import Calm, Headed
 from pipeline.backbones.open_clip_models import TEMPLATES
 from pipeline.backbones.pooled import feature_to_logits, pooled_linear
 from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing
@@ -48,8 +49,9 @@ class Backbone:
         network: what was cut; its modules are those of the cut.
         phrases: texts, each with its templates, whose logits follow those of the classes; only open_clip's networks have any.
         text: logit scale x unit text embeddings [C + P, E] where classes and phrases are texts, else None.
-        class_names: where a probe is the classifier, its classes in order.
         origin: what a linear probe on its feature goes with, key by key, where the network has no classifier of its own.
+        branches: A -> log g [B, C, h, w] and h [B, 1, h, w] of a CALM network cut behind its trunk; None of any other.
+        classes: the names of the classes, where the network brings them.
     """
 
     name: str
@@ -67,7 +69,8 @@ class Backbone:
     phrases: tuple[Phrase, ...] = ()
     text: Tensor | None = None
     origin: Mapping = field(default_factory=dict)
-    class_names: tuple[str, ...] = ()
+    branches: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    classes: tuple[str, ...] = ()
 
     @torch.no_grad()
     def trunk(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -137,7 +140,8 @@ def load(
     """A backbone by name.
 
     Parameters:
-        name: `timm/<model>[.<tag>]`, `timm/hf-hub:<org>/<name>`, `open_clip/<arch>/<tag>`, `open_clip/hf-hub:<org>/<name>`, or
+        name: `timm/<model>[.<tag>]`, `timm/hf-hub:<org>/<name>`, `open_clip/<arch>/<tag>`, `open_clip/hf-hub:<org>/<name>`,
+            `train/<path or URL>` of a checkpoint that `jobs.train` wrote, or
             `my_module:build` for a network of one's own.
         weights: file, URL or hf-hub:<org>/<name>; the hub's own weights where None.
         args: arguments of the network, and mean, std, interpolation, crop_pct of its preprocessing; text is read as numbers, true, false,
@@ -163,6 +167,7 @@ def load(
     size = _pair(image_size)
     if name.startswith(("timm/", "open_clip/")):
         size = _pair(settings.pop("img_size", None)) or size
+    recipe = None
     if name.startswith("open_clip/"):
         texts = {"classes": text_classes, "templates": templates, "phrases": phrases}
         network = open_clip_models.build(name.removeprefix("open_clip/"), settings, weights=weights, size=size, seed=seed, **texts)
@@ -171,23 +176,24 @@ def load(
         raise Refusal(
             f"{what} needs a text tower, and backbone {name!r} has none; use an open_clip backbone, as open_clip/ViT-B-16/laion400m_e32"
         )
+    elif name.startswith("train/"):
+        network, recipe = _checkpoint(name, settings, weights)
     else:
         network = _network(name, settings, weights, size, seed)
+    layer = "trunk" if layer is None and isinstance(network, Headed) else layer
     config = _config(network)
     size = size or tuple(config.get("input_size", (3, 224, 224))[1:])
     prepare = preprocessing(config, shown, size, crop)
-    origin = (
-        _origin(name, network, settings, prepare) if isinstance(network, nn.Module) and getattr(network, "num_classes", None) == 0 else {}
-    )
+    headless = isinstance(network, nn.Module) and getattr(network, "num_classes", None) == 0
+    origin = _origin(name, network, settings, prepare) if headless else {}
     if linear:
         network = probes.with_probe(network, linear, origin, probe)
     cut, images = _halves(network, prepare, layer)
     settings |= {"templates": templates} if name.startswith("open_clip/") else {}
-    identity = _identity(name, network, settings, cut, prepare, linear)
+    identity = _identity(name, network, settings, cut, prepare, linear, recipe)
     backbone = _described(name, network, cut, prepare, images, identity)
-    return dataclasses.replace(
-        backbone, phrases=phrases, text=getattr(network, "rows", None), origin=origin, class_names=linear.classes if linear else ()
-    )
+    brought = linear or recipe
+    return dataclasses.replace(backbone, phrases=phrases, origin=origin, classes=brought.classes if brought else ())
 
 
 def like(backbone: Backbone, network: object, identity: str) -> Backbone:
@@ -195,14 +201,25 @@ def like(backbone: Backbone, network: object, identity: str) -> Backbone:
     own_cut = isinstance(backbone.cut, own.OwnCut)
     cut, images = _halves(network, backbone.prepare, None if own_cut else backbone.layer)
     made = _described(backbone.name, network, cut, backbone.prepare, images, identity)
-    text = getattr(network, "rows", None)
-    return dataclasses.replace(made, phrases=backbone.phrases, text=text, class_names=backbone.class_names)
+    return dataclasses.replace(made, phrases=backbone.phrases, classes=backbone.classes)
 
 
 def _halves(network: object, prepare: Preprocessing, layer: str | None) -> tuple[Cut | own.OwnCut, Tensor]:
     """The network's cut, and the two images that it was made with."""
     images = prepare(torch.randint(0, 256, (2, 3, *prepare.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
     return own.OwnCut(network, images, layer) if own.is_cut(network) else cut_network(network, images, layer), images
+
+
+def _checkpoint(name: str, settings: dict, weights: str | None) -> tuple[Headed, checkpoint.Recipe]:
+    """The network of a checkpoint, which brings its own weights and arguments."""
+    if weights is not None:
+        raise Refusal(f"--weights {weights}: the checkpoint {name} brings its own weights; leave the option out")
+    if settings:
+        raise Refusal(
+            f"{name} takes no argument {next(iter(settings))!r}: a checkpoint knows its network; {', '.join(SETTINGS)} may be set"
+        )
+    recipe, network = checkpoint.load(name.removeprefix("train/"))
+    return network.to(memory_format=torch.channels_last), recipe
 
 
 def _network(name: str, settings: dict, weights: str | None, size: tuple[int, int] | None, seed: int) -> object:
@@ -230,13 +247,21 @@ def _origin(name: str, network: nn.Module, settings: dict, prepare: Preprocessin
 
 
 def _identity(
-    name: str, network: object, settings: dict, cut: Cut | own.OwnCut, prepare: Preprocessing, linear: probes.Probe | None = None
+    name: str,
+    network: object,
+    settings: dict,
+    cut: Cut | own.OwnCut,
+    prepare: Preprocessing,
+    linear: probes.Probe | None = None,
+    recipe: checkpoint.Recipe | None = None,
 ) -> str:
-    """The libraries' networks are known by name; of one's own, the code and every tensor that it uses count too."""
+    """The libraries' networks are known by name, checkpoints by their recipe; of one's own, the code and every tensor it uses count too."""
     decides = {"layer": cut.layer, "prepare": dataclasses.asdict(prepare)}
     if linear:
         decides["probe"] = weight_files.digest({"weight": linear.weight, "bias": linear.bias})
-    if name.startswith("timm/"):
+    if recipe:
+        decides |= {"recipe": dataclasses.asdict(recipe), "weights": weight_files.digest(network.state_dict())}
+    elif name.startswith("timm/"):
         arguments = {key: value for key, value in getattr(network, "_model_args", settings).items() if key != "img_size"}
         architecture = _config(network).get("architecture") or name
         decides |= {"network": architecture, "args": arguments, "weights": weight_files.digest(network.state_dict())}
@@ -256,9 +281,11 @@ def _described(name: str, network: object, cut: Cut | own.OwnCut, prepare: Prepr
         known = isinstance(network, (open_clip_models.Clip, probes.Headed)) or getattr(network, "num_classes", None) == 0
         classes = network.num_classes if known else logits.shape[1]
     W = pooled_linear(cut.head, A, rest)
+    latent = isinstance(network, Headed) and isinstance(network.head, Calm) and cut.layer == "trunk"
     return Backbone(
-        name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut, network
-    )
+        name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut, network,
+        text=getattr(network, "rows", None), branches=network.head.branches if latent else None,
+    )  # fmt: skip
 
 
 def _config(network: object) -> dict:
@@ -279,7 +306,7 @@ def _own_name(name: str) -> str:
     """`my_module:build` as it is."""
     if ":" in name and "/" not in name:
         return name
+    shown = name.rpartition("/")[2] or "resnet50"
     raise Refusal(
-        f"unknown backbone {name!r}; write timm/<model>, as timm/{name.rpartition('/')[2] or 'resnet50'}, open_clip/<arch>/<tag>, "
-        f"or my_module:build"
+        f"unknown backbone {name!r}; write timm/<model>, as timm/{shown}, open_clip/<arch>/<tag>, train/<checkpoint>, or my_module:build"
     )

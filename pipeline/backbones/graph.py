@@ -4,7 +4,7 @@ Nothing is hooked: torch.fx writes the network's forward down once, and each hal
 """
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -178,6 +178,28 @@ def trace(network: nn.Module, images: Tensor) -> Traced:
     except Exception as error:
         raise Refusal(f"the network cannot be traced ({line(error)}); {OWN_CUT}") from error
     return Traced(module, answer, tracer.returned, one.seen, two.seen)
+
+
+def written(network: nn.Module, images: Tensor, forward: Callable) -> tuple[fx.GraphModule, dict[fx.Node, object]]:
+    """A method of `network` as a program over those of its modules that it uses, and what each of its values holds for these images."""
+
+    class Called(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor) -> object:
+            return forward(x)
+
+    graph = _Tracer().trace(Called())
+    for node in graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = node.target.removeprefix("network.")
+    module = fx.GraphModule(network, graph, type(network).__name__)
+    recorder = _Recorder(module)
+    with torch.no_grad():
+        recorder.run(images)
+    return module, recorder.seen
 
 
 def line(error: Exception) -> str:

@@ -5,12 +5,20 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine import attention, cam, captums, masked, optimised, path
+from pipeline.engine import attention, cam, captums, latent, masked, optimised, path
 from pipeline.engine.scene import Scene
 from pipeline.families import METHODS
 from pipeline.requests import Request
 
-FAMILIES = {"attention": attention, "cam": cam, "captum": captums, "masked": masked, "optimised": optimised, "path": path}
+FAMILIES = {
+    "attention": attention,
+    "cam": cam,
+    "captum": captums,
+    "latent": latent,
+    "masked": masked,
+    "optimised": optimised,
+    "path": path,
+}
 
 
 def misfit(method: Request, backbone: Backbone, targets: Sequence[Request] = ()) -> str | None:

@@ -11,6 +11,7 @@ from pipeline.families.cams import Cam, cam, rectify
 from pipeline.families.captums import Attribution, captum_method
 from pipeline.families.copies import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
 from pipeline.families.descents import Descent, Optimised, optimised
+from pipeline.families.latents import Latent, latent
 from pipeline.families.perturbations import (
     Boxed,
     Cropped,
@@ -45,6 +46,7 @@ __all__ = [
     "Descent",
     "Dimmed",
     "Even",
+    "Latent",
     "METHODS",
     "Masked",
     "Noisy",
@@ -68,6 +70,7 @@ __all__ = [
     "cam",
     "equal_steps",
     "gaussians",
+    "latent",
     "magnitude",
     "masked",
     "noisy",

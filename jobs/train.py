@@ -1,0 +1,67 @@
+"""Fine-tune a classifier, plain or with a CALM head, on shards; writes a checkpoint that explain takes.
+
+python -m jobs.train --source 's3://b/train/{00000..00049}.tar' --backbone timm/resnet50 --head calm_em --classes classes.txt --out s3://b/calm
+"""
+
+import json
+import logging
+import sys
+
+from pipeline import storage
+from pipeline.job import command_line
+from pipeline.refusal import Refusal
+from pipeline.train import loop
+from pipeline.train.job import Training
+from pipeline.train.prepare import prepare
+
+EPILOGUE = "exit codes: 0 trained, 2 refused, 3 the workers failed again and again; the same line then goes on where they stopped."
+
+
+def run(job: Training) -> dict:
+    """Carry out a training on the Ray it finds, or in this process where it asks for no workers; returns what training.json holds."""
+    ready = prepare(job)
+    if job.workers == 0:
+        import torch
+
+        gpu = torch.cuda.is_available()
+        _refuse_cuda(job, gpu)
+        loop.train(ready, device="cuda" if gpu and job.device != "cpu" else "cpu")
+    else:
+        from cluster.connect import connected, resources
+        from pipeline.train import flow
+
+        with connected():
+            gpu = resources()["gpus"] > 0
+            _refuse_cuda(job, gpu)
+            flow.train(ready, job.workers, gpu and job.device != "cpu")
+    return json.loads(storage.read_bytes(storage.join(job.out, "training.json")))
+
+
+def _refuse_cuda(job: Training, gpu: bool) -> None:
+    if job.device == "cuda" and not gpu:
+        raise Refusal("--device cuda: there is no GPU here; use --device cpu or auto")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the training a command line describes; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        job = command_line(Training, "jobs.train", arguments, EPILOGUE)
+        told = run(job)
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 2
+    except RuntimeError as failure:
+        print(f"error: {storage.one_line(failure)}; the same command goes on from the last whole epoch", file=sys.stderr)
+        return 3
+    accuracies = {"validation": told["val_accuracy"], "test": told["test_accuracy"]}
+    shown = ", ".join(f"{name} accuracy {value:.3f}" for name, value in accuracies.items() if value is not None)
+    print(
+        f"trained {told['recipe']['head']} at rate {told['lr']:g} on {told['images']['train']} images, {len(told['errors'])} errors: "
+        f"{shown or 'nothing to validate on'}; explain it with --backbone train/{storage.join(job.out, 'checkpoint.safetensors')}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

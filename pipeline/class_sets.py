@@ -1,0 +1,86 @@
+"""Named sets of classes, from a JSON file: what the target class_set:NAME explains together."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline import storage
+from pipeline.questions import Questions
+from pipeline.refusal import Refusal
+from pipeline.sources.labels import Classes, resolve
+
+
+def read_class_sets(url: str, classes: Classes, is_a: str | None = None) -> dict[str, tuple[int, ...]]:
+    """Name -> class numbers, from {name: [class numbers or names]} or {name: {"synset": id}}.
+
+    A synset stands for all classes at or below it, the classes' names being WordNet ids and `is_a` a file of lines `parent child`.
+
+    Raises:
+        Refusal: for a file that is none of this, a class that the network has not, or a set without a class.
+    """
+    try:
+        content = json.loads(storage.read_bytes(url))
+    except FileNotFoundError as error:
+        raise Refusal(f"there is no file of class sets at {url}") from error
+    except ValueError as error:
+        raise Refusal(f"{url} is no JSON ({storage.one_line(error)}); write {{name: [classes], ...}}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, (list, dict)) for value in content.values()):
+        raise Refusal(f"{url} holds no sets of classes; write {{name: [class numbers or names], ...}}, or a set as {{synset: id}}")
+    children = _children(is_a) if is_a else {}
+    return {name: _numbers(name, value, classes, children) for name, value in content.items()}
+
+
+def _numbers(name: str, value: list | dict, classes: Classes, children: Mapping[str, set[str]]) -> tuple[int, ...]:
+    if isinstance(value, dict):
+        if not value.get("synset") or not children:
+            raise Refusal(f"class set {name!r} is {json.dumps(value)[:60]}; write a list, or {{synset: id}} and give --is-a FILE")
+        below = _below(value["synset"], children)
+        found = [number for number, known in enumerate(classes.names) if known in below]
+    else:
+        found = []
+        for member in value:
+            number, _, problem = resolve(member if isinstance(member, int) else str(member), classes)
+            if problem:
+                raise Refusal(f"class set {name!r}: {problem[1]}")
+            found.append(number)
+    if not found:
+        raise Refusal(f"class set {name!r} holds none of the network's classes; name them as in --classes FILE")
+    return tuple(sorted(set(found)))
+
+
+def _children(url: str) -> dict[str, set[str]]:
+    """Synset -> those directly below it."""
+    found: dict[str, set[str]] = {}
+    try:
+        lines = storage.read_bytes(url).decode().splitlines()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise Refusal(f"--is-a {url} cannot be read ({type(error).__name__}); give a text file of lines `parent child`") from error
+    for line in lines:
+        words = line.split()
+        if len(words) == 2:
+            found.setdefault(words[0], set()).add(words[1])
+    return found
+
+
+def _below(synset: str, children: Mapping[str, set[str]]) -> set[str]:
+    found, asked = set(), [synset]
+    while asked:
+        each = asked.pop()
+        if each not in found:
+            found.add(each)
+            asked += children.get(each, ())
+    return found
+
+
+def with_sets(questions: Questions, sets: Mapping[str, tuple[int, ...]]) -> Questions:
+    """The questions, every class_set target knowing the members of its set, which so are part of what identifies its maps."""
+    written = {name: f"{name}={' '.join(map(str, members))}" for name, members in sets.items()}
+    targets = []
+    for target in questions.targets:
+        if target.name == "class_set" and (target.argument == "own" or target.argument in written):
+            known = tuple(sorted(written.values())) if target.argument == "own" else (written[target.argument],)
+            target = replace(target, settings=(("sets", known),))
+        elif target.name == "class_set" and written:
+            target = replace(target, settings=(("sets", tuple(sorted(written.values()))),))  # a slip of the hand is told what there is
+        targets.append(target)
+    return replace(questions, targets=tuple(targets))

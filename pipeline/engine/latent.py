@@ -1,0 +1,36 @@
+"""The latent family: a CALM network's own head, read at every cell. One look serves every map of every target."""
+
+import torch
+
+from pipeline.backbones import Backbone
+from pipeline.engine.look import autocast
+from pipeline.engine.scene import Scene
+from pipeline.families import METHODS, Latent
+from pipeline.requests import Request
+
+
+def misfit(method: Request, backbone: Backbone) -> str | None:
+    """Why a method cannot explain this backbone, if it cannot."""
+    if backbone.branches is None:
+        return (
+            "it reads where a CALM network places the cue, and this network, cut where it is, has no such variable; "
+            "train one with jobs.train --head calm_em and name it as train/<checkpoint>, without --layer"
+        )
+    return None
+
+
+def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+    """The map [B h w] of one method for one target."""
+    latent: Latent = METHODS[method.name]
+    g, h = scene.once("branches", lambda: _branches(scene))
+    offered = {"g": g, "h": h, "d": scene.targets[target].directions[:, 0]}
+    return latent.map(**{name: offered[name] for name in latent.asks}, **method.args)
+
+
+@torch.no_grad()
+def _branches(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+    """p(y|x,z) [B C h w] and p(z|x) [B 1 h w]."""
+    A = scene.look.A.detach()
+    with autocast(A.device, scene.precision):
+        log_g, h = scene.backbone.branches(A)
+    return log_g.float().exp(), h.float()

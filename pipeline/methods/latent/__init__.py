@@ -1,0 +1,1 @@
+"""Latent: maps that a network has by design."""

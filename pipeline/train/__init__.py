@@ -1,0 +1,1 @@
+"""Fine-tuning: from shards and a trunk to a checkpoint that can be explained."""

@@ -1,0 +1,134 @@
+"""A training is checked as far as that goes before a worker starts; and the network that it starts from."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline import sources
+from pipeline.backbones import _config, _pair, checkpoint, strides, timm_models
+from pipeline.backbones import weights as weight_files
+from pipeline.backbones.arguments import typed
+from pipeline.backbones.checkpoint import Recipe
+from pipeline.backbones.heads import Headed
+from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing
+from pipeline.prepare import _key_value
+from pipeline.refusal import Refusal
+from pipeline.sources.labels import Classes, read_names
+from pipeline.tables import files
+from pipeline.train.data import Asked
+from pipeline.train.job import Training
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A checked training: what every worker needs to begin.
+
+    Attributes:
+        start: hash of the tensors that the trunk starts from.
+        frozen_norm: whether BatchNorm keeps its statistics.
+    """
+
+    job: Training
+    recipe: Recipe
+    asked: Asked
+    start: str
+    frozen_norm: bool
+
+    @property
+    def prepare(self) -> Preprocessing:
+        return preprocessing({}, self.recipe.prepare, self.recipe.size, "squash")
+
+    @property
+    def decides(self) -> dict:
+        """Everything beside the recipe and the rate that decides the values of every epoch."""
+        names = ["batch_size", "head_lr_factor", "momentum", "weight_decay", "decay_every", "freeze", "head_epochs", "head_lr", "seed"]
+        kept = {name: getattr(self.job, name) for name in names}
+        return {**kept, "frozen_norm": self.frozen_norm, "images": self.asked.identity, "start": self.start}
+
+
+def prepare(job: Training) -> Ready:
+    """Check everything that can be wrong with a training before a worker is started.
+
+    Raises:
+        Refusal: in one line, with the fix.
+    """
+    files.writable(job.out)
+    names = () if job.classes.isdigit() else read_names(job.classes)
+    classes = Classes(len(names) or int(job.classes), names)
+    settings, shown = _settings(job)
+    network, given = _given(job, settings)
+    config = _config(network)
+    size = _pair(job.image_size) or tuple(config.get("input_size", (3, 224, 224))[1:])
+    how = preprocessing(config, shown, size, "squash")
+    trunk, stride = strides.trunk(network, size, job.output_stride)
+    recipe = Recipe(
+        network=job.backbone.removeprefix("timm/"),
+        args={key: value for key, value in settings.items() if key not in ("pretrained", "num_classes")},
+        size=size,
+        stride=stride,
+        head=job.head,
+        num_classes=classes.num_classes,
+        classes=classes.names,
+        prepare={"mean": how.mean, "std": how.std, "interpolation": how.interpolation},
+        **({} if job.head == "plain" else {"positive": job.positive, "normaliser": job.normaliser}),
+    )
+    frozen = job.batch_norm == "frozen" or (job.batch_norm == "auto" and given and _folded(trunk))
+    asked = Asked(_indexed(job), classes, size, how.interpolation, job.freeze == "none", job.train_split, job.val_share, job.seed)
+    return Ready(job, recipe, asked, weight_files.digest(trunk.state_dict()), frozen)
+
+
+def begun(ready: Ready) -> Headed:
+    """The network as the training starts with it: the same on every worker."""
+    network, _ = _given(ready.job, _settings(ready.job)[0])
+    trunk, _ = strides.trunk(network, ready.recipe.size, ready.job.output_stride)
+    found = weight_files.digest(trunk.state_dict())
+    if found != ready.start:
+        raise Refusal(f"the weights of {ready.job.backbone} changed while the training was being started; start it again")
+    with torch.no_grad():
+        channels = trunk(torch.zeros(1, 3, *ready.recipe.size)).shape[1]
+    return checkpoint.headed(trunk, channels, ready.recipe, ready.job.seed).float()
+
+
+def _settings(job: Training) -> tuple[dict, dict]:
+    """Arguments of the network's constructor, and those of its preprocessing."""
+    settings = {key: typed(value) for key, value in (_key_value(item, "--backbone-args") for item in job.backbone_args)}
+    return settings, {key: settings.pop(key) for key in SETTINGS if key in settings}
+
+
+def _given(job: Training, settings: dict) -> tuple[nn.Module, bool]:
+    """The timm network, and whether its weights were learned before."""
+    arguments = dict(settings)
+    pretrained = bool(arguments.pop("pretrained", True)) and job.weights is None
+    network = timm_models.build(job.backbone.removeprefix("timm/"), arguments, pretrained=pretrained, size=None, seed=job.seed)
+    if job.weights is not None:
+        weight_files.install(network, weight_files.read(job.weights), job.weights)
+    return network, pretrained or job.weights is not None
+
+
+def _folded(network: nn.Module) -> bool:
+    """Whether BatchNorm was folded into the convolutions: it then has the statistics of a fresh network, which it must not learn anew."""
+    norms = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
+    return bool(norms) and not any(norm.running_mean.any() for norm in norms)
+
+
+def _indexed(job: Training) -> tuple:
+    """Every shard with its index, and whether all of it is for validation.
+
+    Raises:
+        Refusal: where no image carries a label.
+    """
+    named = [(shard, False) for shard in sources.list_shards(job.source)]
+    named += [(shard, True) for shard in sources.list_shards(job.val_source)] if job.val_source else []
+    found = tuple((shard, sources.index(shard), val) for shard, val in named)
+    problems = [problem for _, index, _ in found for problem in index.problems]
+    for problem in problems:
+        log.warning("%s: %s: %s", problem.shard, problem.error, problem.message)
+    if not any(index.labelled for _, index, val in found if not val):
+        hint = f": {problems[0].message}" if problems else ""
+        raise Refusal(f"no image in {' '.join(job.source)} carries a label{hint}")
+    return found

@@ -1,0 +1,295 @@
+"""CALM: its formulas against float64 references, its maps against its probabilities, trunks on finer grids, sets of classes."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import pipeline
+from pipeline import backbones, engine
+from pipeline.backbones import strides
+from pipeline.backbones.heads import Calm, location, log_classes, log_marginal
+from pipeline.class_sets import read_class_sets
+from pipeline.engine.look import look
+from pipeline.engine.scene import Scene
+from pipeline.methods import METHODS
+from pipeline.refusal import Refusal
+from pipeline.requests import parse
+from pipeline.sources.labels import Classes
+from pipeline.targets import TARGETS, Answers
+from pipeline.train.losses import expected, marginal
+
+LABELS = torch.tensor([1, 0, 3])
+
+
+def branches(seed: int = 0, **how):
+    """f and a drawn at random in double precision, with what the head makes of them."""
+    draws = torch.Generator().manual_seed(seed)
+    f, a = (torch.randn(3, count, 4, 5, generator=draws, dtype=torch.float64).requires_grad_() for count in (6, 1))
+    return f, a, log_classes(f), location(a, **how)
+
+
+def reference(f: np.ndarray, a: np.ndarray, positive: str) -> tuple[np.ndarray, np.ndarray]:
+    """g and h cell by cell, as equation 3 and the text before it have them."""
+    g = np.exp(f) / np.exp(f).sum(1, keepdims=True)
+    r = np.log1p(np.exp(a)) if positive == "softplus" else np.maximum(a, 0)
+    return g, r / r.sum((2, 3), keepdims=True)
+
+
+@pytest.mark.parametrize("positive", ["softplus", "relu"])
+def test_the_losses_are_those_of_the_paper(positive):
+    f, a, log_g, h = branches(positive=positive)
+    g, place = reference(f.detach().numpy(), a.detach().numpy(), positive)
+    joint = np.stack([(g[i, y] * place[i, 0]) for i, y in enumerate(LABELS.tolist())])
+    np.testing.assert_allclose(marginal(log_g, h, LABELS).detach(), -np.log(joint.sum((1, 2))), rtol=1e-12)
+    if positive == "softplus":  # ReLU's zeros meet the floor of log h
+        q = joint / joint.sum((1, 2), keepdims=True)
+        np.testing.assert_allclose(expected(log_g, h, LABELS).detach(), -(q * np.log(joint)).sum((1, 2)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss", [marginal, expected])
+@pytest.mark.parametrize("positive", ["softplus", "relu"])
+def test_the_gradient_of_either_loss_is_that_of_the_marginal_likelihood(loss, positive):
+    """With q from the present weights the bound touches the likelihood where it is taken, so both have one gradient."""
+
+    def likelihood(f, a):
+        g, r = f.softmax(1), torch.nn.functional.softplus(a) if positive == "softplus" else a.relu()
+        joint = g[torch.arange(3), LABELS] * (r / r.sum((2, 3), keepdim=True))[:, 0]
+        return -joint.sum((1, 2)).log().sum()
+
+    f, a, log_g, h = branches(positive=positive)
+    found = torch.autograd.grad(loss(log_g, h, LABELS).sum(), (f, a))
+    for each, wanted in zip(found, torch.autograd.grad(likelihood(f, a), (f, a)), strict=True):
+        # where ReLU gives zero, the floor of log h leaves q a share of 1e-8 / p(y)
+        torch.testing.assert_close(each, wanted, rtol=1e-9, atol=1e-12 if positive == "softplus" else 1e-6)
+    assert torch.autograd.gradcheck(lambda f, a: likelihood(f, a), (f, a))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_bound_of_em_is_never_below_the_marginal_loss(seed):
+    _, _, log_g, h = branches(seed)
+    assert (expected(log_g, h, LABELS) >= marginal(log_g, h, LABELS)).all()
+
+
+def test_a_detached_normaliser_only_lets_the_location_grow():
+    f, a, log_g, h = branches(normaliser="detached")
+    (gradient,) = torch.autograd.grad(expected(log_g, h, LABELS).sum(), a)
+    assert (gradient <= 0).all()
+    _, balanced, log_g, h = branches()
+    (gradient,) = torch.autograd.grad(expected(log_g, h, LABELS).sum(), balanced)
+    assert (gradient > 0).any()
+
+
+def test_joint_probabilities_add_up_over_cells_and_classes():
+    f, a, log_g, h = branches()
+    joint = log_g.exp() * h
+    torch.testing.assert_close(joint.sum((2, 3)), log_marginal(log_g, h).exp())
+    torch.testing.assert_close(joint.sum(1, keepdim=True), h)
+    torch.testing.assert_close(joint.sum((1, 2, 3)), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("positive", ["softplus", "relu"])
+def test_a_head_whose_location_is_nowhere_stays_finite(positive):
+    head = Calm(4, 3, positive)
+    torch.nn.init.constant_(head.place.bias, -1e4)
+    A = torch.randn(2, 4, 3, 3)
+    log_g, h = head.branches(A)
+    (expected(log_g, h, torch.tensor([0, 1])) + marginal(log_g, h, torch.tensor([0, 1]))).sum().backward()
+    assert head(A).isfinite().all()
+    assert all(value.grad.isfinite().all() for value in head.parameters())
+
+
+FAMILIES = {
+    "resnet50": {"size": 64},
+    "vgg11_bn": {"size": 64},
+    "inception_v3": {"size": 139},
+    "mobilenetv2_100": {"size": 64, "pad_type": "same"},
+    "convnext_atto": {"size": 64},
+    "resnet26d": {"size": 64},
+}
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("stride", [8, 16, None])
+def test_a_trunk_without_its_last_strides_has_the_wanted_grid_and_its_own_weights(name, stride):
+    args = dict(FAMILIES[name])
+    size = args.pop("size")
+    network = timm.create_model(name, **args).eval()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = network.forward_features(x)
+        trunk, found = strides.trunk(network, (size, size), stride)
+        A = trunk(x)
+    assert found == (stride or 32)
+    # inception's first convolutions have no padding: 139, 69, 67, 33, 31, 15 and then 7 pixels
+    side = {8: 15, 16: 7, 32: 3}[found] if name == "inception_v3" else size // found
+    assert A.shape == (1, whole.shape[1], side, side)
+    after = trunk.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+    # What is gone is the classifier; VGG's is two layers that timm runs as convolutions.
+    assert {key.split(".")[0] for key in before if key not in after} <= {"fc", "classifier", "head", "pre_logits"}
+    if stride is None:
+        torch.testing.assert_close(A, whole)
+
+
+def test_without_a_stride_the_same_filters_see_every_cell():
+    """Where nothing but a last pool is taken away, every second cell is what the network had there."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.ReLU(), torch.nn.MaxPool2d(2, 2))
+    network.forward_features = network.forward
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        coarse = network(x)
+        trunk, _ = strides.trunk(network, (32, 32), 2)
+        torch.testing.assert_close(trunk(x)[:, :, ::2, ::2], coarse)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "words"),
+    [
+        ("test_vit", None, "name a convolutional"),
+        ("convnext_atto", 2, r"choose one of \[1, 4, 8, 16, 32\]"),
+        ("test_resnet", 64, "choose one of"),
+    ],
+)
+def test_what_has_no_such_grid_is_refused(name, stride, words):
+    network = timm.create_model(name, **({"img_size": 64} if name == "test_vit" else {}))
+    with pytest.raises(Refusal, match=words):
+        strides.trunk(network, (64, 64), stride)
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """A CALM network's look at three images, with p(y|x,z) and p(z|x)."""
+    backbone = backbones.load("tests.tiny:calm", image_size=64)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), dtype=np.uint8))
+    found = look(backbone, backbone.prepare(pixels))
+    log_g, h = backbone.branches(found.A.detach())
+    return found, pixels, log_g.detach().exp(), h.detach()
+
+
+def map_of(seen, method: str, target: str, **settings):
+    found, pixels, _, _ = seen
+    request = parse(target, TARGETS, "target")
+    argument = {"argument": request.argument} if request.argument is not None else {}
+    explained = TARGETS[request.name].explain(Answers(found.logits, torch.tensor([0, 3, 1])), **argument, **request.args)
+    return engine.maps(parse(method, METHODS, "method"), Scene(found, (explained,), pixels, lambda name: [0, 1, 2]), 0).detach()
+
+
+def test_an_attribution_adds_up_to_the_probability_of_its_class(seen):
+    p = seen[0].logits.softmax(1)
+    torch.testing.assert_close(p.log(), seen[0].logits, msg="the logits are log p")
+    torch.testing.assert_close(map_of(seen, "calm", "label").sum((1, 2)), p[torch.arange(3), [0, 3, 1]])
+    torch.testing.assert_close(map_of(seen, "calm", "finer(T=1,gamma=1)").sum((1, 2)), p[torch.arange(3), [0, 3, 1]] - rivals(p))
+
+
+def rivals(p):
+    others = p.clone()
+    others[torch.arange(3), [0, 3, 1]] = -1
+    return others.amax(1)
+
+
+def test_saliency_is_the_attribution_of_all_classes_and_a_set_that_of_its_members(seen):
+    saliency = map_of(seen, "calm(map=saliency)", "label")
+    torch.testing.assert_close(map_of(seen, "calm", "class_set:all"), saliency)
+    torch.testing.assert_close(sum(map_of(seen, "calm", f"class:{c}") for c in range(5)), saliency)
+    torch.testing.assert_close(map_of(seen, "calm", "class_set:1+4"), map_of(seen, "calm", "class:1") + map_of(seen, "calm", "class:4"))
+
+
+def test_the_two_conditionals_are_named_for_what_they_are(seen):
+    _, _, g, h = seen
+    torch.testing.assert_close(map_of(seen, "calm(map=conditional)", "class:2"), g[:, 2])
+    torch.testing.assert_close(map_of(seen, "calm(map=location)", "class:2").sum((1, 2)), torch.ones(3))
+    joint = map_of(seen, "calm", "class:2")
+    torch.testing.assert_close(map_of(seen, "calm(map=location)", "class:2"), joint / joint.sum((1, 2), keepdim=True))
+
+
+def test_negative_evidence_of_a_counterfactual_is_kept_unless_it_is_not_wanted(seen):
+    whole = map_of(seen, "calm", "finer")
+    assert (whole < 0).any()
+    assert torch.equal(map_of(seen, "calm(norm=relu)", "finer"), whole.relu())
+
+
+@pytest.mark.parametrize(("name", "args"), [("tests.tiny:build", {}), ("timm/test_vit", {"pretrained": "false", "img_size": "64"})])
+def test_calm_is_refused_where_there_is_no_latent_place(name, args):
+    images = np.zeros((1, 3, 64, 64), np.uint8)
+    with pytest.raises(Refusal, match="train one with jobs.train"):
+        pipeline.explain(images, [0], pipeline.Network(name, args=tuple(args.items()), image_size=64), ["calm"])
+
+
+def sets(tmp_path, content, names=("n1", "n2", "n3", "n4"), is_a=None):
+    (tmp_path / "sets.json").write_text(json.dumps(content))
+    return read_class_sets(str(tmp_path / "sets.json"), Classes(4, names), is_a)
+
+
+def test_class_sets_are_read_by_number_by_name_and_by_synset(tmp_path):
+    (tmp_path / "isa.txt").write_text("animal dog\ndog n2\ndog n4\nanimal n1\nplant n3\n")
+    content = {"pair": [3, "n1"], "dogs": {"synset": "dog"}, "animals": {"synset": "animal"}, "self": {"synset": "n3"}}
+    found = sets(tmp_path, content, is_a=str(tmp_path / "isa.txt"))
+    assert found == {"pair": (0, 3), "dogs": (1, 3), "animals": (0, 1, 3), "self": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ([1, 2], "holds no sets"),
+        ({"a": ["n9"]}, "not one of the class names"),
+        ({"a": [4]}, "outside 0"),
+        ({"a": []}, "none of the network's classes"),
+        ({"a": {"synset": "dog"}}, "--is-a"),
+    ],
+)
+def test_class_sets_that_say_nothing_are_refused(tmp_path, content, words):
+    with pytest.raises(Refusal, match=words):
+        sets(tmp_path, content)
+
+
+def test_own_is_the_smallest_set_that_holds_the_images_class():
+    answers = Answers(torch.zeros(3, 5), torch.tensor([1, 4, 2]))
+    found = TARGETS["class_set"].explain(answers, "own", sets=("wide=0 1 2", "near=1 2", "other=0 3"))
+    assert found.directions[:, 0].tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
+    assert found.class_id.tolist() == [1, 4, 2]
+
+
+def test_a_set_that_is_not_there_is_refused_with_what_is():
+    answers = Answers(torch.zeros(1, 5), torch.tensor([1]))
+    with pytest.raises(Refusal, match="did you mean birds"):
+        TARGETS["class_set"].explain(answers, "bird", sets=("birds=0 1",))
+    with pytest.raises(Refusal, match="--class-sets"):
+        TARGETS["class_set"].explain(answers, "birds")
+    with pytest.raises(Refusal, match="class 7"):
+        TARGETS["class_set"].explain(answers, "1+7")
+
+
+def test_the_members_of_a_set_are_part_of_what_identifies_its_maps():
+    images = np.zeros((1, 3, 64, 64), np.uint8)
+    network = backbones.load("tests.tiny:calm", image_size=64)
+    from pipeline.class_sets import with_sets
+    from pipeline.questions import ask, cells
+
+    asked = [with_sets(ask(["calm"], ["class_set:b"]), {"b": members}) for members in ((1,), (1, 2))]
+    one, two = ([cell.identity for cell in cells(each, network, ()) if cell.table == "maps"] for each in asked)
+    assert one != two
+    assert images.shape[0] == 1
+
+
+@pytest.mark.parametrize("metric", ["pxap", "max_box_acc_v2"])
+def test_log_thresholds_tell_apart_what_even_ones_and_8_bits_do_not(metric):
+    """An object a hundred-thousandth as bright as one pixel, on a background of zero."""
+    from pipeline.metrics import METRICS
+
+    S = np.zeros((20, 20))
+    S[5:15, 5:15] = 1e-5
+    S[9, 9] = 1
+    inside = S > 0
+    given = {"boxes": np.array([[0.25, 0.25, 0.75, 0.75]])} if metric == "max_box_acc_v2" else {"positive": inside}
+    entry = METRICS[metric]
+
+    def total(thresholds):
+        counts = entry.score(S, *given.values(), thresholds=thresholds)
+        return entry.total(**({"hits": counts["hits"], "n": 1} if metric == "max_box_acc_v2" else counts))
+
+    assert total("log") == pytest.approx(1)
+    assert total("even") < 0.3
