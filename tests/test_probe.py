@@ -173,7 +173,7 @@ def test_layers_keep_their_names_under_a_probe(trained):
     out, _ = trained
     probe = str(out / "probes" / "probe" / "token-lbfgs.safetensors")
     backbone = load("timm/test_vit", args={"pretrained": "false"}, image_size=SIZE, probe=probe, layer="blocks.2.norm1")
-    assert (backbone.layer, backbone.num_classes, backbone.class_names) == ("blocks.2.norm1", 3, ("red", "green", "blue"))
+    assert (backbone.layer, backbone.num_classes, backbone.classes) == ("blocks.2.norm1", 3, ("red", "green", "blue"))
 
 
 @pytest.mark.parametrize(
