@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
+from pipeline import storage
 from pipeline.finish import Work
 from pipeline.job import Job
 from pipeline.methods import METHODS
@@ -13,7 +14,7 @@ from pipeline.refusal import Refusal
 from pipeline.requests import Request, parse, parse_all
 from pipeline.sources import ShardError
 from pipeline.stages import Task
-from pipeline.tables import Run
+from pipeline.tables import Run, receipts
 from pipeline.tables.receipts import Receipt
 
 
@@ -60,7 +61,7 @@ def job_of(facts: Mapping) -> Job:
 
 def _request(entry: Mapping, registry: Mapping, what: str) -> Request:
     """The method or metric that an entry of run.json describes."""
-    settings = tuple(sorted((key, value) for key, value in entry.items() if key not in ("name", what, "stored")))
+    settings = tuple(sorted((key, value) for key, value in entry.items() if key not in ("name", what, "stored", "version")))
     return parse(Request(entry["name"], entry[what], None, settings).written, registry, what)
 
 
@@ -103,10 +104,10 @@ def _refuse_another_version(ready: Prepared) -> None:
 
 
 def unexplained(work: Work) -> list[dict]:
-    """The failures of the tasks that the run to be scored does not hold as a whole; none where no run is scored.
+    """The failures of the tasks that the run to be scored never explained as a whole; none where no run is scored.
 
     Raises:
-        Refusal: where a shard is not what the run has seen.
+        Refusal: where a shard is not what the run has seen, or files it was made of are missing or damaged.
     """
     ready = work.ready
     if not ready.base:
@@ -117,8 +118,17 @@ def unexplained(work: Work) -> list[dict]:
             raise Refusal(
                 f"shard {shard['name']} is not what run {ready.base.run_id} has seen; run jobs.explain again, or name the old files with --source"
             )
-    error = ShardError("NotExplained", "its maps are not all there; run jobs.explain again")
-    return [task.failure(error, "read") for task in work.tasks if not work.holds(task)]
+    content = storage.read_bytes(storage.join(ready.base.out, "runs", ready.base.run_id, "receipts.parquet"))
+    held = {cell for receipt in receipts.unpack(content) for cell in receipt.cells}
+    left_out = [task for task in work.tasks if not work.holds(task)]
+    lost = sum(all(task.cell(cell.identity) in held for cell in ready.held) for task in left_out)
+    if lost:
+        raise Refusal(
+            f"files of {lost} tasks that run {ready.base.run_id} was made of are missing or damaged; "
+            "run jobs.explain again, which mends them, then jobs.score"
+        )
+    error = ShardError("NotExplained", "not all of it was explained; run jobs.explain again")
+    return [task.failure(error, "read") for task in left_out]
 
 
 def with_maps(task: Task, wanted: Sequence[Cell], answered: Mapping[str, Receipt]) -> Task:

@@ -10,7 +10,7 @@ import pytest
 
 from jobs import explain, score
 from jobs.demo import Demo, job_of
-from pipeline import backbones, tables
+from pipeline import backbones, rescore, tables
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
@@ -236,16 +236,14 @@ def test_a_shard_that_is_not_what_the_run_has_seen_is_refused(tmp_path):
     assert "shard 00001.tar is not what run" in refused(tmp_path / "out", "ad")
 
 
-def test_a_task_without_its_maps_keeps_what_the_run_held_and_says_so(out):
+def test_maps_that_are_damaged_are_refused_until_explain_has_mended_them(out):
     before = content(out)
     for path in sorted(out.glob("tasks/**/maps.parquet"))[:1]:
         path.write_bytes(b"not what was written")
-    assert score.main(["--out", str(out), "--metrics", "f1"]) == 3
-    found = content(out)
-    assert found["maps"] == before["maps"]
-    silent = [row for row in found["metrics"] if row["f1"] is None and "f1" not in dict(row["reasons"] or ())]
-    assert len(silent) == 2 * 4, "one task's two images"
-    assert [(row["stage"], row["error"]) for row in found["errors"]] == [("read", "Damaged")]
+    assert "files of 1 tasks" in refused(out, "f1") and content(out) == before
+    explain.run(replace(rescore.job_of(tables.open(str(out)).facts), out=str(out)))
+    assert score.main(["--out", str(out), "--metrics", "f1"]) == 0
+    assert content(out)["maps"] == before["maps"]
 
 
 def test_a_wrong_name_or_no_metric_is_refused(out):

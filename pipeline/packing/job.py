@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from pipeline.job import _reachable_from_cluster
+from pipeline.job import reachable_from_cluster
 from pipeline.refusal import Refusal
 
 
@@ -41,4 +41,4 @@ class Pack:
             raise Refusal("--root and --out must name a place")
         if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
             for flag, path in (("--root", self.root), ("--out", self.out)):
-                _reachable_from_cluster(flag, path)
+                reachable_from_cluster(flag, path)

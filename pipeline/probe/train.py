@@ -17,6 +17,7 @@ from pipeline.probe.solvers import Linear, accuracy, adam, lbfgs
 from pipeline.refusal import Refusal
 from pipeline.tables import files
 from pipeline.tables.read import Run
+from pipeline.tables.receipts import parquet_bytes
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def trained(job: ProbeJob, runs: dict[str, Run], names: Sequence[str]) -> list[d
                 probe = probes.Probe(best.weight, best.bias, tuple(names), pool, run.facts["backbone"]["origin"], about)
                 probes.write(storage.join(place, f"{name}.safetensors"), probe)
                 rows += told
-    files.write_parquet(storage.join(place, "accuracy.parquet"), pa.Table.from_pylist(rows, ACCURACY))
+    files.write_bytes(storage.join(place, "accuracy.parquet"), parquet_bytes([pa.Table.from_pylist(rows, ACCURACY)]))
     return rows
 
 
