@@ -234,7 +234,7 @@ def test_tibav_follows_its_formula(kind, images, target, start):
     expected = [grid(row, backbone) for row in tibav(kind, x, directions, start)]
     found = engine.maps(parse(f"tibav(start={start})", METHODS, "method"), seen, 0).numpy()
     exact = dataclasses.replace(attentive(backbone), module=copy.deepcopy(attentive(backbone).module).double())
-    lists = attention._offered(METHODS["tibav"], exact, seen, x.double(), directions.double())
+    lists = attention._offered(METHODS["tibav"], exact, seen, x.double(), directions.double(), "tibav")
     rows = METHODS["tibav"].map(**lists, start=start).numpy()
     for i, one in enumerate(expected):
         assert np.abs(grid(rows[i], backbone) - one).max() <= 1e-5 * one.max()  # relevance.STEADY moves it that much
