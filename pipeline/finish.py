@@ -135,7 +135,8 @@ def damaged(work: Work, each: Callable) -> set[str]:
     """Folders of all receipts that this job would publish from, and whose files are missing or not what was written."""
     before = publish.run_json(work.ready.job.out, work.previous) if work.previous else None
     earlier = {entry["path"]: entry for entry in before["files"]} if before else {}
-    found = each(partial(reduce.damaged, work.ready.job.out, earlier), _groups(work, work.done))
+    columns = sorted(work.ready.questions.columns)
+    found = each(partial(reduce.damaged, work.ready.job.out, earlier, columns), _groups(work, work.done))
     return {folder for folders in found for folder in folders}
 
 

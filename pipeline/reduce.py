@@ -97,11 +97,11 @@ def _copied(source: str, goal: str, size: int) -> bool:
     return storage.infos(fs, [path])[0]["size"] == size
 
 
-def damaged(out: str, before: Mapping[str, dict], group: Sequence[Member]) -> set[str]:
+def damaged(out: str, before: Mapping[str, dict], columns: Sequence[str], group: Sequence[Member]) -> set[str]:
     """Folders of the receipts that the files of one group need, and that are missing or not what was written."""
     needed = {
         (member.receipt.folder, table): member.receipt
-        for path, (_, members) in pieces(group).items()
+        for path, (_, members) in pieces(group, columns).items()
         if path not in before
         for member in members
         for table in member.receipt.files

@@ -284,11 +284,15 @@ def test_log_thresholds_tell_apart_what_even_ones_and_8_bits_do_not(metric):
     S[5:15, 5:15] = 1e-5
     S[9, 9] = 1
     inside = S > 0
-    given = {"boxes": np.array([[0.25, 0.25, 0.75, 0.75]])} if metric == "max_box_acc_v2" else {"positive": inside}
+    given = (
+        {"boxes": np.array([[0.25, 0.25, 0.75, 0.75]])}
+        if metric == "max_box_acc_v2"
+        else {"raw": S, "positive": inside, "counted": np.ones_like(inside)}
+    )
     entry = METRICS[metric]
 
     def total(thresholds):
-        counts = entry.score(S, *given.values(), thresholds=thresholds)
+        counts = entry.score(S=S, **given, thresholds=thresholds)
         return entry.total(**({"hits": counts["hits"], "n": 1} if metric == "max_box_acc_v2" else counts))
 
     assert total("log") == pytest.approx(1)

@@ -523,7 +523,7 @@ SHORT = {
     "integrated_gradients": "integrated_gradients(steps=2)",
 }
 SHORT |= {method: f"{method}(samples=2)" for method in ("smooth_grad", "var_grad", "gradient_shap")}
-FITTING = [SHORT.get(method, method) for method in METHODS if method not in ("cam", "deconvnet")]
+FITTING = [SHORT.get(method, method) for method in METHODS if method not in ("cam", "calm", "deconvnet")]
 BOXES = [[[0.1, 0.1, 0.6, 0.5]]] * 2
 
 

@@ -82,7 +82,7 @@ class Meter:
 # through the whole network, the look among it, and through the head alone.
 K = {"tests.tiny:build": 12, "tests.tiny:curved": 12, "timm/vit_tiny_patch16_224": 24}
 MODEL = {
-    **dict.fromkeys(["cam", "eigen_cam", "fake_cam", "random"], "1F"),
+    **dict.fromkeys(["cam", "calm", "eigen_cam", "fake_cam", "random"], "1F"),
     **dict.fromkeys(["grad_cam", "grad_cam_pp", "xgrad_cam", "hires_cam", "layer_cam"], "1F + 1b"),
     "score_cam": "1F + K F",
     "ablation_cam": "1F + K f",

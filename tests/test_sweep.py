@@ -174,7 +174,7 @@ def test_every_task_is_one_line_of_json_in_the_log(tmp_path, caplog):
     told = [json.loads(record.message) for record in caplog.records if record.message.startswith("{")]
     assert len(told) == 6
     assert {tuple(sorted(line)) for line in told} == {
-        ("bytes_read", "event", "failed", "retries", "seconds", "shard", "start", "stop", "task")
+        ("bytes_read", "event", "failed", "passes", "retries", "seconds", "shard", "start", "stop", "task")
     }
 
 

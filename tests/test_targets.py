@@ -155,7 +155,7 @@ def test_what_does_not_fit_the_classes_is_refused(written):
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_a_target_does_not_depend_on_batch_neighbours(name):
-    written = name + {"class": ":1", "text": ":a bird", "text_contrast": ":a red wing|a bird"}.get(name, "")
+    written = name + {"class": ":1", "class_set": ":1+3", "text": ":a bird", "text_contrast": ":a red wing|a bird"}.get(name, "")
 
     def found(*batch):
         each = explained(written, *batch) if name != "pairs" else TARGETS[name].explain(Answers(*batch), PAIRS)

@@ -193,7 +193,13 @@ def load(
     identity = _identity(name, network, settings, cut, prepare, linear, recipe)
     backbone = _described(name, network, cut, prepare, images, identity)
     brought = linear or recipe
-    return dataclasses.replace(backbone, phrases=phrases, origin=origin, classes=brought.classes if brought else ())
+    return dataclasses.replace(
+        backbone,
+        phrases=phrases,
+        origin=origin,
+        classes=brought.classes if brought else (),
+        branches=_branches(network) if layer == "trunk" else None,
+    )
 
 
 def like(backbone: Backbone, network: object, identity: str) -> Backbone:
@@ -201,7 +207,12 @@ def like(backbone: Backbone, network: object, identity: str) -> Backbone:
     own_cut = isinstance(backbone.cut, own.OwnCut)
     cut, images = _halves(network, backbone.prepare, None if own_cut else backbone.layer)
     made = _described(backbone.name, network, cut, backbone.prepare, images, identity)
-    return dataclasses.replace(made, phrases=backbone.phrases, classes=backbone.classes)
+    branches = _branches(network) if backbone.branches else None
+    return dataclasses.replace(made, phrases=backbone.phrases, classes=backbone.classes, branches=branches)
+
+
+def _branches(network: object) -> Callable[[Tensor], tuple[Tensor, Tensor]] | None:
+    return network.head.branches if isinstance(network, Headed) and isinstance(network.head, Calm) else None
 
 
 def _halves(network: object, prepare: Preprocessing, layer: str | None) -> tuple[Cut | own.OwnCut, Tensor]:
@@ -281,10 +292,9 @@ def _described(name: str, network: object, cut: Cut | own.OwnCut, prepare: Prepr
         known = isinstance(network, (open_clip_models.Clip, probes.Headed)) or getattr(network, "num_classes", None) == 0
         classes = network.num_classes if known else logits.shape[1]
     W = pooled_linear(cut.head, A, rest)
-    latent = isinstance(network, Headed) and isinstance(network.head, Calm) and cut.layer == "trunk"
     return Backbone(
         name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut, network,
-        text=getattr(network, "rows", None), branches=network.head.branches if latent else None,
+        text=getattr(network, "rows", None)
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """A pack job as a value: the fields of the command line and of a `--config` file."""
 
-import os
 from dataclasses import dataclass
 
 from pipeline.job import reachable_from_cluster
@@ -39,6 +38,4 @@ class Pack:
             raise Refusal(f"--workers is {self.workers}; it must be 0 (this process) or more")
         if not self.root or not self.out:
             raise Refusal("--root and --out must name a place")
-        if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
-            for flag, path in (("--root", self.root), ("--out", self.out)):
-                reachable_from_cluster(flag, path)
+        reachable_from_cluster({"--root": (self.root,), "--out": (self.out,)})

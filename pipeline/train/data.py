@@ -184,7 +184,7 @@ def _one(asked: Asked, shard: sources.Shard, val: bool, sample: sources.Sample) 
     label, _, problem = resolve(sample.label, asked.classes)
     if sample.image is None or label is None:
         return _Decoded(image_id, problem=problem or next(iter(sample.problems), ("MissingLabel", "the sample has no label")))
-    own = str(sample.annotations.get("split") or asked.train_split)
+    own = str(sample.split or asked.train_split)
     split = "val" if val else "train" if own == asked.train_split else own if own != "train" else "unused"
     held_out = split == "train" and _share(asked, image_id) < asked.val_share
     cropped = asked.augmented and split == "train"
