@@ -21,7 +21,7 @@ from tests import test_metrics_run
 from tests.registries import registries
 from tests.s3 import environment_of
 from tests.shards import dataset, good, tar_bytes
-from tests.test_run import content, job
+from tests.test_run import content, job, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
@@ -44,15 +44,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def inline(source, tmp_path_factory):
-    """The tables of the job run in this process, with one thread as on the workers."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("inline")
-    explain.run(job(source, out))
-    torch.set_num_threads(threads)
-    return content(out)
+    return undisturbed(job(source, tmp_path_factory.mktemp("inline")))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -34,6 +34,17 @@ def job(source, out, **changes) -> Job:
     return Job(source=(source,) if isinstance(source, str) else tuple(source), out=str(out), **{**plain, **changes})
 
 
+def undisturbed(asked) -> dict:
+    """The tables of a job carried out in this process, with one thread as on the workers."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    explain.run(asked)
+    torch.set_num_threads(threads)
+    return content(asked.out)
+
+
 def content(out, name: str = "default") -> dict[str, list]:
     """Every table of a published run, value by value, sorted by key."""
     run = tables.open(str(out), name)

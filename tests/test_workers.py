@@ -14,7 +14,7 @@ from jobs import explain
 from pipeline import flow
 from pipeline.stages import Explain, Read, Task
 from tests.shards import dataset
-from tests.test_run import content, job
+from tests.test_run import content, job, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ASKED = {"methods": ("grad_cam", "eigen_cam"), "workers": 1}
@@ -35,15 +35,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(source, tmp_path_factory):
-    """The tables of the job in this process, with one thread as on the workers."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("undisturbed")
-    explain.run(job(source, out, **{**ASKED, "workers": 0}))
-    torch.set_num_threads(threads)
-    return content(out)
+    return undisturbed(job(source, tmp_path_factory.mktemp("undisturbed"), **{**ASKED, "workers": 0}))
 
 
 def over(row: dict, shard: str, start: int) -> bool:
