@@ -28,13 +28,13 @@ SHORT = {
     "integrated_gradients": "integrated_gradients(steps=10)",
     "lime": "lime(samples=100)",
     "mask": "mask(steps=20)",
-    "occlusion": "occlusion(stride=32)",
-    "opti_cam": "opti_cam(steps=20)",
+    "occlusion": "occlusion(window=64,stride=32)",
+    "opti_cam": "opti_cam(steps=10)",
     "rglas": "rglas(k=7,rounds=2)",
     "rise": "rise(masks=200)",
     "score_cam": None,  # a pass a channel: 1280 of a MobileNetV2
-    "smooth_grad": "smooth_grad(samples=8)",
-    "var_grad": "var_grad(samples=8)",
+    "smooth_grad": "smooth_grad(samples=5)",
+    "var_grad": "var_grad(samples=5)",
 }
 
 
