@@ -190,6 +190,12 @@ def _similar(answers: Answers, class_id: torch.Tensor, rule: str) -> torch.Tenso
     return _ranked(rows[class_id] @ rows.T, class_id)
 
 
+def closest(weights: torch.Tensor) -> torch.Tensor:
+    """The class that is most similar to each by its weights [C], from the rows of a classifier [C D]."""
+    every = torch.arange(len(weights), device=weights.device)
+    return _similar(Answers(weights, every, lambda: weights), every, "weight_cosine")[:, 0]
+
+
 def rivals(answers: Answers) -> torch.Tensor:
     """What the scored class is told from in Finer-CAM's relative drop [B 2]: by logit, and by weights; -1 where there is no such class."""
     absent = torch.full_like(answers.labels, -1)

@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import open_clip
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,24 +20,17 @@ from pipeline.probe.features import Features
 from pipeline.probe.job import ProbeJob
 from pipeline.probe.solvers import NEVER, accuracy, adam, lbfgs
 from pipeline.refusal import Refusal
+from tests import tiny
 from tests.shards import encoded, tar_bytes
 
 CLASSES, WIDTH = 4, 6
 SIZE = 64
-TOWERS = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": SIZE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
 VIT = {"backbone": "timm/test_vit", "backbone_args": ("pretrained=false",), "image_size": SIZE, "workers": 0}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def towers(tmp_path_factory):
-    """A small architecture, known to open_clip as its own are."""
-    folder = tmp_path_factory.mktemp("configs")
-    (folder / "probed-vit.json").write_text(json.dumps(TOWERS))
-    open_clip.add_model_config(folder)
+    tiny.clip(tmp_path_factory.mktemp("configs"), "probed-vit")
 
 
 def clouds(count: int, seed: int, classes: int = CLASSES) -> Features:

@@ -1,4 +1,7 @@
-"""A network small enough for any test: four convolutions, pooling, a linear layer; and one whose head is not linear."""
+"""A network small enough for any test: four convolutions, pooling, a linear layer; one whose head is not linear; and an open_clip one."""
+
+import json
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,3 +29,13 @@ def calm(num_classes: int = 5, seed: int = 0) -> nn.Module:
         network.head.classes.weight *= 8
         network.head.place.weight *= 8
     return network
+
+
+def clip(folder: Path, name: str) -> None:
+    """Make a small architecture known to open_clip by this name, as its own are."""
+    import open_clip
+
+    vision = {"image_size": 64, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
+    text = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    (folder / f"{name}.json").write_text(json.dumps({"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(folder)
