@@ -108,6 +108,6 @@ def test_what_does_not_fit_is_refused(content, labels, told, place, images, tmp_
 
 
 def test_texts_need_a_text_tower(place, images):
+    plain = Network("timm/test_vit", args=(("pretrained", "false"), ("num_classes", "3")), image_size=64)
     with pytest.raises(Refusal, match="text tower"):
-        plain = Network("timm/test_vit", args=(("pretrained", "false"), ("num_classes", "3")), image_size=64)
         analysis.attribute_examination(images, LABELS, plain, str(place / "attributes.json"))

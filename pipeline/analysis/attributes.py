@@ -106,9 +106,13 @@ def read(url: str) -> tuple[list[str], np.ndarray]:
         if not all(isinstance(name, str) for name in names) or values.ndim != 2 or values.shape[1] != len(names):
             raise ValueError
     except FileNotFoundError as error:
-        raise Refusal(f"there is no file of attributes at {url}; python -m jobs.pack writes attributes.json where a dataset has any") from error
+        raise Refusal(
+            f"there is no file of attributes at {url}; python -m jobs.pack writes attributes.json where a dataset has any"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise Refusal(f'{url} is no file of attributes; it must hold {{"attributes": [names], "values": [[one of each] a class]}}') from error
+        raise Refusal(
+            f'{url} is no file of attributes; it must hold {{"attributes": [names], "values": [[one of each] a class]}}'
+        ) from error
     return names, values
 
 
