@@ -10,17 +10,19 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from jobs import explain
+from jobs import explain, pack
 from jobs import probe as job
 from pipeline import tables
 from pipeline.backbones import load
 from pipeline.backbones import probe as probes
 from pipeline.job import Job
+from pipeline.probe import solvers
+from pipeline.probe.accuracy import measured
 from pipeline.probe.features import Features
 from pipeline.probe.job import ProbeJob
 from pipeline.probe.solvers import NEVER, accuracy, adam, lbfgs
 from pipeline.refusal import Refusal
-from tests import tiny
+from tests import layouts, tiny
 from tests.shards import encoded, tar_bytes
 
 CLASSES, WIDTH = 4, 6
@@ -262,6 +264,38 @@ def test_a_probe_on_a_convolutional_network(bands, tmp_path):
     assert done.complete
     assert run.facts["backbone"]["num_classes"] == 3
     assert "jpg" not in json.dumps(run.facts["backbone"])
+
+
+def test_training_holds_a_few_rows_at_a_time(tmp_path, monkeypatch):
+    data, held = clouds(500, 6), []
+    data.x.tofile(tmp_path / "x")
+    both = Features(np.memmap(tmp_path / "x", np.float16, "r").reshape(-1, WIDTH), data.labels)
+    mine = both.part(slice(1, 4))
+    assert np.shares_memory(mine.x, both.x) and isinstance(mine.x, np.memmap), "a pooling's columns stay on disk"
+    counted = solvers._tensor
+    monkeypatch.setattr(solvers, "ROWS", 64)
+    monkeypatch.setattr(solvers, "_tensor", lambda x: held.append(len(x)) or counted(x))
+    adam(mine, mine, CLASSES, epochs=1, batch=32)
+    found = lbfgs([mine, mine], CLASSES)
+    assert measured("", "", found, {"test": mine}, [""] * CLASSES)[0]["n"] == 500
+    assert max(held) == 64 and len(held) > 24
+
+
+def test_from_a_dataset_to_a_published_run_in_three_commands(tmp_path):
+    layouts.cub(tmp_path / "CUB_200_2011")
+    packed, atlas = tmp_path / "packed", tmp_path / "atlas"
+    network = ["--backbone", "timm/test_vit", "--backbone-args", "pretrained=false", "--image-size", "64", "--workers", "0"]
+    names = ["--classes", str(packed / "classes.txt"), "--out", str(atlas)]
+    splits = ["--train", f"{packed}/train-*.tar", "--val", f"{packed}/test-*.tar"]
+    assert pack.main(["--root", str(tmp_path / "CUB_200_2011"), "--out", str(packed), "--workers", "0"]) == 0
+    assert job.main([*splits, *network, *names, "--pools", "token", "avg", "--epochs", "2"]) == 0
+    asked = ["--methods", "grad_cam", "--targets", "label", "finer(T=1)", "--metrics", "energy", "rd"]
+    probe = ["--probe", str(atlas / "probes" / "probe" / "avg-lbfgs.safetensors"), "--name", "explained"]
+    assert explain.main(["--source", f"{packed}/test-*.tar", *network, *names, *asked, *probe]) == 0
+    rows = tables.open(str(atlas), "explained").sql(
+        "SELECT target, n FROM summary WHERE metric = 'energy' AND method = 'grad_cam' AND scope = 'all'"
+    )
+    assert sorted(row["target"] for row in rows.to_pylist()) == ["finer", "label"]
 
 
 CLIP = {"backbone": "open_clip/probed-vit/none", "backbone_args": ()}
