@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import explain
-from jobs.ending import concluded
 from pipeline import creatures, tables
+from pipeline.ending import concluded
 from pipeline.job import Job, command_line
 
 # How much of each map's positive part falls into the creature's box: the maps are square grids, so cell i of `width` is at

@@ -5,8 +5,8 @@ python -m jobs.explain --source 's3://b/val/{00000..00049}.tar' --backbone timm/
 
 import sys
 
-from jobs.ending import CODES, concluded
 from pipeline import plugins
+from pipeline.ending import CODES, concluded
 from pipeline.finish import Outcome
 from pipeline.job import Job, command_line
 from pipeline.methods import METHODS

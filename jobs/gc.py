@@ -7,7 +7,7 @@ python -m jobs.gc --out s3://b/atlas --delete
 import sys
 from dataclasses import dataclass
 
-from jobs.ending import concluded
+from pipeline.ending import concluded
 from pipeline.job import command_line
 from pipeline.refusal import Refusal
 from pipeline.sweep import sweep

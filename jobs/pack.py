@@ -6,7 +6,7 @@ python -m jobs.pack --layout cub --root CUB_200_2011 --out s3://bucket/cub
 import sys
 from functools import partial
 
-from jobs.ending import CODES, concluded
+from pipeline.ending import CODES, concluded
 from pipeline.job import command_line
 from pipeline.layouts import LAYOUTS
 from pipeline.packing import Pack, pack

@@ -6,8 +6,8 @@ python -m jobs.probe --train 'cub/train-*.tar' --test 'cub/test-*.tar' --classes
 import sys
 
 from jobs import explain
-from jobs.ending import CODES, concluded
 from pipeline import storage, tables
+from pipeline.ending import CODES, concluded
 from pipeline.job import command_line
 from pipeline.probe.job import ProbeJob
 from pipeline.probe.train import trained

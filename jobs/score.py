@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from jobs import explain
-from jobs.ending import CODES, concluded
 from pipeline import rescore, tables
+from pipeline.ending import CODES, concluded
 from pipeline.finish import Outcome
 from pipeline.job import command_line
 from pipeline.metrics import METRICS

@@ -7,8 +7,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-from jobs.ending import concluded
 from pipeline import watch
+from pipeline.ending import concluded
 from pipeline.job import command_line
 from pipeline.progress import clock
 from pipeline.refusal import Refusal, choose

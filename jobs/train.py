@@ -6,8 +6,8 @@ python -m jobs.train --source 's3://b/train/{00000..00049}.tar' --backbone timm/
 import json
 import sys
 
-from jobs.ending import concluded
 from pipeline import storage
+from pipeline.ending import concluded
 from pipeline.job import command_line
 from pipeline.refusal import Refusal
 from pipeline.train import loop
