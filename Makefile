@@ -23,7 +23,7 @@ test: .venv/ready  ## all tests
 	$(TWO) -m 'not ray'
 	$(RUN) -m pytest -m ray
 
-fast: .venv/ready  ## the tests of a minute or two: no Ray, nothing slow
+fast: .venv/ready  ## the tests without Ray and the slow ones
 	$(TWO) -m 'not slow and not ray'
 
 lint: .venv/ready  ## style
