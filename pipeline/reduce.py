@@ -25,17 +25,28 @@ PUBLISHED = {"scores": "metrics"}
 ROWS_PER_GROUP = 65_536
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
-    """One cell of one task in a group: its identity, its partition (a method, or none) and the receipt that answers it."""
+    """One cell of one task in a group: its identity, its position in the plan, its partition (a method, or none), and its receipt."""
 
     cell: str
+    position: int
     partition: str | None
     receipt: Receipt
 
     @property
     def part(self) -> Part:
         return self.receipt.cells[self.cell]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all groups are compacted on: the place, the columns of the run's metrics, and the `previous` run with its files by path."""
+
+    out: str
+    columns: Sequence[str]
+    previous: str | None
+    before: Mapping[str, dict]
 
 
 def boundaries(shards: Iterable[str]) -> set[str]:
@@ -62,27 +73,23 @@ def pieces(group: Sequence[Member], columns: Sequence[str]) -> dict[str, tuple[s
     return {file_name(table, partition, members, columns): (table, members) for (table, partition), members in gathered.items()}
 
 
-def compact(
-    out: str, run: str, before: Mapping[str, dict], previous: str | None, columns: Sequence[str], group: Sequence[Member]
-) -> list[dict]:
-    """Write one group's files into `run`, copying those that are the same from the `previous` run, whose entries are `before`.
-
-    `columns` are those of the run's metrics.
+def compact(ground: Ground, run: str, group: Sequence[Member]) -> list[dict]:
+    """Write one group's files into `run`, copying those that are the same in the previous one.
 
     Returns each file's entry for run.json.
 
     Raises:
         Damaged: where a task's file is missing or not what its receipt says.
     """
-    entries, opened = [], {}
-    for path, (table, members) in pieces(group, columns).items():
+    entries, opened, out, before = [], {}, ground.out, ground.before
+    for path, (table, members) in pieces(group, ground.columns).items():
         goal = storage.join(out, "runs", run, path)
-        if path in before and _copied(storage.join(out, "runs", previous, path), goal, before[path]["bytes"]):
+        if path in before and _copied(storage.join(out, "runs", ground.previous, path), goal, before[path]["bytes"]):
             entries.append(before[path])
             continue
         rows = pa.concat_tables([_rows(out, member, "scores" if table == "metrics" else table, opened) for member in members])
         if table == "metrics":
-            rows = widened(rows, columns)
+            rows = widened(rows, ground.columns)
         entries.append(write(goal, path, table, rows))
     return entries
 
@@ -97,17 +104,17 @@ def _copied(source: str, goal: str, size: int) -> bool:
     return storage.infos(fs, [path])[0]["size"] == size
 
 
-def damaged(out: str, before: Mapping[str, dict], columns: Sequence[str], group: Sequence[Member]) -> set[str]:
+def damaged(ground: Ground, group: Sequence[Member]) -> set[str]:
     """Folders of the receipts that the files of one group need, and that are missing or not what was written."""
     needed = {
         (member.receipt.folder, table): member.receipt
-        for path, (_, members) in pieces(group, columns).items()
-        if path not in before
+        for path, (_, members) in pieces(group, ground.columns).items()
+        if path not in ground.before
         for member in members
         for table in member.receipt.files
     }
     needed |= {(member.receipt.folder, "partials"): member.receipt for member in group if "partials" in member.receipt.files}
-    return {folder for (folder, table), receipt in needed.items() if not _sound(out, receipt, table)}
+    return {folder for (folder, table), receipt in needed.items() if not _sound(ground.out, receipt, table)}
 
 
 def _sound(out: str, receipt: Receipt, table: str) -> bool:

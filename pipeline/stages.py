@@ -11,7 +11,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -73,7 +73,8 @@ class Task:
         }
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        plain = {name: getattr(self, name) for name in ("start", "stop", "missing", "maps")}
+        return json.dumps({**plain, "shard": vars(self.shard), "index": vars(self.index)})
 
     @staticmethod
     def from_json(text: str) -> "Task":
