@@ -13,7 +13,7 @@ from pipeline import reduce, storage
 from pipeline.facts import facts_of
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
-from pipeline.summary import curves_of, joined, of_partials
+from pipeline.summary import curves_of, joined, of_partials, summary_of
 from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.identity import digest
 from pipeline.tables.metrics import added
@@ -129,7 +129,7 @@ def _summarised(work: Work, groups: Groups, each: Callable, run_id: str, entries
         if entry["table"] == "metrics":
             scored.setdefault(entry["path"].split("/")[1], []).append(entry["path"])
     floor = scored.get("method=random", [])
-    parts = list(each(partial(reduce.summary_of, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
+    parts = list(each(partial(summary_of, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
     written = []
     tables = {"partials": partials, "summary": joined([*parts, of_partials(partials, asked)]), "curves": curves_of(partials)}
     name = digest([member.cell for group in groups for member in group])

@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.questions import Questions
-from pipeline.summary import of_method
 from pipeline.tables import files, schema
 from pipeline.tables import receipts as tasks
 from pipeline.tables.errors import told_once
@@ -132,19 +130,6 @@ def added_up(out: str, numbered: tuple[int, Sequence[Member]]) -> tuple[int, pa.
     members = sorted((m for m in group if m.part.table == "partials" and m.part.rows), key=lambda member: member.cell)
     rows = [_rows(out, member, "partials", opened) for member in members]
     return number, added(pa.concat_tables([schema.PARTIALS.empty_table(), *rows]))
-
-
-def summary_of(out: str, run: str, asked: Questions, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
-    """The summary of one method of `run`, from the files of its metrics and from those of the control `random`."""
-    own, floor = (pa.concat_tables([_published(out, run, path) for path in sorted(each)]) for each in paths)
-    return of_method(own, floor, asked)
-
-
-def _published(out: str, run: str, path: str) -> pa.Table:
-    """A published file of `metrics` with its method, which only its folder tells."""
-    rows = files.read_parquet(storage.join(out, "runs", run, path))
-    method = path.split("/")[1].partition("=")[2]
-    return rows.add_column(2, "method", pa.array([method] * rows.num_rows, pa.string()))
 
 
 def write(goal: str, path: str, table: str, rows: pa.Table) -> dict:

@@ -10,13 +10,14 @@ from functools import partial
 import pyarrow as pa
 
 from pipeline import dry, rescore, sources, storage
+from pipeline.actor import Explain
 from pipeline.facts import methods_of
 from pipeline.finish import Outcome, damaged, finish
 from pipeline.job import Job
 from pipeline.prepare import Prepared
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
-from pipeline.stages import Explain, Land, Task
+from pipeline.stages import Land, Task
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
 from pipeline.watch import Watch
@@ -104,15 +105,10 @@ def _images(tasks: Sequence[Task]) -> int:
 
 def _index(shards: Sequence[sources.Shard], hands: Hands) -> dict[sources.Shard, sources.Index]:
     progress, found = Progress("list", len(shards), "shards"), {}
-    for position, index in hands.each(index_shard, list(enumerate(shards))):
+    for position, index in hands.each(sources.numbered_index, list(enumerate(shards))):
         found[shards[position]] = index
         progress.add(1, len(index.problems))
     return {shard: found[shard] for shard in shards}
-
-
-def index_shard(numbered: tuple[int, sources.Shard]) -> tuple[int, sources.Index]:
-    """One shard's index, with the position it was asked for."""
-    return numbered[0], sources.index(numbered[1])
 
 
 def _tasks(ready: Prepared, indexes: dict[sources.Shard, sources.Index]) -> list[Task]:
