@@ -9,7 +9,6 @@ asked to, and draws its noise from numpy's global state: the tests hand it ours.
 
 import math
 from collections import Counter
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import pipeline
-from pipeline import backbones, scoring
+from pipeline import backbones, explainer, scoring
 from pipeline.engine import perturbed
 from pipeline.engine.fills import fill_of
 from pipeline.engine.look import look
@@ -33,9 +32,6 @@ from tests.test_methods import fitting
 SIZE, MEAN, STD = 32, 0.4, 0.25
 ARGS = {"mean": f"{MEAN},{MEAN},{MEAN}", "std": f"{STD},{STD},{STD}"}
 LABELS = [0, 1, None, 3]
-
-
-explain = import_module("pipeline.explain")  # the package has a function of that name
 
 
 def ramped(A, dA, size):
@@ -63,9 +59,9 @@ def images():
 
 def scored_maps(images, backbone, metrics, method="ramped", target="predicted", labels=LABELS, **how):
     """What really ran through `pipeline.explain`: each map as drawn and its score, image by image and metric by metric, without controls."""
-    told, score = [], explain.scored
+    told, score = [], explainer.scored
     patch = pytest.MonkeyPatch()
-    patch.setattr(explain, "scored", lambda asked, drawn: told.append((drawn, score(asked, drawn))) or told[-1][1])
+    patch.setattr(explainer, "scored", lambda asked, drawn: told.append((drawn, score(asked, drawn))) or told[-1][1])
     try:
         pipeline.explain(images, labels, backbone, [method], [target], metrics=list(metrics), **how)
     finally:

@@ -12,7 +12,8 @@ import pytest
 from cluster.connect import connected
 from jobs import explain
 from pipeline import flow
-from pipeline.stages import Explain, Read, Task
+from pipeline.actor import Explain
+from pipeline.stages import Read, Task
 from tests.test_run import content, job, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
