@@ -121,7 +121,7 @@ class _Rate:
             descent.give_memory(self.network, optimiser, self.state.memory)
         self._mode(training=True, fixed=fixed)
         parameters = [value for group in groups for value in group["params"]]
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.device)
         batches = list(self._batches(epoch))
         for step, batch in enumerate(batches):
             for group, lr in zip(optimiser.param_groups, parts.values(), strict=True):
@@ -129,9 +129,9 @@ class _Rate:
             optimiser.zero_grad(set_to_none=True)
             mine = batch[self.team.rank :: self.team.size]
             if mine:
-                each, right = self._loss(mine, epoch, fixed)
+                each, nll, right = self._loss(mine, epoch, fixed)
                 (each.sum() / len(batch)).backward()
-                sums += torch.stack([each.detach().double().sum(), right, right.new_tensor(len(mine))])
+                sums += torch.stack([each.detach().double().sum(), nll, right, right.new_tensor(len(mine))])
             self.team.add_gradients(parameters)
             if job.clip:
                 torch.nn.utils.clip_grad_norm_(parameters, job.clip)
@@ -139,8 +139,9 @@ class _Rate:
             if self.progress:
                 self.progress.add(len(batch))
         self.team.average([buffer for buffer in self.network.buffers() if buffer.is_floating_point()])
-        loss, right, count = self.team.add(sums).tolist()
-        row = {"lr": self.lr, "epoch": epoch + 1, "trained": "head" if fixed else "all", "loss": loss / count, "accuracy": right / count}
+        loss, nll, right, count = self.team.add(sums).tolist()
+        row = {"lr": self.lr, "epoch": epoch + 1, "trained": "head" if fixed else "all"}
+        row |= {"loss": loss / count, "nll": nll / count, "accuracy": right / count}
         row |= self.judged(self.images.rows["val"], "val_")
         row |= {"seconds": round(time.monotonic() - started, 3)}
         if self.progress:
@@ -172,8 +173,8 @@ class _Rate:
         order, size = self.images.order(epoch), self.ready.job.batch_size
         return (order[start : start + size] for start in range(0, len(order), size))
 
-    def _loss(self, rows: Sequence[int], epoch: int, fixed: bool) -> tuple[Tensor, Tensor]:
-        """The loss of each image [B], and how many are right."""
+    def _loss(self, rows: Sequence[int], epoch: int, fixed: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of each image [B], the sum of -log p(y|x), which EM's loss bounds, and how many are right."""
         with torch.set_grad_enabled(not fixed):
             A = (
                 self._seen(rows)
@@ -182,7 +183,8 @@ class _Rate:
             )
         labels = self._labels(rows)
         each, logits = losses.loss(self.ready.recipe.head, self.network, A, labels)
-        return each, (logits.argmax(1) == labels).sum().double()
+        nll = torch.nn.functional.cross_entropy(logits.detach().double(), labels, reduction="sum")
+        return each, nll, (logits.argmax(1) == labels).sum().double()
 
     @torch.no_grad()
     def judged(self, rows: Sequence[int], prefix: str = "") -> dict[str, float | None]:
