@@ -215,9 +215,7 @@ class Explainer:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
         predicted = said.predicted.tolist()
         asked = [cell for cell in wanted if cell.metric]
-        network = self.backbone.num_classes and any(
-            METRICS[cell.metric.name].sets or METRICS[cell.metric.name].asks & {"p", "q", "d"} for cell in asked
-        )
+        network = self.backbone.num_classes and any(METRICS[cell.metric.name].asks_network for cell in asked)
         classes = _judged(said) if network else None
         as_is = clean(scene, classes) if network else [None] * len(pictures)
         drawn, told, scores = {}, {}, {}

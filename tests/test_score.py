@@ -31,11 +31,6 @@ def scored(out, *flags) -> dict[str, list]:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return dataset(tmp_path_factory.mktemp("shards"))
-
-
-@pytest.fixture(scope="module")
 def explained(source, tmp_path_factory):
     """A run with one metric."""
     out = tmp_path_factory.mktemp("explained")
