@@ -211,7 +211,8 @@ class _Rate:
         return torch.from_numpy(self.images.labels[list(rows)]).to(self.device)
 
     def _seen(self, rows: Sequence[int]) -> Tensor:
-        return torch.from_numpy(self.features[list(rows)]).to(self.device).float()
+        found = torch.from_numpy(self.features[list(rows)]).to(self.device)
+        return found.contiguous(memory_format=torch.channels_last).float()  # turned before it is widened: a 1x1 head twice as fast
 
 
 def _write(ready: Ready, images: data.Images, rates: Sequence[_Rate], best: _Rate, test: dict) -> None:
