@@ -45,7 +45,8 @@ class Ready:
     @property
     def decides(self) -> dict:
         """Everything beside the recipe and the rate that decides the values of every epoch."""
-        names = ["batch_size", "head_lr_factor", "momentum", "weight_decay", "decay_every", "freeze", "head_epochs", "head_lr", "seed"]
+        names = ["batch_size", "head_lr_factor", "optimiser", "momentum", "weight_decay", "schedule", "decay_every", "clip"]
+        names += ["freeze", "head_epochs", "head_lr", "seed"] + ["epochs"] * (self.job.schedule == "cycle")
         kept = {name: getattr(self.job, name) for name in names}
         return {**kept, "frozen_norm": self.frozen_norm, "images": self.asked.identity, "start": self.start}
 
@@ -89,7 +90,7 @@ def begun(ready: Ready) -> Headed:
         raise Refusal(f"the weights of {ready.job.backbone} changed while the training was being started; start it again")
     with torch.no_grad():
         channels = trunk(torch.zeros(1, 3, *ready.recipe.size)).shape[1]
-    return checkpoint.headed(trunk, channels, ready.recipe, ready.job.seed).float()
+    return checkpoint.headed(trunk, channels, ready.recipe, ready.job.seed).float().to(memory_format=torch.channels_last)
 
 
 def _settings(job: Training) -> tuple[dict, dict]:
