@@ -14,7 +14,7 @@ from pipeline.probe.train import trained
 from pipeline.sources.labels import read_names
 
 EPILOGUE = (
-    "Features are computed once for each pooling and reused while nothing changed. Writes OUT/probes/NAME/<pool>-<solver>.safetensors, and "
+    "Features of all poolings are computed in one pass and reused while nothing changed. Writes OUT/probes/NAME/<pool>-<solver>.safetensors, and "
     f"accuracy.parquet beside them.\n\n{CODES}"
 )
 
@@ -22,9 +22,9 @@ EPILOGUE = (
 def run(job: ProbeJob) -> list[dict]:
     """Carry out a job; the rows of the accuracy table."""
     names = read_names(job.classes)
-    for pool in job.pools:
-        explain.run(job.features(pool))
-    return trained(job, {pool: tables.open(job.out, job.features(pool).name) for pool in job.pools}, names)
+    features = job.features()
+    explain.run(features)
+    return trained(job, tables.open(job.out, features.name), names)
 
 
 def main(arguments: list[str] | None = None) -> int:

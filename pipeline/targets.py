@@ -212,21 +212,26 @@ def finer(
     *,
     gamma: float = 0.6,
     T: int = 3,
+    rank: int = 1,
     reference: Literal["logit_rank", "logit_distance", "weight_cosine"] = "logit_rank",
     weighting: Literal["uniform", "prob_detached", "prob"] = "uniform",
     aggregation: Literal["mean_pre", "max_pre", "mean_post"] = "mean_pre",
 ) -> Explained:
     """What tells the class from its T most similar ones: y_c - gamma y_d, averaged over d before the rectifier (Finer-CAM eq. 5 and 8).
 
+    `rank` leaves out the classes that are more similar: with T=1, 1, 2 and 3 are the second, third and fourth prediction of an image whose
+    class is the first (its table of references; E40).
     `prob` lets the gradient flow through the weights as the released code does; it is still one direction, the gradient of the
     weighted scalar with respect to the logits.
     """
     logits, class_id = answers.logits, answers.main
     if not 1 <= T < logits.shape[1]:
         raise Refusal(f"finer.T is {T}; the network has {logits.shape[1]} classes, so it must be 1 to {logits.shape[1] - 1}")
+    if not 1 <= rank <= logits.shape[1] - T:
+        raise Refusal(f"finer.rank is {rank}; with {T} references among {logits.shape[1]} classes it must be 1 to {logits.shape[1] - T}")
     if aggregation != "mean_pre" and weighting != "uniform":
         raise Refusal(f"finer.aggregation={aggregation} joins maps without weights; use weighting=uniform")
-    references = _similar(answers, class_id, reference)[:, :T]
+    references = _similar(answers, class_id, reference)[:, rank - 1 : rank - 1 + T]
     own = F.one_hot(class_id, logits.shape[1]).to(logits.dtype)[:, None]
     apart = own - gamma * F.one_hot(references, logits.shape[1]).to(logits.dtype)
     if aggregation != "mean_pre":

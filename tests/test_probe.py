@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import open_clip
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -24,7 +25,20 @@ from tests.shards import encoded, tar_bytes
 
 CLASSES, WIDTH = 4, 6
 SIZE = 64
+TOWERS = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": SIZE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
 VIT = {"backbone": "timm/test_vit", "backbone_args": ("pretrained=false",), "image_size": SIZE, "workers": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def towers(tmp_path_factory):
+    """A small architecture, known to open_clip as its own are."""
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "probed-vit.json").write_text(json.dumps(TOWERS))
+    open_clip.add_model_config(folder)
 
 
 def clouds(count: int, seed: int, classes: int = CLASSES) -> Features:
@@ -63,10 +77,11 @@ def test_a_class_without_images_is_never_predicted():
 def test_adam_is_torchs_own_loop_and_keeps_the_best_epoch():
     train, val = clouds(100, 4), clouds(40, 5)
     told = []
-    found = adam(train, val, CLASSES, lr=0.05, epochs=6, batch=32, seed=7, told=lambda *epoch: told.append(epoch))
+    found, right = adam(train, val, CLASSES, lr=0.05, epochs=6, batch=32, seed=7, told=lambda *epoch: told.append(epoch))
     best = max(told, key=lambda pair: (pair[1], -pair[0]))
     assert [epoch for epoch, _ in told] == [1, 2, 3, 4, 5, 6]
-    assert (found.step, accuracy(found, val)) == best
+    assert (found.step, right) == best
+    assert right == accuracy(found, val)
     layer = torch.nn.Linear(WIDTH, CLASSES)
     rng = torch.Generator().manual_seed(7)
     for value in (layer.weight, layer.bias):
@@ -90,6 +105,8 @@ def test_settings_that_cannot_be_are_refused():
         ({"lr": (0.0,)}, "--lr"),
         ({"held_out": 1.0}, "--held-out"),
         ({"held_out": 0.0}, "--val"),
+        ({"pools": ("token", "token")}, "--pools"),
+        ({"pools": ("", "avg")}, "--pools"),
     ]:
         with pytest.raises(Refusal, match=told):
             ProbeJob(**given, **wrong)
@@ -138,8 +155,10 @@ def test_probes_of_every_pooling_and_solver_are_written_with_their_accuracy(trai
             assert whole["top1"] == 1
 
 
-def test_features_are_computed_once(trained, bands, capsys):
+def test_features_are_computed_once(trained, bands):
     out, _ = trained
+    passes = tables.open(str(out), "probe-token-avg").facts["passes"]
+    assert passes["look"]["forwards"] == 42, "one pass of each image serves both poolings"
     before = sorted(path.name for path in (out / "runs").iterdir())
     again = job.run(job_of(bands, out, pools=("token", "avg"), solvers=("lbfgs",), l2=(0.5, 5.0)))
     assert sorted(path.name for path in (out / "runs").iterdir()) == before
@@ -152,6 +171,48 @@ def explained(bands, out, probe, **how):
     return done, tables.open(str(out / "explained"), probe.stem)
 
 
+def whole(global_pool: str) -> torch.nn.Module:
+    """A network of one's own, in one piece."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    network.num_classes = 0
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "key", "pools"),
+    [
+        ("timm/test_vit", {"num_classes": "0"}, "global_pool", ("token", "avg", "max")),
+        ("timm/vit_small_patch14_reg4_dinov2", {"num_classes": "0", "depth": "2"}, "global_pool", ("avg", "token")),
+        ("timm/test_resnet", {"num_classes": "0"}, "global_pool", ("avg", "max")),
+        ("open_clip/probed-vit/none", {}, "pool", ("tok", "avg")),
+    ],
+)
+def test_poolings_side_by_side_are_each_on_its_own(name, args, key, pools):
+    def loaded(pool: str):
+        return load(name, args={**args, "pretrained": "false", key: pool}, image_size=56 if "14" in name else SIZE)
+
+    together, each = loaded(",".join(pools)), [loaded(pool) for pool in pools]
+    x = together.prepare(torch.randint(0, 256, (2, 3, *together.image_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(together.logits(x), torch.cat([one.logits(x) for one in each], 1), atol=1e-5, rtol=1e-5)
+    assert together.feature_width == sum(one.feature_width for one in each)
+    for pool, one in zip(pools, each, strict=True):
+        assert probes.trunk_of(together.origin, name, pool) == one.origin
+    assert len({together.identity, *(one.identity for one in each)}) == 1 + len(each)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "told"),
+    [
+        ("timm/test_vit", {"pretrained": "false", "num_classes": "3", "global_pool": "token,avg"}, "have no classes"),
+        ("timm/test_vit", {"pretrained": "false", "num_classes": "0", "global_pool": "token,map"}, "other weights when it pools by map"),
+        ("tests.test_probe:whole", {"global_pool": "token,avg"}, "does not part its features"),
+    ],
+)
+def test_poolings_that_cannot_be_had_at_once_are_refused(name, args, told):
+    with pytest.raises(Refusal, match=told):
+        load(name, args=args, image_size=SIZE)
+
+
 @pytest.mark.parametrize("name", ["token-lbfgs", "avg-lbfgs"])
 def test_explain_uses_a_probe_as_the_classifier(trained, bands, name):
     out, rows = trained
@@ -162,10 +223,10 @@ def test_explain_uses_a_probe_as_the_classifier(trained, bands, name):
     assert run.sql("SELECT count(*) AS n FROM maps").to_pylist() == [{"n": 24}]
     probe = probes.read(str(out / "probes" / "probe" / f"{name}.safetensors"))
     logits = np.array(run.sql("SELECT logits FROM predictions ORDER BY image_id").to_pydict()["logits"])
-    features = tables.open(str(out), f"probe-{probe.pool}").sql(
-        "SELECT feature FROM features WHERE image_id LIKE '%test%' ORDER BY image_id"
-    )
-    by_hand = np.array(features.to_pydict()["feature"], np.float32) @ probe.weight.numpy().T + probe.bias.numpy()
+    features = tables.open(str(out), "probe-token-avg").sql("SELECT feature FROM features WHERE image_id LIKE '%test%' ORDER BY image_id")
+    both = np.array(features.to_pydict()["feature"], np.float32)
+    mine = np.split(both, 2, 1)[probe.pool == "avg"]
+    by_hand = mine @ probe.weight.numpy().T + probe.bias.numpy()
     np.testing.assert_allclose(logits, by_hand, atol=0.02 * np.abs(by_hand).max())  # both went through float16
 
 
@@ -209,6 +270,53 @@ def test_a_probe_on_a_convolutional_network(bands, tmp_path):
     assert done.complete
     assert run.facts["backbone"]["num_classes"] == 3
     assert "jpg" not in json.dumps(run.facts["backbone"])
+
+
+CLIP = {"backbone": "open_clip/probed-vit/none", "backbone_args": ()}
+
+
+@pytest.fixture(scope="module")
+def clip(bands, tmp_path_factory):
+    """Probes on an open_clip network with random weights, from one pass of each image."""
+    out = tmp_path_factory.mktemp("clip")
+    rows = job.run(job_of(bands, out, pools=("tok", "avg"), solvers=("lbfgs",), **CLIP))
+    assert tables.open(str(out), "probe-tok-avg").facts["passes"]["look"]["forwards"] == 42
+    return out, rows
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_a_probe_on_open_clip_explains_classes_and_phrases(clip, bands, pool):
+    out, rows = clip
+    path = out / "probes" / "probe" / f"{pool}-lbfgs.safetensors"
+    right = next(row["top1"] for row in rows if (row["pool"], row["split"], row["class_id"]) == (pool, "test", None))
+    alone, plain = explained(bands, out, path, targets=("label",), target_args=(), **CLIP)
+    done, run = explained(
+        bands, out, path, targets=("label", "finer(T=2)", "text_contrast:a red bird|a bird"), target_args=(), metrics=("ad",), **CLIP
+    )
+    assert alone.complete and done.complete
+    answer = "SELECT image_id, predicted, top5, logits FROM predictions ORDER BY image_id"
+    assert run.sql(answer) == plain.sql(answer), "phrases touch no class"
+    assert run.sql("SELECT avg((label = predicted)::INT) AS right FROM predictions").to_pylist() == [{"right": right}]
+    counted = run.sql("SELECT target, count(*) AS n, count(class_id) AS classed FROM maps WHERE method = 'grad_cam' GROUP BY 1 ORDER BY 1")
+    assert counted.to_pylist() == [
+        {"target": "finer", "n": 12, "classed": 12},
+        {"target": "label", "n": 12, "classed": 12},
+        {"target": "text_contrast:a red bird|a bird", "n": 12, "classed": 0},
+    ]
+
+
+@pytest.mark.parametrize("pool", ["tok", "avg"])
+def test_a_probes_weights_are_the_classes_of_open_clip_beside_phrases(clip, pool):
+    path = clip[0] / "probes" / "probe" / f"{pool}-lbfgs.safetensors"
+    probe, how = probes.read(str(path)), {"image_size": SIZE, "probe": str(path)}
+    beside, texts = (
+        load(CLIP["backbone"], phrases=(("a bird", ()),), **each) for each in (how, {"image_size": SIZE, "args": {"pool": pool}})
+    )
+    x = beside.prepare(torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+    logits, embedding = beside.readout(*beside.trunk(x))
+    torch.testing.assert_close(logits[:, :3], embedding @ probe.weight.T + probe.bias, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits[:, 3:], texts.logits(x))
+    assert torch.equal(beside.class_weights(), probe.weight) and beside.num_classes == 3
 
 
 def test_classes_and_splits_that_do_not_fit_are_refused(bands, tmp_path):

@@ -59,6 +59,14 @@ def test_reference_rules_rank_as_they_say(rule, references):
     assert explained(f"finer(reference={rule},T=2)").reference_ids[0].tolist() == references
 
 
+@pytest.mark.parametrize("rule", ["logit_rank", "logit_distance", "weight_cosine"])
+def test_rank_leaves_out_the_most_similar_classes(rule):
+    every = explained(f"finer(reference={rule},T=4)").reference_ids
+    for rank, T in [(1, 1), (2, 1), (3, 1), (4, 1), (2, 3)]:
+        found = explained(f"finer(reference={rule},T={T},rank={rank})")
+        assert torch.equal(found.reference_ids, every[:, rank - 1 : rank - 1 + T])
+
+
 def test_rank_and_distance_agree_where_the_class_is_the_predicted_one():
     labels = LOGITS.argmax(1)
     rank, distance = (explained(f"finer(reference={rule})", labels=labels) for rule in ("logit_rank", "logit_distance"))
@@ -140,6 +148,8 @@ def test_joins_keep_one_direction_per_reference(aggregation):
         "class:bird",
         "finer(T=5)",
         "finer(T=0)",
+        "finer(rank=0)",
+        "finer(T=2,rank=4)",
         "finer(aggregation=max_pre,weighting=prob)",
         "text",
         "text_contrast:a bird",

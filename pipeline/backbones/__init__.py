@@ -22,6 +22,7 @@ from pipeline.backbones.cut import Cut, cut_network
 from pipeline.backbones.heads import Calm, Headed
 from pipeline.backbones.open_clip_models import TEMPLATES
 from pipeline.backbones.pooled import feature_to_logits, pooled_linear
+from pipeline.backbones.pools import Pools, side_by_side
 from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing, size_of, stated
 from pipeline.refusal import Refusal
 from pipeline.targets import Phrase
@@ -48,7 +49,7 @@ class Backbone:
         cut: what computes both halves.
         network: what was cut; its modules are those of the cut.
         phrases: texts, each with its templates, whose logits follow those of the classes; only open_clip's networks have any.
-        text: logit scale x unit text embeddings [C + P, E] where classes and phrases are texts, else None.
+        text: logit scale x unit text embeddings [C + P, E] where classes or phrases are texts, else None; of a probe's classes, its weights.
         origin: what a linear probe on its feature goes with, key by key, where the network has no classifier of its own.
         branches: A -> log g [B, C, h, w] and h [B, 1, h, w] of a CALM network cut behind its trunk; None of any other.
         classes: the names of the classes, where the network brings them.
@@ -101,7 +102,7 @@ class Backbone:
     def class_weights(self) -> Tensor | None:
         """Rows of the affine map from feature to logits [C, D], one per class; None where the logits are not made from the feature.
 
-        Where the classes are texts, their embeddings.
+        Where the classes are texts, their embeddings; a probe's beside phrases are its weights.
         """
         return self._class_weights if self.text is None else self.text[: self.num_classes]
 
@@ -145,7 +146,8 @@ def load(
             `my_module:build` for a network of one's own.
         weights: file, URL or hf-hub:<org>/<name>; the hub's own weights where None.
         args: arguments of the network, and mean, std, interpolation, crop_pct of its preprocessing; text is read as numbers, true, false,
-            none or comma-separated tuples. For timm and open_clip, `img_size=H,W` is an image size that need not be square, and
+            none or comma-separated tuples. Of a network without a classifier, several poolings (`global_pool=token,avg`, `pool=tok,avg`)
+            are features side by side. For timm and open_clip, `img_size=H,W` is an image size that need not be square, and
             `pretrained=false` draws random weights from `seed`; for open_clip see also `open_clip_models.build`.
         layer: module path whose output is A; found where None.
         image_size: side of the square the network looks at, in pixels.
@@ -168,18 +170,22 @@ def load(
     if name.startswith(("timm/", "open_clip/")):
         size = size_of(settings.pop("img_size", None)) or size
     recipe = None
-    if name.startswith("open_clip/"):
-        texts = {"classes": text_classes, "templates": templates, "phrases": phrases}
-        network = open_clip_models.build(name.removeprefix("open_clip/"), settings, weights=weights, size=size, seed=seed, **texts)
-    elif text_classes or phrases:
+    if not name.startswith("open_clip/") and (text_classes or phrases):
         what = "--text-classes" if text_classes else f"target text:{phrases[0][0]}"
         raise Refusal(
             f"{what} needs a text tower, and backbone {name!r} has none; use an open_clip backbone, as open_clip/ViT-B-16/laion400m_e32"
         )
-    elif name.startswith("train/"):
+    texts = {"classes": text_classes, "templates": templates, "phrases": phrases}
+    key = probes.pooling_key(name)
+    if name.startswith("train/"):
         network, recipe = _checkpoint(name, settings, weights)
+    elif isinstance(settings.get(key), tuple):
+        pools = {pool: {**settings, key: pool} for pool in settings[key]}
+        network = side_by_side(name, {pool: _network(name, how, weights, size, seed, texts) for pool, how in pools.items()})
     else:
-        network = _network(name, settings, weights, size, seed)
+        network = _network(name, settings, weights, size, seed, texts)
+    if name.startswith("timm/"):
+        settings.pop("pretrained", None)  # the weights themselves are known by their tensors
     layer = "trunk" if layer is None and isinstance(network, Headed) else layer
     prepare = preprocessing(stated(network), shown, size, crop)
     headless = isinstance(network, nn.Module) and getattr(network, "num_classes", None) == 0
@@ -231,11 +237,14 @@ def _checkpoint(name: str, settings: dict, weights: str | None) -> tuple[Headed,
     return network.to(memory_format=torch.channels_last), recipe
 
 
-def _network(name: str, settings: dict, weights: str | None, size: tuple[int, int] | None, seed: int) -> object:
-    """What is to be cut, with its weights; `pretrained` leaves the settings, since the weights themselves are known by their tensors."""
+def _network(name: str, settings: Mapping, weights: str | None, size: tuple[int, int] | None, seed: int, texts: Mapping) -> object:
+    """What is to be cut, with its weights."""
+    if name.startswith("open_clip/"):
+        return open_clip_models.build(name.removeprefix("open_clip/"), settings, weights=weights, size=size, seed=seed, **texts)
     if name.startswith("timm/"):
-        pretrained = settings.pop("pretrained", True) and weights is None
-        network = timm_models.build(name.removeprefix("timm/"), settings, pretrained=pretrained, size=size, seed=seed)
+        asked = {key: value for key, value in settings.items() if key != "pretrained"}
+        pretrained = settings.get("pretrained", True) and weights is None
+        network = timm_models.build(name.removeprefix("timm/"), asked, pretrained=pretrained, size=size, seed=seed)
     else:
         network = own.build(_own_name(name), settings, seed=seed)
     if weights is not None:
@@ -248,6 +257,7 @@ def _network(name: str, settings: dict, weights: str | None, size: tuple[int, in
 
 def _origin(name: str, network: nn.Module, settings: dict, prepare: Preprocessing) -> dict:
     """What decides the feature of a network without a classifier, for a probe to be refused by."""
+    network = network.first if isinstance(network, Pools) else network
     arguments = {key: value for key, value in settings.items() if key not in ("num_classes", "pretrained")}
     weights = network.origin if isinstance(network, open_clip_models.Clip) else weight_files.digest(network.state_dict())
     shown = {**dataclasses.asdict(prepare), "args": arguments}

@@ -32,7 +32,7 @@ class Clip(nn.Module):
 
     Attributes:
         num_classes: C; 0 where no class is listed.
-        rows: logit scale x unit text embeddings [C + P E], None where there are none.
+        rows: logit scale x unit text embeddings [C + P E], None where there are none; of classes that are a probe's, its weights.
         origin: sha256 of both towers and the classes' embeddings; the text tower itself is not kept.
     """
 
@@ -54,11 +54,21 @@ class Clip(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         e = self.visual(x)
+        classes = [] if self.linear is None else [self.linear(e)]
         if not len(self.texts):
-            return e if self.linear is None else self.linear(e)
+            return classes[0] if classes else e
         u = F.normalize(e, dim=-1)
         logits = torch.cat([F.linear(u, rows) for rows in self.texts], 1)
-        return logits if self.bias is None else logits + self.bias
+        return torch.cat([*classes, logits if self.bias is None else logits + self.bias], 1)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The tokens [B N K] before they are pooled, of a ViT."""
+        return self.visual.transformer(self.visual._embeds(x))
+
+    def forward_head(self, tokens: Tensor) -> Tensor:
+        """Tokens [B N K] -> the embedding [B E]."""
+        pooled, _ = self.visual._pool(tokens)
+        return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
 
 def build(

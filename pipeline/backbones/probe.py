@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from pipeline import storage
@@ -70,11 +71,20 @@ def read(url: str) -> Probe:
     return Probe(tensors["weight"], tensors["bias"], **{**told, "classes": tuple(told["classes"])})
 
 
+def pooling_key(backbone: str) -> str:
+    """The argument of a backbone that says how it pools."""
+    return "pool" if backbone.startswith("open_clip/") else "global_pool"
+
+
 def pooling(backbone: str, pool: str) -> dict[str, object]:
     """Arguments of a backbone that has no classifier and pools in a given way; empty for its own way."""
-    key = "pool" if backbone.startswith("open_clip/") else "global_pool"
     headless = {} if backbone.startswith("open_clip/") else {"num_classes": 0}
-    return headless | ({key: pool} if pool else {})
+    return headless | ({pooling_key(backbone): pool} if pool else {})
+
+
+def trunk_of(origin: dict, backbone: str, pool: str) -> dict:
+    """What a network that pools in one way was, from what one that pools in several ways was."""
+    return {**origin, "args": origin["args"] | {pooling_key(backbone): pool}} if pool else origin
 
 
 class Headed(nn.Module):
@@ -116,6 +126,7 @@ def with_probe(network: nn.Module, probe: Probe, trunk: dict, url: str) -> nn.Mo
     linear.load_state_dict({"weight": probe.weight, "bias": probe.bias})
     if isinstance(network, open_clip_models.Clip):
         network.linear, network.num_classes = linear, linear.out_features
+        network.rows = None if network.rows is None else torch.cat([linear.weight.detach(), network.rows])
     elif _takes(network, linear):
         network.get_classifier().load_state_dict(linear.state_dict())
     else:

@@ -67,14 +67,16 @@ class ProbeJob:
             for value in values:
                 if value < 0 or (flag == "lr" and not value):
                     raise Refusal(f"--{flag} is {value:g}; it must be above 0")
+        if not self.pools or (len(self.pools) > 1 and (not all(self.pools) or len({*self.pools}) < len(self.pools))):
+            raise Refusal(f"--pools is {list(self.pools)}; name each pooling once")
         if not 0 <= self.held_out < 1:
             raise Refusal(f"--held-out is {self.held_out:g}; it must be a share from 0 to below 1")
         if not self.val and not self.held_out:
             raise Refusal("nothing chooses the epoch: give --val SHARDS or a --held-out share")
 
-    def features(self, pool: str) -> Job:
-        """The explain job that computes the features of one pooling and nothing else."""
-        pooled = (f"{key}={value}" for key, value in pooling(self.backbone, pool).items())
+    def features(self) -> Job:
+        """The explain job that computes the features of all poolings, side by side, and nothing else."""
+        pooled = (f"{key}={value}" for key, value in pooling(self.backbone, ",".join(self.pools)).items())
         shared = ("backbone", "out", "weights", "image_size", "crop", "classes", "seed", "workers", "device", "task_images")
         return Job(
             source=(*self.train, *self.val, *self.test),
@@ -82,6 +84,6 @@ class ProbeJob:
             targets=(),
             backbone_args=(*self.backbone_args, *pooled),
             no_store=("logits",),
-            name=f"{self.name}-{pool}" if pool else self.name,
+            name="-".join(filter(None, (self.name, *self.pools))),
             **{field: getattr(self, field) for field in shared},
         )

@@ -41,8 +41,8 @@ def adam(
     batch: int = 128,
     seed: int = 0,
     told: Callable[[int, float], None] = lambda epoch, accuracy: None,
-) -> Linear:
-    """Cross-entropy, no weight decay, no schedule; the epoch with the best top-1 on `val` is kept, the first of equals.
+) -> tuple[Linear, float]:
+    """Cross-entropy, no weight decay, no schedule; the epoch with the best top-1 on `val` is kept, the first of equals, and returned with it.
 
     The order of an epoch follows from the seed and its number. `told` hears of each epoch's accuracy on `val`.
     """
@@ -65,7 +65,7 @@ def adam(
         told(epoch, right)
         if right > best:
             best, kept = right, found
-    return kept
+    return kept, best
 
 
 def lbfgs(parts: Sequence[Features], classes: int, *, l2: float = 1.0, iterations: int = 1000, tolerance: float = 1e-5) -> Linear:

@@ -2,7 +2,8 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -22,34 +23,37 @@ from pipeline.tables.receipts import parquet_bytes
 log = logging.getLogger(__name__)
 
 
-def trained(job: ProbeJob, runs: dict[str, Run], names: Sequence[str]) -> list[dict]:
-    """Train on the features of `runs`, one a pooling, and write the probes and `accuracy.parquet`; the rows of that table.
+def trained(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
+    """Train on the features of `run`, poolings side by side, and write the probes and `accuracy.parquet`; the rows of that table.
 
     Raises:
         Refusal: where a split is empty, or a class has no training image.
     """
     place, rows = storage.join(job.out, "probes", job.name), []
-    for pool, run in runs.items():
-        with tempfile.TemporaryDirectory(prefix="features-") as folder:
-            splits = collected(run, _shards(job), Path(folder), job.held_out if not job.val else 0.0, job.seed)
-            _refuse_empty_classes(splits["train"], names, job.keep_empty)
+    with tempfile.TemporaryDirectory(prefix="features-") as folder:
+        together = collected(run, _shards(job), Path(folder), job.held_out if not job.val else 0.0, job.seed)
+        _refuse_empty_classes(together["train"], names, job.keep_empty)
+        width = together["train"].x.shape[1] // len(job.pools)
+        for i, pool in enumerate(job.pools):
+            splits = {split: features.part(slice(i * width, (i + 1) * width)) for split, features in together.items()}
+            trunk = probes.trunk_of(run.facts["backbone"]["origin"], job.backbone, pool)
             for solver in job.solvers:
-                best = max(_candidates(job, pool, solver, splits, len(names)), key=lambda found: accuracy(found, splits["val"]))
+                best, _ = max(_candidates(job, pool, solver, splits, len(names)), key=itemgetter(1))
                 if solver == "lbfgs" and not job.val:  # the setting is chosen: what was held out for it trains as well
                     best = lbfgs([splits["train"], splits["val"]], len(names), l2=best.setting)
                 name = f"{pool or 'own'}-{solver}"
                 told = measured(name, pool, best, splits, names)
                 overall = {row["split"]: row["top1"] for row in told if row["class_id"] is None}
                 about = {"solver": solver, "setting": best.setting, "step": best.step, "top1": overall, "run": run.run_id}
-                probe = probes.Probe(best.weight, best.bias, tuple(names), pool, run.facts["backbone"]["origin"], about)
+                probe = probes.Probe(best.weight, best.bias, tuple(names), pool, trunk, about)
                 probes.write(storage.join(place, f"{name}.safetensors"), probe)
                 rows += told
     files.write_bytes(storage.join(place, "accuracy.parquet"), parquet_bytes([pa.Table.from_pylist(rows, ACCURACY)]))
     return rows
 
 
-def _candidates(job: ProbeJob, pool: str, solver: str, splits: dict[str, Features], classes: int):
-    """The probes of one solver, one a setting."""
+def _candidates(job: ProbeJob, pool: str, solver: str, splits: dict[str, Features], classes: int) -> Iterator[tuple[Linear, float]]:
+    """The probes of one solver, one a setting, each with its top-1 on the validation images."""
     for setting in job.lr if solver == "adam" else job.l2:
         what = f"{pool or 'own pooling'}, {solver} {setting:g}"
         if solver == "adam":
@@ -57,13 +61,13 @@ def _candidates(job: ProbeJob, pool: str, solver: str, splits: dict[str, Feature
             def told(epoch: int, right: float, what: str = what) -> None:
                 log.info("%s: epoch %d of %d, top-1 on val %.4f", what, epoch, job.epochs, right)
 
-            found: Linear = adam(
-                splits["train"], splits["val"], classes, lr=setting, epochs=job.epochs, batch=job.batch, seed=job.seed, told=told
-            )
+            how = {"lr": setting, "epochs": job.epochs, "batch": job.batch, "seed": job.seed, "told": told}
+            yield adam(splits["train"], splits["val"], classes, **how)
         else:
             found = lbfgs([splits["train"]], classes, l2=setting)
-            log.info("%s: %d iterations, top-1 on val %.4f", what, found.step, accuracy(found, splits["val"]))
-        yield found
+            right = accuracy(found, splits["val"])
+            log.info("%s: %d iterations, top-1 on val %.4f", what, found.step, right)
+            yield found, right
 
 
 def _shards(job: ProbeJob) -> dict[str, set[str]]:
