@@ -1,6 +1,8 @@
 # Everything is installed into .venv from pinned versions; `make demo` and `make test` need nothing but Python 3.11 or newer.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
+# Tests without Ray, a file at a time, in two processes of one thread each; Ray's need the machine to themselves.
+TWO := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help demo test fast lint bench chaos fuzz precision clean
 
@@ -18,10 +20,11 @@ demo: .venv/ready  ## draw a dataset, explain it, ask the tables a question
 	$(RUN) -m jobs.demo
 
 test: .venv/ready  ## all tests
-	$(RUN) -m pytest
+	$(TWO) -m 'not ray'
+	$(RUN) -m pytest -m ray
 
-fast: .venv/ready  ## the tests of a minute or two: no Ray, nothing slow
-	$(RUN) -m pytest -m 'not slow and not ray'
+fast: .venv/ready  ## the tests without Ray and the slow ones
+	$(TWO) -m 'not slow and not ray'
 
 lint: .venv/ready  ## style
 	.venv/bin/ruff check .

@@ -18,8 +18,8 @@ def connected() -> Iterator[None]:
     the machine whatever it is told, so an embedded one answers only to a token made for it (unless Ray was imported before).
     """
     address = os.environ.get("RAY_ADDRESS")
-    if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # Ray looks once, when it is imported
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if not address:
+        token()
     import ray
 
     if ray.is_initialized():
@@ -37,6 +37,12 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def token() -> None:
+    """Have the Ray that this process will start ask for a token made here, unless it is told otherwise or was imported before."""
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:  # Ray looks once, when it is imported
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def resources() -> dict[str, int]:

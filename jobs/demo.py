@@ -3,15 +3,14 @@
 python -m jobs.demo --out out/demo
 """
 
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import explain
 from pipeline import creatures, tables
+from pipeline.ending import concluded
 from pipeline.job import Job, command_line
-from pipeline.refusal import Refusal
 
 # How much of each map's positive part falls into the creature's box: the maps are square grids, so cell i of `width` is at
 # (i % width + 0.5) / width.
@@ -76,13 +75,12 @@ def job_of(demo: Demo) -> Job:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
-        job = job_of(command_line(Demo, "jobs.demo", arguments))
-        outcome = explain.run(job)
-    except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
+    return concluded(lambda: tell(job_of(command_line(Demo, "jobs.demo", arguments))))
+
+
+def tell(job: Job) -> int:
+    """Carry out the demo's job and ask its tables."""
+    outcome = explain.run(job)
     run = tables.open(job.out, job.name)
     with run.connect() as connection:
         for question in (ACCURACY, QUESTION, CUES):

@@ -3,32 +3,24 @@
 python -m jobs.explain --source 's3://b/val/{00000..00049}.tar' --backbone timm/resnet50 --methods family:cam --out s3://b/atlas
 """
 
-import logging
 import sys
-from collections.abc import Callable
 
 from pipeline import plugins
-from pipeline.finish import Outcome, TooManyFailed
+from pipeline.ending import CODES, concluded
+from pipeline.finish import Outcome
 from pipeline.job import Job, command_line
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.prepare import Prepared, prepare
-from pipeline.refusal import Refusal
 from pipeline.requests import described
 from pipeline.run import Hands, execute
-from pipeline.storage import one_line
-from pipeline.tables.publish import Overtaken
-from pipeline.tables.receipts import Damaged
 from pipeline.targets import TARGETS
 
 
 def about() -> str:
     """The end of `--help`: every method, target and metric with its settings, those of installed plugins too."""
     plugins.load(())
-    return (
-        f"methods: {described(METHODS)}\n\ntargets: {described(TARGETS)}\n\nmetrics: {described(METRICS)}\n\n"
-        "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
-    )
+    return f"methods: {described(METHODS)}\n\ntargets: {described(TARGETS)}\n\nmetrics: {described(METRICS)}\n\n{CODES}"
 
 
 def run(job: Job) -> Outcome | None:
@@ -56,24 +48,7 @@ def _own_devices() -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return concluded(lambda: run(command_line(Job, "jobs.explain", arguments, about())))
-
-
-def concluded(work: Callable[[], Outcome | None]) -> int:
-    """Do a job's work and print the last line of its log; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
-        outcome = work()
-    except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
-    except (Overtaken, TooManyFailed) as unpublished:
-        print(f"error: {unpublished}", file=sys.stderr)
-        return 3
-    except (Damaged, OSError) as broken:
-        print(f"error: {type(broken).__name__}: {one_line(broken)}; what is done stays done: run the job again", file=sys.stderr)
-        return 1
-    return tell(outcome)
+    return concluded(lambda: tell(run(command_line(Job, "jobs.explain", arguments, about()))))
 
 
 def tell(outcome: Outcome | None) -> int:

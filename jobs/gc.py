@@ -4,10 +4,10 @@ python -m jobs.gc --out s3://b/atlas            # says what it would remove
 python -m jobs.gc --out s3://b/atlas --delete
 """
 
-import logging
 import sys
 from dataclasses import dataclass
 
+from pipeline.ending import concluded
 from pipeline.job import command_line
 from pipeline.refusal import Refusal
 from pipeline.sweep import sweep
@@ -39,13 +39,12 @@ class Gc:
 
 def main(arguments: list[str] | None = None) -> int:
     """Sweep; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
-        asked = command_line(Gc, "jobs.gc", arguments)
-        swept = sweep(asked.out, asked.keep, asked.runs, asked.min_age, asked.delete)
-    except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
+    return concluded(lambda: tell(command_line(Gc, "jobs.gc", arguments)))
+
+
+def tell(asked: Gc) -> int:
+    """Sweep and print what went."""
+    swept = sweep(asked.out, asked.keep, asked.runs, asked.min_age, asked.delete)
     for folder in (*swept.runs, *swept.tasks)[:PATHS_TOLD]:
         print(f"{folder.path}  {folder.size:,} bytes")
     more = len(swept.runs) + len(swept.tasks) - PATHS_TOLD

@@ -3,14 +3,13 @@
 python -m jobs.pack --layout cub --root CUB_200_2011 --out s3://bucket/cub
 """
 
-import logging
 import sys
 from functools import partial
 
+from pipeline.ending import CODES, concluded
 from pipeline.job import command_line
 from pipeline.layouts import LAYOUTS
 from pipeline.packing import Pack, pack
-from pipeline.refusal import Refusal
 
 EPILOGUE = (
     "layouts: "
@@ -18,7 +17,7 @@ EPILOGUE = (
         " or ".join((name, *layout.aliases)) + (f" (--level {' | '.join(layout.levels)})" if layout.levels else "")
         for name, layout in LAYOUTS.items()
     )
-    + "\n\nexit codes: 0 complete, 2 refused."
+    + f"\n\n{CODES}"
 )
 
 
@@ -37,13 +36,12 @@ def run(job: Pack) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
-        job = command_line(Pack, "jobs.pack", arguments, EPILOGUE)
-        content = run(job)
-    except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
+    return concluded(lambda: tell(command_line(Pack, "jobs.pack", arguments, EPILOGUE)))
+
+
+def tell(job: Pack) -> int:
+    """Carry out a job and print what it packed."""
+    content = run(job)
     splits = ", ".join(f"{sums['images']} {split}" for split, sums in content["splits"].items())
     print(
         f"packed {content['images']} images ({splits}) of {content['classes']} classes in {len(content['shards'])} shards "

@@ -3,20 +3,19 @@
 python -m jobs.probe --train 'cub/train-*.tar' --test 'cub/test-*.tar' --classes cub/classes.txt --backbone timm/vit_tiny_patch16_224 --out out/atlas
 """
 
-import logging
 import sys
 
 from jobs import explain
 from pipeline import storage, tables
+from pipeline.ending import CODES, concluded
 from pipeline.job import command_line
 from pipeline.probe.job import ProbeJob
 from pipeline.probe.train import trained
-from pipeline.refusal import Refusal
 from pipeline.sources.labels import read_names
 
 EPILOGUE = (
     "Features of all poolings are computed in one pass and reused while nothing changed. Writes OUT/probes/NAME/<pool>-<solver>.safetensors, and "
-    "accuracy.parquet beside them. Exit codes: 0 complete, 2 refused."
+    f"accuracy.parquet beside them.\n\n{CODES}"
 )
 
 
@@ -30,14 +29,12 @@ def run(job: ProbeJob) -> list[dict]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
-        job = command_line(ProbeJob, "jobs.probe", arguments, EPILOGUE)
-        rows = run(job)
-    except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
-    for row in rows:
+    return concluded(lambda: tell(command_line(ProbeJob, "jobs.probe", arguments, EPILOGUE)))
+
+
+def tell(job: ProbeJob) -> int:
+    """Carry out a job and print how good its probes are."""
+    for row in run(job):
         if row["class_id"] is None:
             how = f"{row['probe']} ({row['setting']:g}, step {row['step']})"
             print(f"{how}: {row['split']} {row['n']} images, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")

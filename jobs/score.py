@@ -11,13 +11,14 @@ from tyro.conf import arg
 
 from jobs import explain
 from pipeline import rescore, tables
+from pipeline.ending import CODES, concluded
 from pipeline.finish import Outcome
 from pipeline.job import command_line
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
 from pipeline.requests import described
 
-EPILOGUE = f"metrics: {described(METRICS)}\n\nexit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
+EPILOGUE = f"metrics: {described(METRICS)}\n\n{CODES}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def run(score: Score) -> Outcome | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return explain.concluded(lambda: run(command_line(Score, "jobs.score", arguments, EPILOGUE)))
+    return concluded(lambda: explain.tell(run(command_line(Score, "jobs.score", arguments, EPILOGUE))))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 from pipeline import watch
+from pipeline.ending import concluded
 from pipeline.job import command_line
 from pipeline.progress import clock
 from pipeline.refusal import Refusal, choose
@@ -66,12 +67,12 @@ def _published(out: str, run: str | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the status; returns the exit code."""
-    try:
-        asked = command_line(Status, "jobs.status", arguments)
-        print("\n".join(lines(asked.out, asked.name)))
-    except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
+    return concluded(lambda: tell(command_line(Status, "jobs.status", arguments)))
+
+
+def tell(asked: Status) -> int:
+    """Print the status."""
+    print("\n".join(lines(asked.out, asked.name)))
     return 0
 
 

@@ -4,17 +4,19 @@ python -m jobs.train --source 's3://b/train/{00000..00049}.tar' --backbone timm/
 """
 
 import json
-import logging
 import sys
 
 from pipeline import storage
+from pipeline.ending import concluded
 from pipeline.job import command_line
 from pipeline.refusal import Refusal
 from pipeline.train import loop
 from pipeline.train.job import Training
 from pipeline.train.prepare import prepare
 
-EPILOGUE = "exit codes: 0 trained, 2 refused, 3 the workers failed again and again; the same line then goes on where they stopped."
+EPILOGUE = (
+    "exit codes: 0 trained, 1 broken off, 2 refused, 3 the workers failed again and again; the same line then goes on where they stopped."
+)
 
 
 def run(job: Training) -> dict:
@@ -44,13 +46,13 @@ def _refuse_cuda(job: Training, gpu: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the training a command line describes; returns the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    return concluded(lambda: tell(command_line(Training, "jobs.train", arguments, EPILOGUE)))
+
+
+def tell(job: Training) -> int:
+    """Carry out a training and print how good the network is."""
     try:
-        job = command_line(Training, "jobs.train", arguments, EPILOGUE)
         told = run(job)
-    except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 2
     except RuntimeError as failure:
         print(f"error: {storage.one_line(failure)}; the same command goes on from the last whole epoch", file=sys.stderr)
         return 3

@@ -1,6 +1,12 @@
 """Saliency Atlas: every image of a dataset explained by every method, as tables."""
 
-from pipeline.notebook import explain
-from pipeline.questions import Network
-
 __all__ = ["Network", "explain"]
+
+
+def __getattr__(name: str):
+    """What a notebook asks for, with all of torch behind it; a worker that lists, decodes or publishes does without."""
+    if name not in __all__:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    from pipeline import notebook
+
+    return getattr(notebook, name)

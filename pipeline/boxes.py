@@ -36,20 +36,12 @@ def overlaps(some: np.ndarray, others: np.ndarray, edge: float = 0) -> np.ndarra
 
 def parts(mask: np.ndarray) -> np.ndarray:
     """Tight boxes in pixels [N 4], far edge outside, of the connected parts of a mask [H W]."""
-    from scipy.ndimage import find_objects, label
-
-    inner, corner = _cropped(mask)
-    return _corners(find_objects(label(inner, TOUCHING)[0])) + corner
+    return _outlined(mask)[0]
 
 
-def holes(mask: np.ndarray) -> np.ndarray:
-    """Boxes in pixels [N 4] of the rims of a mask's holes: the pixels of the mask all around each."""
-    from scipy.ndimage import find_objects, label
-
-    inner, corner = _cropped(mask)
-    # Number 1 is the outside. Where a hole starts in the padded mask is one pixel behind its rim's start there.
-    found = _corners(find_objects(label(np.pad(~inner, 1, constant_values=True))[0])[1:])
-    return found + corner - [2, 2, 0, 0]
+def contours(mask: np.ndarray) -> np.ndarray:
+    """Boxes in pixels [N 4] of the outlines of a mask's parts, and of the rims of its holes: the pixels of the mask all around each."""
+    return np.concatenate(_outlined(mask))
 
 
 def largest(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,13 +58,12 @@ def around(S: np.ndarray) -> np.ndarray:
     return largest(S.mean() < S)[1]
 
 
-def _cropped(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a mask that is not empty, and x y x y of its corner; a threshold near the top leaves little to look at."""
-    y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(y):
-        return mask[:0, :0], np.zeros(4)
-    return mask[y[0] : y[-1] + 1, x[0] : x[-1] + 1], np.array([x[0], y[0], x[0], y[0]])
+def _outlined(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes of the parts, and those of the rims of holes."""
+    import cv2
 
-
-def _corners(found: list) -> np.ndarray:
-    return np.array([(x.start, y.start, x.stop, y.stop) for y, x in found], dtype=np.float64).reshape(-1, 4)
+    outlines, nesting = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    found = np.array([cv2.boundingRect(outline) for outline in outlines], dtype=np.float64).reshape(-1, 4)
+    found[:, 2:] += found[:, :2]
+    outer = np.array([parent < 0 for *_, parent in nesting[0]] if len(outlines) else [], dtype=bool)  # a rim's parent is its part
+    return found[outer], found[~outer]

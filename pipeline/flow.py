@@ -1,6 +1,7 @@
 """shards -> decode -> explain -> land, on Ray: the only file that imports ray.data.
 
-One row is one task, never split: its pixels travel in one column, and only its receipt reaches the driver.
+One row is one task, never split: its pixels travel in one column, and only its receipt reaches the driver. Only the actors that explain load
+torch, which takes seconds and most of a gigabyte.
 """
 
 import faulthandler
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.sources import ShardError
-from pipeline.stages import Explain, Land, Read, Task, unanswered, unread
+from pipeline.stages import Land, Read, Task, unanswered, unread
 
 ATTEMPTS = 3  # of one task, before the process it takes with it each time is held against it
 STDERR = 2
+Stage = Callable[[dict], dict]
 
 
 def explain_tasks(
-    tasks: Sequence[str], read: Read, explain: Callable[[], Explain], land: Land, workers: int, gpus: int, timeout: float
+    tasks: Sequence[str], read: Read, explain: Callable[[], Stage], land: Land, workers: int, gpus: int, timeout: float
 ) -> Iterator[str]:
     """Receipts of tasks (both as JSON), in the order they are finished.
 
@@ -44,7 +46,7 @@ def explain_tasks(
 class _Actor:
     """Holds one backbone for as long as the job runs."""
 
-    def __init__(self, explain: Callable[[], Explain], ledger, timeout: float):
+    def __init__(self, explain: Callable[[], Stage], ledger, timeout: float):
         self.explain = _Guard(explain(), "explain", unanswered, ledger, timeout)
 
     def __call__(self, batch: dict) -> dict:
@@ -74,7 +76,7 @@ class _Guard:
     A task over which the process has ended `ATTEMPTS` times is not begun again: it fails, and the others go on.
     """
 
-    stage: Callable[[dict], dict]
+    stage: Stage
     name: str
     failed: Callable[[dict, dict], dict]
     ledger: Any

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline.stages import Explain, Land, Read
+from pipeline.actor import Explain
+from pipeline.stages import Land, Read
 
 
 def explain_tasks(

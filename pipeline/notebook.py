@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from pipeline import backbones
 from pipeline.class_sets import with_sets
-from pipeline.explain import Explainer, Pictures
+from pipeline.explainer import Explainer
+from pipeline.pictures import Pictures
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.summary import curves_of, summarised

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from pipeline import sources
 from pipeline.backbones import Backbone, checkpoint
+from pipeline.backbones.arguments import key_value
 from pipeline.class_sets import read_class_sets, with_sets
 from pipeline.job import Job
 from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
@@ -64,7 +65,7 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
         Refusal: in one line, with the fix.
     """
     files.writable(job.out)
-    arguments = tuple(_key_value(item, "--backbone-args") for item in job.backbone_args)
+    arguments = tuple(key_value(item, "--backbone-args") for item in job.backbone_args)
     texts = read_texts(job.text_classes) if job.text_classes else ()
     network = Network(job.backbone, job.weights, arguments, job.layer, job.image_size, job.crop, job.seed, texts, job.templates)
     asked = ask(
@@ -136,10 +137,3 @@ def read_texts(url: str) -> tuple[str, ...]:
     if not texts or not all(texts):
         raise Refusal(f"--text-classes {url} has {'no line' if not texts else 'an empty line'}; write a class name or phrase on each line")
     return texts
-
-
-def _key_value(item: str, flag: str) -> tuple[str, str]:
-    key, equals, text = item.partition("=")
-    if not equals or not key:
-        raise Refusal(f"cannot read {flag} {item!r}; write KEY=VALUE")
-    return key, text

@@ -11,8 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.questions import Questions
-from pipeline.summary import of_method
 from pipeline.tables import files, schema
 from pipeline.tables import receipts as tasks
 from pipeline.tables.errors import told_once
@@ -25,17 +23,28 @@ PUBLISHED = {"scores": "metrics"}
 ROWS_PER_GROUP = 65_536
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
-    """One cell of one task in a group: its identity, its partition (a method, or none) and the receipt that answers it."""
+    """One cell of one task in a group: its identity, its position in the plan, its partition (a method, or none), and its receipt."""
 
     cell: str
+    position: int
     partition: str | None
     receipt: Receipt
 
     @property
     def part(self) -> Part:
         return self.receipt.cells[self.cell]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all groups are compacted on: the place, the columns of the run's metrics, and the `previous` run with its files by path."""
+
+    out: str
+    columns: Sequence[str]
+    previous: str | None
+    before: Mapping[str, dict]
 
 
 def boundaries(shards: Iterable[str]) -> set[str]:
@@ -62,27 +71,23 @@ def pieces(group: Sequence[Member], columns: Sequence[str]) -> dict[str, tuple[s
     return {file_name(table, partition, members, columns): (table, members) for (table, partition), members in gathered.items()}
 
 
-def compact(
-    out: str, run: str, before: Mapping[str, dict], previous: str | None, columns: Sequence[str], group: Sequence[Member]
-) -> list[dict]:
-    """Write one group's files into `run`, copying those that are the same from the `previous` run, whose entries are `before`.
-
-    `columns` are those of the run's metrics.
+def compact(ground: Ground, run: str, group: Sequence[Member]) -> list[dict]:
+    """Write one group's files into `run`, copying those that are the same in the previous one.
 
     Returns each file's entry for run.json.
 
     Raises:
         Damaged: where a task's file is missing or not what its receipt says.
     """
-    entries, opened = [], {}
-    for path, (table, members) in pieces(group, columns).items():
+    entries, opened, out, before = [], {}, ground.out, ground.before
+    for path, (table, members) in pieces(group, ground.columns).items():
         goal = storage.join(out, "runs", run, path)
-        if path in before and _copied(storage.join(out, "runs", previous, path), goal, before[path]["bytes"]):
+        if path in before and _copied(storage.join(out, "runs", ground.previous, path), goal, before[path]["bytes"]):
             entries.append(before[path])
             continue
         rows = pa.concat_tables([_rows(out, member, "scores" if table == "metrics" else table, opened) for member in members])
         if table == "metrics":
-            rows = widened(rows, columns)
+            rows = widened(rows, ground.columns)
         entries.append(write(goal, path, table, rows))
     return entries
 
@@ -97,17 +102,17 @@ def _copied(source: str, goal: str, size: int) -> bool:
     return storage.infos(fs, [path])[0]["size"] == size
 
 
-def damaged(out: str, before: Mapping[str, dict], columns: Sequence[str], group: Sequence[Member]) -> set[str]:
+def damaged(ground: Ground, group: Sequence[Member]) -> set[str]:
     """Folders of the receipts that the files of one group need, and that are missing or not what was written."""
     needed = {
         (member.receipt.folder, table): member.receipt
-        for path, (_, members) in pieces(group, columns).items()
-        if path not in before
+        for path, (_, members) in pieces(group, ground.columns).items()
+        if path not in ground.before
         for member in members
         for table in member.receipt.files
     }
     needed |= {(member.receipt.folder, "partials"): member.receipt for member in group if "partials" in member.receipt.files}
-    return {folder for (folder, table), receipt in needed.items() if not _sound(out, receipt, table)}
+    return {folder for (folder, table), receipt in needed.items() if not _sound(ground.out, receipt, table)}
 
 
 def _sound(out: str, receipt: Receipt, table: str) -> bool:
@@ -125,19 +130,6 @@ def added_up(out: str, numbered: tuple[int, Sequence[Member]]) -> tuple[int, pa.
     members = sorted((m for m in group if m.part.table == "partials" and m.part.rows), key=lambda member: member.cell)
     rows = [_rows(out, member, "partials", opened) for member in members]
     return number, added(pa.concat_tables([schema.PARTIALS.empty_table(), *rows]))
-
-
-def summary_of(out: str, run: str, asked: Questions, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
-    """The summary of one method of `run`, from the files of its metrics and from those of the control `random`."""
-    own, floor = (pa.concat_tables([_published(out, run, path) for path in sorted(each)]) for each in paths)
-    return of_method(own, floor, asked)
-
-
-def _published(out: str, run: str, path: str) -> pa.Table:
-    """A published file of `metrics` with its method, which only its folder tells."""
-    rows = files.read_parquet(storage.join(out, "runs", run, path))
-    method = path.split("/")[1].partition("=")[2]
-    return rows.add_column(2, "method", pa.array([method] * rows.num_rows, pa.string()))
 
 
 def write(goal: str, path: str, table: str, rows: pa.Table) -> dict:

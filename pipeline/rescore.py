@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 from pipeline import storage
-from pipeline.finish import Work
 from pipeline.job import Job
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
@@ -15,7 +14,7 @@ from pipeline.requests import Request, parse, parse_all
 from pipeline.sources import ShardError
 from pipeline.stages import Task
 from pipeline.tables import Run, receipts
-from pipeline.tables.receipts import Receipt
+from pipeline.work import Work
 
 
 def prepare_more(run: Run, metrics: Sequence[str], metric_args: Sequence[str] = (), recompute: bool = False, **changes) -> Prepared:
@@ -131,12 +130,13 @@ def unexplained(work: Work) -> list[dict]:
     return [task.failure(error, "read") for task in left_out]
 
 
-def with_maps(task: Task, wanted: Sequence[Cell], answered: Mapping[str, Receipt]) -> Task:
+def with_maps(task: Task, wanted: Sequence[Cell], work: Work) -> Task:
     """The task, told where the maps lie that its missing cells are scored on as they are stored."""
     asked = {(wanted[i].method, wanted[i].target) for i in task.missing if wanted[i].stored}
     places = []
-    for cell in wanted:
-        receipt = answered.get(task.cell(cell.identity)) if cell.table == "maps" and (cell.method, cell.target) in asked else None
-        if receipt and receipt.cells[task.cell(cell.identity)].rows:
-            places.append((receipt.files["maps"], receipt.cells[task.cell(cell.identity)].group))
-    return replace(task, maps=tuple(places))
+    for map in (cell for cell in wanted if asked and cell.table == "maps" and (cell.method, cell.target) in asked):
+        cell = task.cell(map.identity)
+        receipt = work.answer(task, cell)
+        if receipt and receipt.cells[cell].rows:
+            places.append((receipt.files["maps"], receipt.cells[cell].group))
+    return replace(task, maps=tuple(places)) if places else task

@@ -3,22 +3,25 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
 
 from pipeline import dry, rescore, sources, storage
-from pipeline.finish import Outcome, Work, damaged, finish, methods_of
+from pipeline.actor import Explain
+from pipeline.facts import methods_of
+from pipeline.finish import Outcome, damaged, finish
 from pipeline.job import Job
 from pipeline.prepare import Prepared
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
-from pipeline.stages import Explain, Land, Task
+from pipeline.stages import Land, Task
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
 from pipeline.watch import Watch
+from pipeline.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +60,7 @@ def execute(ready: Prepared, hands: Hands) -> Outcome | None:
     todo = _todo(work)
     log.info("%d images in %d tasks; %d tasks have something missing", _images(work.tasks), len(work.tasks), len(todo))
     if watch is None:
-        before = publish.run_json(job.out, work.previous) if work.previous else None
-        dry.tell(todo, ready.cells, len(work.tasks), methods_of(ready), before)
+        dry.tell(todo, ready.cells, len(work.tasks), methods_of(ready), work.before)
         return None
     watch.tell(now=True, state="explaining", tasks=len(todo), tasks_done=0, images=_images(todo), images_done=0, failed=0)
     try:
@@ -91,7 +93,7 @@ def _finished(work: Work, hands: Hands, watch: Watch) -> Outcome:
         folders = damaged(work, hands.each)
         log.warning("%s: what %d receipts named is computed again", error, len(folders))
     receipts.discard(work.ready.job.out, folders)
-    sound = {cell: receipt for cell, receipt in work.answered.items() if receipt.folder not in folders}
+    sound = {task: tuple(each for each in answers if each.folder not in folders) for task, answers in work.answered.items()}
     work = replace(work, answered=sound, failures=())  # what failed is open, and so tried again as well
     work = replace(work, failures=rescore.unexplained(work))
     return finish(_explained(work, _todo(work), hands, watch), hands.each)
@@ -103,15 +105,10 @@ def _images(tasks: Sequence[Task]) -> int:
 
 def _index(shards: Sequence[sources.Shard], hands: Hands) -> dict[sources.Shard, sources.Index]:
     progress, found = Progress("list", len(shards), "shards"), {}
-    for position, index in hands.each(index_shard, list(enumerate(shards))):
+    for position, index in hands.each(sources.numbered_index, list(enumerate(shards))):
         found[shards[position]] = index
         progress.add(1, len(index.problems))
     return {shard: found[shard] for shard in shards}
-
-
-def index_shard(numbered: tuple[int, sources.Shard]) -> tuple[int, sources.Index]:
-    """One shard's index, with the position it was asked for."""
-    return numbered[0], sources.index(numbered[1])
 
 
 def _tasks(ready: Prepared, indexes: dict[sources.Shard, sources.Index]) -> list[Task]:
@@ -133,33 +130,36 @@ def _refuse_without_labels(ready: Prepared, indexes: dict[sources.Shard, sources
         raise Refusal(f"no image carries a label, so --targets {' '.join(sorted(asked))} explains nothing; use --targets predicted")
 
 
-def _answered(out: str, previous: str | None) -> dict[str, Receipt]:
-    """Every cell that has been answered, with the receipt that says so."""
+def _answered(out: str, previous: str | None) -> dict[str, tuple[Receipt, ...]]:
+    """The receipts of every task, by its id."""
     known = []
     if previous:
         try:
             known = receipts.unpack(storage.read_bytes(storage.join(out, "runs", previous, "receipts.parquet")))
         except (OSError, Damaged, pa.ArrowException) as error:
             log.warning("the receipts of run %s cannot be read (%s): every task is looked up", previous, storage.one_line(error))
-    return {cell: receipt for receipt in receipts.load(out, known) for cell in receipt.cells}
+    return _by_task({}, receipts.load(out, known))
+
+
+def _by_task(answered: Mapping[str, tuple[Receipt, ...]], more: Iterable[Receipt]) -> dict[str, tuple[Receipt, ...]]:
+    """What has been answered, with more receipts behind those that are there."""
+    found = dict(answered)
+    for receipt in more:
+        found[receipt.task] = (*found.get(receipt.task, ()), receipt)
+    return found
 
 
 def _todo(work: Work) -> list[Task]:
     """The tasks with the cells that are missing, without those of which none is, or which a run to be scored lacks itself."""
-    identities = [cell.identity for cell in work.ready.cells]
-    found = (
-        replace(task, missing=tuple(i for i, cell in enumerate(identities) if task.cell(cell) not in work.answered))
-        for task in work.tasks
-        if work.holds(task)
-    )
-    return [rescore.with_maps(task, work.ready.cells, work.answered) for task in found if task.missing]
+    found = (replace(task, missing=work.missing(task)) for task in work.tasks if work.holds(task))
+    return [rescore.with_maps(task, work.ready.cells, work) for task in found if task.missing]
 
 
 def _explained(work: Work, todo: Sequence[Task], hands: Hands, watch: Watch) -> Work:
     """The work after the flow has gone over its open tasks: with their receipts, or with why there is none, and what was spent."""
     if not todo:
         return work
-    ready, answered, failures = work.ready, dict(work.answered), list(work.failures)
+    ready, fresh, failures = work.ready, [], list(work.failures)
     job = ready.job
     device = "cuda" if hands.gpus else "cpu"
     batch_size = None if job.batch_size == "auto" else int(job.batch_size)
@@ -174,13 +174,14 @@ def _explained(work: Work, todo: Sequence[Task], hands: Hands, watch: Watch) -> 
             watch.task(progress, len(todo), told)
             continue
         receipt = Receipt.from_json(text)
-        answered.update(dict.fromkeys(receipt.cells, receipt))
+        fresh.append(receipt)
         spent.update(_spent(receipt))
         progress.add(receipt.facts["stop"] - receipt.facts["start"], receipt.facts["failed"])
         watch.task(progress, len(todo), {"task": receipt.task, **receipt.facts})
     spent["wall_seconds"] += progress.seconds
     rate = {"images_per_second": round(_images(todo) / max(progress.seconds, 1e-9), 3)}
-    return replace(work, answered=answered, failures=failures, spent={name: round(value, 3) for name, value in spent.items()} | rate)
+    spent = {name: round(value, 3) for name, value in spent.items()} | rate
+    return replace(work, answered=_by_task(work.answered, fresh), failures=failures, spent=spent)
 
 
 def _spent(receipt: Receipt) -> dict[str, float]:

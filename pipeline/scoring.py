@@ -20,7 +20,6 @@ from pipeline.storage import one_line
 
 WHOLE = 2**20  # curves are added up in these parts: whole numbers, exact in any order up to 2^33 images
 IGNORED = 128  # the code of a mask's pixels that are neither object nor ground
-OF_CLASSES = {"predicted", "p", "q", "d"}  # what a metric asks of the network's classes, if it has any
 FIXED = {"image_id", "model", "method", "target", "class_id", "label", "reasons"}
 
 
@@ -176,7 +175,7 @@ def scored(asked: Request, drawn: Drawn | Contrast) -> Score:
     """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
     metric = METRICS[asked.name]
     try:
-        if (metric.asks & OF_CLASSES or metric.sets) and drawn.predicted < 0:
+        if metric.asks_classes and drawn.predicted < 0:
             raise Undefined("there are no classes, so no probability and no predicted class")
         if not drawn.S.any() and not metric.constant:
             raise Undefined("the map is constant")

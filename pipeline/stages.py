@@ -1,34 +1,27 @@
-"""The three things that happen to a task, wherever it runs: read it, explain it, land it.
+"""What happens to a task before and after it is explained, wherever it runs: it is read, and it is landed.
 
 A task travels as one row: `task` (JSON), `samples` (JSON), `pixels` and `codes` (bytes), `maps` (Arrow, where stored ones are scored), then `task`
 and `answers` (Arrow), then `receipt` (JSON).
 """
 
-import ctypes
 import hashlib
 import json
 import time
-import zlib
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline import passes, storage
-from pipeline.explain import Explainer, Pictures
-from pipeline.questions import Cell, Network, Questions, cells
+from pipeline import storage
+from pipeline.pictures import Pictures, packed
 from pipeline.sources import Index, Sample, Shard, ShardError, read
 from pipeline.sources.decode import Picture, Undecodable, decode
 from pipeline.sources.labels import Classes, resolve
 from pipeline.storage import one_line
 from pipeline.tables import receipts
 from pipeline.tables.identity import digest
-from pipeline.tables.maps import dequantise
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,8 @@ class Task:
         }
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        plain = {name: getattr(self, name) for name in ("start", "stop", "missing", "maps")}
+        return json.dumps({**plain, "shard": vars(self.shard), "index": vars(self.index)})
 
     @staticmethod
     def from_json(text: str) -> "Task":
@@ -185,74 +179,6 @@ def _codes(picture: Picture, sample: Sample, fail: Callable) -> dict:
     return {**found, "has_mask": found["mask"] is not None, "part_names": sample.part_names}
 
 
-def packed(rows: Sequence[dict]) -> tuple[list[dict], bytes]:
-    """Rows for JSON, and the codes [H W] they hold, one after the other."""
-    codes = [row[name] for row in rows for name in ("mask", "parts") if row[name] is not None]
-    told = [{**row, **{name: row[name] is not None for name in ("mask", "parts")}} for row in rows]
-    return told, zlib.compress(np.array(codes, np.uint8).tobytes(), 1)
-
-
-def unpacked(rows: Sequence[dict], codes: bytes, size: tuple[int, int]) -> list[dict]:
-    """The rows that `packed` packed."""
-    each = iter(np.frombuffer(zlib.decompress(codes), np.uint8).reshape(-1, *size))
-    return [{**row, **{name: next(each) if row[name] else None for name in ("mask", "parts")}} for row in rows]
-
-
-@dataclass(frozen=True)
-class Explain:
-    """Pictures -> the answers of the task's missing cells, as Arrow."""
-
-    explainer: Explainer
-    cells: Sequence[Cell]
-
-    @staticmethod
-    def load(
-        network: Network, questions: Questions, classes: Sequence[str], device: str, batch_size: int | None, threads: int | None
-    ) -> "Explain":
-        """Load the backbone. `threads` is fixed on the CPU, because sums depend on how they are split."""
-        import torch
-
-        if threads:
-            torch.set_num_threads(threads)
-            _keep_freed_memory()
-        backbone = network.load()
-        return Explain(Explainer(backbone, questions, device, batch_size), cells(questions, backbone, classes))
-
-    def __call__(self, row: dict) -> dict:
-        started, told = time.perf_counter(), json.loads(row["samples"])
-        if "failure" in told:
-            return unanswered(row, told["failure"])
-        task = Task.from_json(row["task"])
-        pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
-        rows = unpacked(told["rows"], row["codes"], self.explainer.backbone.image_size)
-        pictures = Pictures(pixels, rows, told["digests"], told["errors"], self._stored_maps(task, row["maps"]))
-        wanted, tally = [self.cells[i] for i in task.missing], Counter()
-        answers = self.explainer(pictures, wanted, tally)
-        failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}
-        seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
-        facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": len(failed), "seconds": seconds}
-        facts |= {"bytes_read": told["bytes"], "retries": told["retries"]}
-        facts["passes"] = passes.told(tally, {"look", *(cell.method.alias for cell in wanted if cell.method)}, len(pictures))
-        return {
-            "task": row["task"],
-            "answers": [
-                part
-                for cell, rows, errors in answers
-                for part in (task.cell(cell.identity).encode(), cell.table.encode(), to_ipc(rows), to_ipc(errors))
-            ],
-            "facts": json.dumps(facts),
-        }
-
-    def _stored_maps(self, task: Task, content: bytes) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-        """Rows of `maps` as the maps [h w] they stand for, by image, for every method and target that has been answered."""
-        known = (cell for i, cell in enumerate(self.cells) if cell.table == "maps" and i not in task.missing)
-        found: dict[tuple[str, str], dict[str, np.ndarray]] = {(cell.method.alias, cell.target.alias): {} for cell in known}
-        for row in from_ipc(content).to_pylist() if content else ():
-            stored = dequantise(row["map"], row["map_min"], row["map_max"], row["height"], row["width"])
-            found.setdefault((row["method"], row["target"]), {})[row["image_id"]] = stored
-        return found
-
-
 @dataclass(frozen=True)
 class Land:
     """Answers -> files and a receipt below `out`."""
@@ -273,18 +199,6 @@ class Land:
             return {"receipt": receipts.land(self.out, task.id, answers, facts).to_json()}
         except Exception as error:  # a full disk, a store that stays away: the other tasks may still land
             return {"receipt": json.dumps({"failure": task.failure(error, "land")})}
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library keep what tensors free for the next ones.
-
-    By default glibc gives every large block back and asks for it anew, and the system clears its pages each time: with a batch of 64
-    that cost a MobileNetV2 more than the arithmetic did.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc; other C libraries go without
-        for option, value in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
-            libc.mallopt(option, value)
 
 
 def to_ipc(table: pa.Table) -> bytes:

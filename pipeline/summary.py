@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import scoring
+from pipeline import scoring, storage
 from pipeline.families import METRICS
 from pipeline.pairs import Pair, running
 from pipeline.questions import Questions
 from pipeline.requests import Request
-from pipeline.tables import schema
+from pipeline.tables import files, schema
 from pipeline.tables.metrics import counts
 
 CONFIDENCE = 0.95
@@ -25,6 +25,19 @@ def summarised(metrics: pa.Table, partials: pa.Table, asked: Questions) -> pa.Ta
     """The summary of a whole run: `metrics` as published, `partials` added up."""
     per_image = [of_method(metrics.filter(pc.field("method") == m.alias), floor_of(metrics), asked) for m in asked.methods]
     return joined([*per_image, of_partials(partials, asked)])
+
+
+def summary_of(out: str, run: str, asked: Questions, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
+    """The summary of one method of `run`, from the files of its metrics and from those of the control `random`."""
+    own, floor = (pa.concat_tables([_published(out, run, path) for path in sorted(each)]) for each in paths)
+    return of_method(own, floor, asked)
+
+
+def _published(out: str, run: str, path: str) -> pa.Table:
+    """A published file of `metrics` with its method, which only its folder tells."""
+    rows = files.read_parquet(storage.join(out, "runs", run, path))
+    method = path.split("/")[1].partition("=")[2]
+    return rows.add_column(2, "method", pa.array([method] * rows.num_rows, pa.string()))
 
 
 def joined(parts: Sequence[pa.Table]) -> pa.Table:

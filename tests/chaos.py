@@ -5,27 +5,43 @@ python -m tests.chaos 50          # runs; `make chaos`
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from uuid import uuid4
 
+from pipeline.tables import files
 from tests.faults import Faults, proxy
 from tests.s3 import environment_of
 
-ROOT = Path(__file__).parents[1]
 SHARE = 0.05  # of the requests to storage
 FAULTS = ("actor", "node", "driver")
-EACH_RUN = 3  # faults of these kinds in one run
+EACH_RUN = 2  # of these kinds
 STARTS = 15  # of one job at most
+TASKS = 12
 ASKED = ["--backbone", "tests.tiny:build", "--backbone-args", "num_classes=12", "--image-size", "64", "--task-images", "2"]
 ASKED += ["--methods", "grad_cam", "eigen_cam", "random", "--targets", "label", "finer"]
+# Every driver is forked from one process that has imported what drivers import, which takes as long as all they then do.
+DRIVERS = multiprocessing.get_context("forkserver")
+DRIVERS.set_forkserver_preload(["jobs.explain", "pipeline.flow", "cluster.connect"])
+
+
+def drive(line: list[str], environment: dict[str, str], log: Path) -> None:
+    """A driver's process: the job's command line, what it says going to `log`."""
+    from jobs import explain
+
+    os.environ |= environment
+    sink = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for told in (1, 2):
+        os.dup2(sink, told)
+    sys.exit(explain.main(line))
 
 
 def below(parent: int, word: str) -> list[int]:
@@ -45,6 +61,12 @@ def below(parent: int, word: str) -> list[int]:
     return sorted(filter(descends, named))
 
 
+def _planned(draw: random.Random) -> list[tuple[int, str]]:
+    """What will happen in a run, and when: after how many landed tasks. After all of them the job publishes, and its actors are gone."""
+    kinds = draw.sample(FAULTS, EACH_RUN)
+    return sorted((draw.randrange(TASKS - 2 if kind == "actor" else TASKS + 1), kind) for kind in kinds)
+
+
 class Chaos:
     """One cluster, one bucket, and the tables of an undisturbed job; each `run` is a job of its own with its own faults."""
 
@@ -57,6 +79,10 @@ class Chaos:
     def ready(self):
         """Draw the data, explain it undisturbed, start three nodes and the endpoint that fails."""
         import boto3
+
+        from cluster.connect import token
+
+        token()
         from ray.cluster_utils import Cluster
 
         from jobs import explain
@@ -71,10 +97,11 @@ class Chaos:
         self._inline(explain)
         self.expected = content(self.folder / "undisturbed")
         with proxy(self.server, self.faults) as endpoint:
-            os.environ |= {"AWS_ENDPOINT_URL": endpoint, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
-            self.environment = dict(os.environ)
-            self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-            self.nodes = [self.cluster.add_node(num_cpus=2) for _ in range(2)]
+            os.environ |= {"AWS_ENDPOINT_URL": endpoint, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+            # One CPU a node: more would start more processes than the machine has cores for.
+            self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+            self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
+            self.environment = {**os.environ, "RAY_ADDRESS": self.cluster.address}
             os.environ["AWS_ENDPOINT_URL"] = self.server  # this process looks at what was published, and nobody disturbs it
             try:
                 yield self
@@ -100,49 +127,53 @@ class Chaos:
 
         draw, before = random.Random(seed), Counter(self.faults.injected)
         self.faults.random = random.Random(seed)
-        out, planned, injected = f"s3://{self.bucket}/out{seed}", [draw.choice(FAULTS) for _ in range(EACH_RUN)], Counter()
+        out, planned, injected = f"s3://{self.bucket}/out{seed}", _planned(draw), Counter()
         log = self.folder / f"driver{seed}.log"
         for _ in range(STARTS):
             injected["starts"] += 1
             code = self._driven(out, planned, draw, injected, log)
             if code == 0:
                 break
+            injected[f"exit {code}"] += 1
         assert code == 0, f"run {seed} was not done after {STARTS} starts; the last ended with {code}:\n{log.read_text()[-3000:]}"
         assert content(out) == self.expected, f"run {seed} published other tables"
         injected.update({f"storage {kind}": count - before[kind] for kind, count in self.faults.injected.items()})
         self.injected += injected
         return +injected
 
-    def _driven(self, out: str, planned: list[str], draw: random.Random, injected: Counter, log: Path) -> int:
+    def _driven(self, out: str, planned: list[tuple[int, str]], draw: random.Random, injected: Counter, log: Path) -> int:
         """One driver from start to end, with what is still planned happening to it; returns its exit code."""
-        line = [sys.executable, "-m", "jobs.explain", *ASKED, "--source", self.source, "--out", out, "--workers", "2"]
-        with open(log, "ab") as sink:
-            environment = {**self.environment, "RAY_ADDRESS": self.cluster.address}
-            driver = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=sink, stderr=sink)
+        line = [*ASKED, "--source", self.source, "--out", out, "--workers", draw.choice("12")]
+        driver = DRIVERS.Process(target=drive, args=(line, self.environment, log))
+        driver.start()
         try:
-            while driver.poll() is None:
-                if planned and below(os.getpid(), "ray::MapWorker"):  # the flow runs
-                    time.sleep(draw.uniform(0, 3))
-                    if self._strike(planned[0], draw, driver):
-                        injected[planned.pop(0)] += 1
-                else:
-                    time.sleep(0.2)
+            while driver.is_alive():
+                if planned and self._reached(planned[0][0], out) and self._strike(planned[0][1], draw, driver):
+                    injected[planned.pop(0)[1]] += 1
+                driver.join(0.2)
         finally:
             driver.kill()
-        return driver.wait()
+            driver.join()
+        return driver.exitcode
+
+    def _reached(self, moment: int, out: str) -> bool:
+        """Whether so many tasks are landed; whether anything is at work, where none need be."""
+        if not moment:
+            return bool(below(os.getpid(), "ray::Map"))
+        return sum(path.endswith("receipt.json") for path in files.below(f"{out}/tasks")) >= moment
 
     def _another(self):
         """A new node. Ray gives it half a minute to report, which on a busy machine may be too little."""
         for _ in range(9):
             with contextlib.suppress(Exception):
-                return self.cluster.add_node(num_cpus=2)
-        return self.cluster.add_node(num_cpus=2)
+                return self.cluster.add_node(num_cpus=1)
+        return self.cluster.add_node(num_cpus=1)
 
-    def _strike(self, kind: str, draw: random.Random, driver: subprocess.Popen) -> bool:
-        if driver.poll() is not None:
+    def _strike(self, kind: str, draw: random.Random, driver) -> bool:
+        if not driver.is_alive():
             return False
         if kind == "driver":
-            driver.send_signal(signal.SIGKILL)
+            driver.kill()
             return True
         if kind == "node":
             self.cluster.remove_node(self.nodes.pop(draw.randrange(len(self.nodes))), allow_graceful=False)
@@ -156,22 +187,41 @@ class Chaos:
         return False
 
 
-def main(runs: int) -> None:
-    """So many runs on one cluster; says what befell them."""
+def told(injected: Counter) -> str:
+    """Kills, faults of the store, and how often a job had to be started, each by kind."""
+
+    def listed(name: str, kinds: Iterable[str]) -> str:
+        counts = {kind: injected[kind] for kind in kinds}
+        return f"{sum(counts.values())} {name} ({', '.join(f'{count} {kind}' for kind, count in counts.items())})"
+
+    storage, ends = (sorted(kind for kind in injected if kind.startswith(word)) for word in ("storage", "exit"))
+    return ", ".join([listed("kills", FAULTS), listed("faults", storage), f"{injected['starts']} drivers", listed("broken off", ends)])
+
+
+def main(runs: int) -> int:
+    """So many runs on one cluster; says what befell them, and returns how many published something else or nothing."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    started, failed = time.monotonic(), 0
     with tempfile.TemporaryDirectory() as folder, Chaos(f"http://{host}:{port}", Path(folder)).ready() as chaos:
         for seed in range(runs):
             began = time.monotonic()
-            print(f"run {seed}: {dict(chaos.run(seed))}, {time.monotonic() - began:.0f} s", flush=True)
-        told = ", ".join(f"{count} {kind}" for kind, count in sorted(chaos.injected.items()))
-        print(f"{runs} runs published the same tables as the undisturbed one, through {told}")
+            try:
+                print(f"run {seed}: {told(chaos.run(seed))}, {time.monotonic() - began:.0f} s", flush=True)
+            except AssertionError as error:
+                failed += 1
+                print(f"run {seed} FAILED: {error}", flush=True)
+        print(
+            f"{runs - failed} of {runs} runs published the same tables as the undisturbed one, through {told(chaos.injected)}", flush=True
+        )
+        print(f"in {time.monotonic() - started:.0f} s")
     server.stop()
+    return failed
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 50)
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 50))

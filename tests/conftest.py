@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.shards import dataset
+
 pytest_plugins = ["tests.s3"]
 REALDATA = Path(os.environ.get("ATLAS_REALDATA", Path(__file__).parents[1].parent / "shared" / "realdata"))
 
@@ -15,3 +17,9 @@ def realdata() -> Path:
     if not REALDATA.is_dir():
         pytest.skip(f"real images and weights are not at {REALDATA}; point ATLAS_REALDATA at them")
     return REALDATA
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> str:
+    """Good shards, shared by the tests of a file; a file whose tests change them has a `source` of its own."""
+    return dataset(tmp_path_factory.mktemp("data") / "shards")

@@ -16,6 +16,7 @@ from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
+from pipeline.render import unit
 from pipeline.requests import parse
 from pipeline.sources.labels import Classes
 from pipeline.targets import TARGETS, Answers
@@ -71,6 +72,19 @@ def test_the_gradient_of_either_loss_is_that_of_the_marginal_likelihood(loss, po
 def test_the_bound_of_em_is_never_below_the_marginal_loss(seed):
     _, _, log_g, h = branches(seed)
     assert (expected(log_g, h, LABELS) >= marginal(log_g, h, LABELS)).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bound_is_the_marginal_loss_and_the_entropy_of_where_the_cue_is(seed):
+    """-sum q log(q p) = H(q) - log p: EM with the present weights takes ML's steps, and would not if q kept its gradient."""
+    f, a, log_g, h = branches(seed)
+    joint = (log_g + h.log())[torch.arange(3), LABELS].flatten(1)
+    q = joint.softmax(1)
+    entropy = -(q * q.log()).sum(1)
+    torch.testing.assert_close(expected(log_g, h, LABELS), marginal(log_g, h, LABELS) + entropy)
+    both = marginal(log_g, h, LABELS) + entropy
+    with_gradient, without = (torch.autograd.grad(each.sum(), (f, a), retain_graph=True) for each in (both, expected(log_g, h, LABELS)))
+    assert all((one - other).abs().max() > 1e-3 for one, other in zip(with_gradient, without, strict=True))
 
 
 def test_a_detached_normaliser_only_lets_the_location_grow():
@@ -212,6 +226,15 @@ def test_negative_evidence_of_a_counterfactual_is_kept_unless_it_is_not_wanted(s
     assert torch.equal(map_of(seen, "calm(norm=relu)", "finer"), whole.relu())
 
 
+def test_clipping_leaves_probabilities_as_they_are_and_ends_at_one(seen):
+    for target in ("label", "class_set:all"):
+        assert torch.equal(map_of(seen, "calm(norm=clipping)", target), map_of(seen, "calm", target))
+    assert torch.equal(map_of(seen, "calm(norm=clipping)", "finer"), map_of(seen, "calm", "finer").clamp(0, 1))
+    many = map_of(seen, "calm(map=location)", "finer(gamma=-99)")  # a hundred times what may be one
+    cut = map_of(seen, "calm(map=location,norm=clipping)", "finer(gamma=-99)")
+    assert torch.equal(cut, many.clamp(max=1)) and many.max() > 1 >= cut.max()
+
+
 @pytest.mark.parametrize(("name", "args"), [("tests.tiny:build", {}), ("timm/test_vit", {"pretrained": "false", "img_size": "64"})])
 def test_calm_is_refused_where_there_is_no_latent_place(name, args):
     images = np.zeros((1, 3, 64, 64), np.uint8)
@@ -251,6 +274,23 @@ def test_own_is_the_smallest_set_that_holds_the_images_class():
     found = TARGETS["class_set"].explain(answers, "own", sets=("wide=0 1 2", "near=1 2", "other=0 3"))
     assert found.directions[:, 0].tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
     assert found.class_id.tolist() == [1, 4, 2]
+
+
+def test_a_set_of_unit_maps_is_the_sum_of_its_members_maps():
+    """CAM + Y: classes 1 and 4 for the first image, 2 alone for the second, whose missing member adds nothing."""
+    backbone = backbones.load("tests.tiny:build", image_size=64)
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
+    pixels = backbone.prepare(torch.from_numpy(images))
+    seen = look(backbone, pixels)
+    answers = Answers(seen.logits, torch.tensor([1, 2]))
+    ask = parse("class_set:own(aggregation=sum_unit)", TARGETS, "target")
+    targets = [TARGETS["class_set"].explain(answers, "own", sets=("pair=1 4",), **{"aggregation": ask.args["aggregation"]})]
+    targets += [TARGETS["class"].explain(answers, str(c)) for c in (1, 2, 4)]
+    scene = Scene(seen, tuple(targets), pixels, lambda name: [0, 1])
+    whole, *each = (engine.maps(parse("cam", METHODS, "method"), scene, t).detach().numpy() for t in range(4))
+    np.testing.assert_allclose(whole[0], unit(each[0][0]) + unit(each[2][0]), rtol=1e-6)
+    np.testing.assert_allclose(whole[1], unit(each[1][1]), rtol=1e-6)
+    assert "only the CAM family" in engine.misfit(parse("gradient", METHODS, "method"), backbone, [ask])
 
 
 def test_a_set_that_is_not_there_is_refused_with_what_is():

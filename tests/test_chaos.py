@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 @pytest.fixture(scope="module")
 def chaos(s3_server, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ENDPOINT_URL", "RAY_worker_niceness", "OMP_NUM_THREADS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ADDRESS"):
+        for name in ("AWS_ENDPOINT_URL", "RAY_worker_niceness", "OMP_NUM_THREADS", "RAY_ADDRESS"):
             patch.setenv(name, "")  # to be put back as it was
             patch.delenv(name)
         with Chaos(s3_server, tmp_path_factory.mktemp("chaos")).ready() as ready:

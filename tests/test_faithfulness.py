@@ -9,7 +9,6 @@ asked to, and draws its noise from numpy's global state: the tests hand it ours.
 
 import math
 from collections import Counter
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 import pipeline
-from pipeline import backbones, scoring
+from pipeline import backbones, explainer, scoring
 from pipeline.engine import perturbed
 from pipeline.engine.fills import fill_of
 from pipeline.engine.look import look
@@ -35,20 +34,6 @@ ARGS = {"mean": f"{MEAN},{MEAN},{MEAN}", "std": f"{STD},{STD},{STD}"}
 LABELS = [0, 1, None, 3]
 
 
-def sharp(curved: bool = False):
-    """The tiny network with a classifier that commits itself."""
-    network = tiny.build(curved=curved)
-    network[-1].weight.data *= 5 if curved else 30
-    return network
-
-
-def sharp_curved():
-    return sharp(curved=True)
-
-
-explain = import_module("pipeline.explain")  # the package has a function of that name
-
-
 def ramped(A, dA, size):
     """Layer-CAM at the input's size plus a ramp, so that no two pixels tie."""
     cam = F.interpolate((dA.relu() * A).sum(1, keepdim=True), size, mode="bilinear")[:, 0]
@@ -60,8 +45,8 @@ def _ramped(monkeypatch):
     monkeypatch.setitem(METHODS, "ramped", Cam("ramped", ramped, grid="pixels"))
 
 
-def loaded(build="sharp", size=SIZE):
-    return backbones.load(f"tests.test_faithfulness:{build}", args=ARGS, image_size=size)
+def loaded(build="tests.tiny:sharp", size=SIZE):
+    return backbones.load(build, args=ARGS, image_size=size)
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +59,9 @@ def images():
 
 def scored_maps(images, backbone, metrics, method="ramped", target="predicted", labels=LABELS, **how):
     """What really ran through `pipeline.explain`: each map as drawn and its score, image by image and metric by metric, without controls."""
-    told, score = [], explain.scored
+    told, score = [], explainer.scored
     patch = pytest.MonkeyPatch()
-    patch.setattr(explain, "scored", lambda asked, drawn: told.append((drawn, score(asked, drawn))) or told[-1][1])
+    patch.setattr(explainer, "scored", lambda asked, drawn: told.append((drawn, score(asked, drawn))) or told[-1][1])
     try:
         pipeline.explain(images, labels, backbone, [method], [target], metrics=list(metrics), **how)
     finally:
@@ -261,8 +246,10 @@ def test_every_faithfulness_metric_has_a_reference():
 def test_scores_are_the_formulas_in_double_precision(images, written, build, activation):
     if "weight_cosine" in written and build == "sharp_curved":
         pytest.skip("its reference looks at the last layer, as the engine does; one head is enough")
-    network = {"sharp": sharp, "sharp_curved": sharp_curved}[build]().eval().double()
-    for (drawn, score), image in zip(scored_maps(images, loaded(build), [f"x={written}"], activation=activation), images, strict=True):
+    network = getattr(tiny, build)().eval().double()
+    for (drawn, score), image in zip(
+        scored_maps(images, loaded(f"tests.tiny:{build}"), [f"x={written}"], activation=activation), images, strict=True
+    ):
         slow = Slow(network, image, drawn, activation)
         if written == "remove" and slow.label is None:
             assert score.reason == "no label"
@@ -287,7 +274,7 @@ def published(told, network, image, mode):
 
 @pytest.mark.parametrize("mode", ["deletion", "insertion"])
 def test_deletion_and_insertion_are_what_rise_published(images, mode):
-    network = sharp().eval().double()
+    network = tiny.sharp().eval().double()
     for (told, score), image in zip(scored_maps(images, loaded(), [f"{mode}(steps=16)"]), images, strict=True):
         curve, auc = published(told, network, image, mode)
         np.testing.assert_allclose(score.curves[mode], curve, rtol=1e-4)
@@ -303,7 +290,7 @@ def quantus(monkeypatch):
 def judged(metric, told, images, **more):
     """What a Quantus metric says of the same maps, for the class predicted of each image."""
     x = (torch.from_numpy(images).float() / 255 - MEAN) / STD
-    network = sharp().eval()
+    network = tiny.sharp().eval()
     with torch.no_grad():
         y = network(x).argmax(1).numpy()
     maps = np.stack([drawn.S for drawn, _ in told])[:, None]
@@ -342,7 +329,7 @@ def test_max_sensitivity_is_that_of_quantus_under_the_same_noise(images, quantus
 
     monkeypatch.setattr(perturbed, "_changed", kept)
     told = scored_maps(images, loaded(), ["max_sensitivity(draws=4)"])
-    network = sharp().eval().double()
+    network = tiny.sharp().eval().double()
 
     def explained(model, inputs, targets, **rest):
         return np.stack([again(slow, torch.from_numpy(inputs[0]).double()).numpy()])[None]
@@ -465,7 +452,9 @@ def test_small_images_and_odd_maps_have_values_or_reasons(size, map, monkeypatch
     if map in odd:
         monkeypatch.setitem(METHODS, map, Cam(map, odd[map], grid="pixels"))
     small = np.random.default_rng(0).integers(0, 256, (4, 3, size, size), dtype=np.uint8)
-    tables = pipeline.explain(small, LABELS, loaded("point", size), [map], ["predicted"], metrics=EVERY, metric_args=SHORT)
+    tables = pipeline.explain(
+        small, LABELS, loaded("tests.test_faithfulness:point", size), [map], ["predicted"], metrics=EVERY, metric_args=SHORT
+    )
     stages = {error["stage"] for error in tables["errors"].to_pylist()}
     assert stages == ({"map"} if map == "broken" else set()), tables["errors"].to_pylist()[:3]
     for row in tables["metrics"].to_pylist():
@@ -535,7 +524,9 @@ def test_ties_go_at_random_so_that_a_constant_map_is_a_random_order_on_average(m
     def curves(name):
         monkeypatch.setitem(METHODS, name, Cam(name, maps[name], grid="pixels"))
         images = np.repeat(image[None], n, 0)
-        told = scored_maps(images, loaded("brightness", side), ["deletion(steps=8)"], name, labels=[0] * n, batch_size=n)
+        told = scored_maps(
+            images, loaded("tests.test_faithfulness:brightness", side), ["deletion(steps=8)"], name, labels=[0] * n, batch_size=n
+        )
         return np.stack([score.curves["deletion"] for _, score in told])
 
     flat, random, left, right = map(curves, maps)
@@ -578,7 +569,9 @@ def test_blurs_are_those_of_rise_and_calm(size):
 
 def test_without_a_last_linear_layer_only_the_rival_by_weights_is_missing(images, monkeypatch):
     small = images[:, :, :17, :17]
-    tables = pipeline.explain(small, LABELS, loaded("point", 17), ["layer_cam"], metrics=["rd", "near=rd(reference=weight_cosine)"])
+    tables = pipeline.explain(
+        small, LABELS, loaded("tests.test_faithfulness:point", 17), ["layer_cam"], metrics=["rd", "near=rd(reference=weight_cosine)"]
+    )
     for row in tables["metrics"].to_pylist():
         assert row["rd_05"] is not None and dict(row["reasons"] or ()) in (
             {},

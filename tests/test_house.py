@@ -1,6 +1,8 @@
 """The rules of the house, held by reading the code."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,10 +61,13 @@ def test_heavy_libraries_are_imported_inside_the_function_that_needs_them(path):
 
 
 def test_the_engine_and_the_methods_import_without_ray():
-    import subprocess
-    import sys
-
     code = "import sys; sys.modules['ray'] = None; import pipeline; pipeline.explain; import pipeline.run; print('fine')"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "fine\n"
+
+
+def test_what_lists_decodes_lands_and_publishes_imports_without_torch():
+    """A node has several such processes for every one that explains."""
+    code = "import sys; sys.modules['torch'] = None; import pipeline.flow, pipeline.reduce, pipeline.tables; print('fine')"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "fine\n"
 
 

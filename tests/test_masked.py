@@ -28,18 +28,7 @@ SIZE, IMAGES = 32, 3
 MEAN, STD = 0.4, 0.25
 
 
-def sharp(curved: bool = False):
-    """The tiny network with a classifier that commits itself: at initialisation its probabilities hardly move."""
-    network = tiny.build(curved=curved)
-    network[-1].weight.data *= 5 if curved else 30
-    return network
-
-
-def sharp_curved():
-    return sharp(curved=True)
-
-
-NETWORKS = {"linear head": sharp, "curved head": sharp_curved}
+NETWORKS = {"linear head": tiny.sharp, "curved head": tiny.sharp_curved}
 
 
 @pytest.fixture(scope="module", params=sorted(NETWORKS))
@@ -47,7 +36,7 @@ def network(request):
     """A backbone, and the same network in double precision."""
     build = NETWORKS[request.param]
     args = {"mean": f"{MEAN},{MEAN},{MEAN}", "std": f"{STD},{STD},{STD}"}
-    return backbones.load(f"tests.test_masked:{build.__name__}", args=args, image_size=SIZE), build().eval().double()
+    return backbones.load(f"tests.tiny:{build.__name__}", args=args, image_size=SIZE), build().eval().double()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline import backbones
-from pipeline.explain import Explainer, Pictures
+from pipeline.explainer import Explainer
+from pipeline.pictures import Pictures
 from pipeline.questions import ask, cells, fitted
 
 BATCHES = 1000

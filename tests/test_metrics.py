@@ -268,6 +268,25 @@ def test_energy_of_a_uniform_map_is_the_area_share_and_pointing_at_one_always_hi
         assert numbers("pointing", [about]) == {"pointing": 1}
 
 
+def test_contours_are_the_parts_of_a_mask_and_the_rims_of_its_holes():
+    """Beside scikit-image: parts touch at corners too, holes at sides alone, and a rim lies one pixel around its hole."""
+    from skimage.measure import label, regionprops
+
+    def regions(mask, connectivity, grow=0):
+        found = [region.bbox for region in regionprops(label(mask, connectivity=connectivity))]
+        return sorted((x0 - grow, y0 - grow, x1 + grow, y1 + grow) for y0, x0, y1, x1 in found)
+
+    draws = np.random.default_rng(0)
+    for share in (0.05, 0.3, 0.5, 0.7, 0.95):
+        mask = draws.random((23, 31)) < share
+        outside = label(np.pad(~mask, 1, constant_values=True), connectivity=1)
+        inner = ~mask & (outside != outside[0, 0])[1:-1, 1:-1]
+        outlines, rims = regions(mask, 2), regions(inner, 1, grow=1)
+        assert sorted(map(tuple, boxes.parts(mask))) == outlines
+        assert sorted(map(tuple, boxes.contours(mask))) == sorted([*outlines, *rims])
+    assert boxes.contours(np.zeros((5, 5), bool)).shape == (0, 4)
+
+
 def contour_hits(draws, step):
     """E15 with OpenCV's contours, one image, threshold, contour and box at a time."""
     import cv2

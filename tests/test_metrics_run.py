@@ -14,7 +14,7 @@ from pipeline.questions import ask
 from pipeline.summary import curves_of, exact_interval, moments, summarised
 from pipeline.tables import schema
 from pipeline.tables.metrics import added, widened
-from tests.shards import dataset, encoded, picture, tar_bytes
+from tests.shards import encoded, picture, tar_bytes
 from tests.test_run import ORDER, job
 
 SORTED = {**ORDER, "metrics": "image_id, method, target", "partials": "ALL", "summary": "ALL", "curves": "ALL"}
@@ -29,11 +29,6 @@ def content(out) -> dict[str, list]:
 
 def scoring_job(source, out, metrics=ASKED, **changes):
     return job(source, out, **{"methods": ("grad_cam",), "metrics": metrics, **changes})
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return dataset(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")

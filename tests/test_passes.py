@@ -13,8 +13,9 @@ from torch import nn
 from jobs import explain
 from pipeline import backbones, engine, tables
 from pipeline.engine import budget
-from pipeline.explain import Explainer, Pictures
+from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
+from pipeline.pictures import Pictures
 from pipeline.questions import ask, cells, fitted
 from pipeline.requests import parse
 from tests.shards import dataset

@@ -15,9 +15,10 @@ import pipeline
 from jobs import explain
 from pipeline import backbones, plugins, tables
 from pipeline.engine import captums
-from pipeline.explain import Explainer, Pictures
+from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.pictures import Pictures
 from pipeline.questions import ask, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.targets import TARGETS, Answers

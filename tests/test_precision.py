@@ -32,7 +32,7 @@ def backbone(request):
 
 @pytest.fixture(scope="module")
 def pictures():
-    from pipeline.explain import Pictures
+    from pipeline.pictures import Pictures
     from tests.shards import picture
 
     pixels = np.stack([np.asarray(picture(i, SIZE)).transpose(2, 0, 1) for i in range(IMAGES)])

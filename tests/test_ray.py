@@ -20,7 +20,7 @@ from pipeline import tables
 from tests import test_metrics_run
 from tests.registries import registries
 from tests.s3 import environment_of
-from tests.shards import dataset, good, tar_bytes
+from tests.shards import good, tar_bytes
 from tests.test_run import content, job, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -35,11 +35,6 @@ def cluster(s3_server):
             patch.setenv(name, value)
         with connected():
             yield
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return dataset(tmp_path_factory.mktemp("data") / "shards")
 
 
 @pytest.fixture(scope="module")

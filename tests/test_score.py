@@ -3,14 +3,13 @@
 import json
 import shutil
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 import pytest
 
 from jobs import explain, score
 from jobs.demo import Demo, job_of
-from pipeline import backbones, rescore, tables
+from pipeline import backbones, explainer, rescore, tables
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
@@ -28,11 +27,6 @@ FLAGS = ("--metrics", *LATER)
 def scored(out, *flags) -> dict[str, list]:
     assert score.main(["--out", str(out), *flags]) == 0
     return content(out)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return dataset(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +153,7 @@ def counted(monkeypatch, place, name: str) -> list[int]:
 def test_it_costs_one_look_at_each_image_and_what_the_metric_asks(source, tmp_path, monkeypatch, metric, more):
     methods = ("opti_cam(steps=2)", "rise(masks=20)", "integrated_gradients(steps=3)")
     explain.run(scoring_job(source, tmp_path, metrics=("pointing",), methods=methods, targets=("label",)))
-    looks, masked = counted(monkeypatch, import_module("pipeline.explain"), "look"), counted(monkeypatch, backbones.Backbone, "logits")
+    looks, masked = counted(monkeypatch, explainer, "look"), counted(monkeypatch, backbones.Backbone, "logits")
     scored(tmp_path, "--metrics", metric)
     assert sum(looks) == 12
     assert sum(masked) == 12 * more * 5, "three methods and two controls"

@@ -23,7 +23,7 @@ from pipeline.job import Job
 from pipeline.refusal import Refusal
 from pipeline.storage import filesystem, read_bytes
 from pipeline.tables.files import write_bytes
-from pipeline.train import loop
+from pipeline.train import descent, loop
 from pipeline.train.job import Training
 from pipeline.train.prepare import Ready, begun, prepare
 from pipeline.train.team import Team
@@ -95,6 +95,16 @@ def test_a_training_ends_in_a_table_and_a_network_that_explains(undisturbed):
     assert found["maps"].num_rows == 6 * 3 * 2
 
 
+def test_the_bound_of_em_stays_above_the_marginal_loss_and_both_fall(undisturbed, data, tmp_path):
+    head, _, told, _ = undisturbed
+    if head == "calm_em":
+        told, _ = trained(data, tmp_path, head=head, epochs=8, lr=(0.03,))
+        assert all(row["loss"] > row["nll"] for row in told["epochs"])
+        assert all(told["epochs"][-1][name] < told["epochs"][0][name] for name in ("loss", "nll"))
+    else:
+        assert [row["loss"] for row in told["epochs"]] == pytest.approx([row["nll"] for row in told["epochs"]], rel=1e-5)
+
+
 def test_the_network_that_explains_is_the_one_that_was_judged(undisturbed, data):
     _, out, told, _ = undisturbed
     ready = prepare(training(data, out))
@@ -122,6 +132,43 @@ def test_a_restart_goes_on_where_it_was_left(undisturbed, data, tmp_path):
     assert same(other, network)
     again, _ = trained(data, tmp_path, head=head)
     assert again["epochs"] == resumed["epochs"]
+
+
+SCRATCH = {"optimiser": "adamw", "schedule": "cycle", "clip": 1.0, "weight_decay": 0.05, "lr": (0.002,)}
+
+
+def test_a_training_from_random_weights_goes_on_where_it_was_left(data, tmp_path, monkeypatch):
+    """AdamW's two memories and its count of steps, and the place in the cycle."""
+    told, network = trained(data, tmp_path / "whole", **SCRATCH)
+    epoch = loop._Rate._epoch
+
+    def lost(rate, number):
+        if number == 1:
+            raise OSError("lost")
+        epoch(rate, number)
+
+    monkeypatch.setattr(loop._Rate, "_epoch", lost)
+    with pytest.raises(OSError, match="lost"):
+        trained(data, tmp_path / "lost", **SCRATCH)
+    monkeypatch.setattr(loop._Rate, "_epoch", epoch)
+    resumed, other = trained(data, tmp_path / "lost", **SCRATCH)
+    assert losses(resumed) == losses(told)
+    assert same(other, network)
+    with pytest.raises(Refusal, match="epochs 2, not 3"):  # another cycle
+        trained(data, tmp_path / "lost", **SCRATCH, epochs=3)
+
+
+def test_the_rate_of_a_cycle_is_torchs_and_ends_at_zero(data, tmp_path):
+    job = training(data, tmp_path, schedule="cycle", epochs=10)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = torch.optim.SGD([parameter], lr=1.0)
+    kept = {"pct_start": (0.2 * 1000 + 1) / 1000, "div_factor": 25, "final_div_factor": 1e12, "cycle_momentum": False}
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.0, total_steps=1000, **kept)
+    for step in range(999):
+        assert descent.factor(job, 10 * step / 999) == pytest.approx(cycle.get_last_lr()[0], abs=0.01)
+        optimiser.step()
+        cycle.step()
+    assert descent.factor(job, 10) == pytest.approx(0) and descent.factor(job, 2) == 1
 
 
 @pytest.mark.slow

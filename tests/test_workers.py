@@ -12,8 +12,8 @@ import pytest
 from cluster.connect import connected
 from jobs import explain
 from pipeline import flow
-from pipeline.stages import Explain, Read, Task
-from tests.shards import dataset
+from pipeline.actor import Explain
+from pipeline.stages import Read, Task
 from tests.test_run import content, job, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -26,11 +26,6 @@ def cluster():
         patch.setenv("RAY_worker_niceness", "0")
         with connected():
             yield
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
-    return dataset(tmp_path_factory.mktemp("data") / "shards")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from pipeline.backbones.heads import Calm, Headed
 from pipeline.backbones.open_clip_models import TEMPLATES
 from pipeline.backbones.pooled import feature_to_logits, pooled_linear
 from pipeline.backbones.pools import Pools, side_by_side
-from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing
+from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing, size_of, stated
 from pipeline.refusal import Refusal
 from pipeline.targets import Phrase
 
@@ -166,9 +166,9 @@ def load(
             probes.refuse_another(linear, {"network": name.removeprefix("timm/").partition(".")[0]}, probe)
         settings |= probes.pooling(name, linear.pool)
     shown = {key: settings.pop(key) for key in SETTINGS if key in settings}
-    size = _pair(image_size)
+    size = size_of(image_size)
     if name.startswith(("timm/", "open_clip/")):
-        size = _pair(settings.pop("img_size", None)) or size
+        size = size_of(settings.pop("img_size", None)) or size
     recipe = None
     if not name.startswith("open_clip/") and (text_classes or phrases):
         what = "--text-classes" if text_classes else f"target text:{phrases[0][0]}"
@@ -187,9 +187,7 @@ def load(
     if name.startswith("timm/"):
         settings.pop("pretrained", None)  # the weights themselves are known by their tensors
     layer = "trunk" if layer is None and isinstance(network, Headed) else layer
-    config = _config(network)
-    size = size or tuple(config.get("input_size", (3, 224, 224))[1:])
-    prepare = preprocessing(config, shown, size, crop)
+    prepare = preprocessing(stated(network), shown, size, crop)
     headless = isinstance(network, nn.Module) and getattr(network, "num_classes", None) == 0
     origin = _origin(name, network, settings, prepare) if headless else {}
     if linear:
@@ -263,7 +261,7 @@ def _origin(name: str, network: nn.Module, settings: dict, prepare: Preprocessin
     arguments = {key: value for key, value in settings.items() if key not in ("num_classes", "pretrained")}
     weights = network.origin if isinstance(network, open_clip_models.Clip) else weight_files.digest(network.state_dict())
     shown = {**dataclasses.asdict(prepare), "args": arguments}
-    told = {"network": _config(network).get("architecture") or name, "weights": weights, **shown}
+    told = {"network": stated(network).get("architecture") or name, "weights": weights, **shown}
     return json.loads(json.dumps(told, default=str))
 
 
@@ -284,11 +282,11 @@ def _identity(
         decides |= {"recipe": dataclasses.asdict(recipe), "weights": weight_files.digest(network.state_dict())}
     elif name.startswith("timm/"):
         arguments = {key: value for key, value in getattr(network, "_model_args", settings).items() if key != "img_size"}
-        architecture = _config(network).get("architecture") or name
+        architecture = stated(network).get("architecture") or name
         decides |= {"network": architecture, "args": arguments, "weights": weight_files.digest(network.state_dict())}
     elif name.startswith("open_clip/"):  # phrases decide nothing but the targets that name them
         arguments = {key: value for key, value in settings.items() if key != "pretrained"}
-        decides |= {"network": _config(network)["architecture"], "args": arguments, "weights": network.origin}
+        decides |= {"network": stated(network)["architecture"], "args": arguments, "weights": network.origin}
     else:
         decides |= {"network": name, "args": settings, "code": cut.code, "weights": weight_files.digest(cut.state_dict())}
     return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
@@ -306,20 +304,6 @@ def _described(name: str, network: object, cut: Cut | own.OwnCut, prepare: Prepr
         name, cut.layer, classes, A.shape[1], tuple(A.shape[2:]), prepare.size, prepare, W, feature.shape[1], identity, cut, network,
         text=getattr(network, "rows", None)
     )  # fmt: skip
-
-
-def _config(network: object) -> dict:
-    """What a network states about its input, in timm's keys."""
-    config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
-    return dict(config) if isinstance(config, Mapping) else vars(config)
-
-
-def _pair(size: object) -> tuple[int, int] | None:
-    """(H, W) from a side or a pair of sides in pixels."""
-    pair = size if size is None or isinstance(size, (tuple, list)) else (size, size)
-    if pair is not None and (len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair)):
-        raise Refusal(f"image size {size!r} is not a number of pixels; write 224, or img_size=224,320 for height and width")
-    return pair and tuple(pair)
 
 
 def _own_name(name: str) -> str:

@@ -1,5 +1,7 @@
 """Arguments as a command line gives them, read as what they are."""
 
+from pipeline.refusal import Refusal
+
 WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -17,3 +19,11 @@ def typed(value: object) -> object:
         except ValueError:
             continue
     return value
+
+
+def key_value(item: str, flag: str) -> tuple[str, str]:
+    """KEY=VALUE, an item of `flag`, in two."""
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        raise Refusal(f"cannot read {flag} {item!r}; write KEY=VALUE")
+    return key, text

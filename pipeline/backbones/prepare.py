@@ -56,8 +56,22 @@ class Preprocessing:
         return x * std + mean
 
 
-def preprocessing(config: Mapping, settings: Mapping, size: tuple[int, int], crop: str) -> Preprocessing:
-    """The network's own `config` (timm's keys), overruled by `settings` (keys of SETTINGS).
+def stated(network: object) -> dict:
+    """What a network states about its input, in timm's keys."""
+    config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
+    return dict(config) if isinstance(config, Mapping) else vars(config)
+
+
+def size_of(asked: object) -> tuple[int, int] | None:
+    """(H, W) from a side or a pair of sides in pixels, or from None."""
+    pair = asked if asked is None or isinstance(asked, (tuple, list)) else (asked, asked)
+    if pair is not None and (len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair)):
+        raise Refusal(f"image size {asked!r} is not a number of pixels; write 224, or img_size=224,320 for height and width")
+    return pair and tuple(pair)
+
+
+def preprocessing(config: Mapping, settings: Mapping, size: tuple[int, int] | None, crop: str) -> Preprocessing:
+    """The network's own `config` (timm's keys), overruled by `settings` (keys of SETTINGS) and `size`, its own where None.
 
     Raises:
         Refusal: on a mean, std, filter or crop that cannot be.
@@ -72,6 +86,7 @@ def preprocessing(config: Mapping, settings: Mapping, size: tuple[int, int], cro
     choose(crop, ("squash", "center"), "crop")
     interpolation = choose(str(known["interpolation"]), INTERPOLATIONS, "interpolation")
     # a squashed image is not cropped, so its share must not tell two equal preparations apart
+    size = size or tuple(config.get("input_size", (3, 224, 224))[1:])
     return Preprocessing(size, mean, std, interpolation, crop, float(crop_pct) if crop == "center" else 1.0)
 
 

@@ -28,14 +28,12 @@ def misfit(method: Request, backbone: Backbone, targets: Sequence[Request] = ())
     if reason or entry.family == "cam" or entry.class_free:
         return reason
     odd = next((target.alias for target in targets if not _one_scalar(target)), None)
-    return (
-        odd and f"target {odd!r} is not one scalar <d, y>, which only the CAM family explains; set aggregation=mean_pre, weighting=uniform"
-    )
+    return odd and f"target {odd!r} is not one scalar <d, y>, which only the CAM family explains; leave its aggregation and weighting out"
 
 
 def _one_scalar(target: Request) -> bool:
     """Whether a target is one direction d that does not depend on what is masked, so that <d, y> means the same for every copy."""
-    return target.args.get("aggregation", "mean_pre") == "mean_pre" and target.args.get("weighting") != "prob"
+    return target.args.get("aggregation", "sum") in ("mean_pre", "sum") and target.args.get("weighting") != "prob"
 
 
 def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:

@@ -18,7 +18,8 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
 def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     """The map [B h w] of one method for one target, after the rectifier, its directions joined as the target says.
 
-    max_pre is the largest over the directions before the rectifier, mean_post the mean after it (Finer-CAM supplement table 7).
+    max_pre is the largest over the directions before the rectifier, mean_post the mean after it (Finer-CAM supplement table 7),
+    sum_unit the sum after it and min-max of the cells (CALM section 5.4).
     """
     cam: Cam = METHODS[method.name]
     settings = method.args
@@ -27,7 +28,15 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     each = [_one(method.alias, cam, scene, target, t, settings) for t in range(1 if cam.class_free else explained.directions.shape[1])]
     if explained.join == "mean_post":
         return torch.stack([rectify(m, norm) for m in each]).mean(0)
+    if explained.join == "sum_unit":
+        return torch.stack([_unit(rectify(m, norm)) for m in each]).sum(0)
     return rectify(torch.stack(each).amax(0), norm)
+
+
+def _unit(maps: torch.Tensor) -> torch.Tensor:
+    """Maps [B h w], each brought to [0, 1]; a flat one becomes zero."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - low) / (high - low).where(high > low, 1)
 
 
 def _one(payer: str, cam: Cam, scene: Scene, target: int, direction: int, settings: dict) -> torch.Tensor:

@@ -86,6 +86,16 @@ class Metric:
         return {name: code(**{key: given[key] for key in (*asked_for(code), *parameters(code))}) for name, code in self.sets.items()}
 
     @property
+    def asks_network(self) -> bool:
+        """Whether it wants to know what the network says of an image, changed or as it is."""
+        return bool(self.sets or self.asks & {"p", "q", "d"})
+
+    @property
+    def asks_classes(self) -> bool:
+        """Whether there is nothing to say where the network has no classes."""
+        return self.asks_network or "predicted" in self.asks
+
+    @property
     def remaps(self) -> bool:
         """Whether it asks a method for maps of changed images or by changed networks: it is dear, and computed only where it is named."""
         return any(isinstance(code, Remapped) for code in self._usual)

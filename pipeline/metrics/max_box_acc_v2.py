@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.boxes import holes, overlaps, parts
+from pipeline.boxes import contours, overlaps
 from pipeline.families import metric
 
 DELTAS = np.array([0.3, 0.5, 0.7])
@@ -28,7 +28,5 @@ def max_box_acc_v2(S, boxes, *, step: float = 0.01, thresholds: Literal["even", 
     levels, place = np.unique(np.trunc(taus * u.max()) if thresholds == "even" else taus * u.max(), return_inverse=True)
     best = []
     for level in levels:
-        mask = u > level
-        found = np.minimum(np.concatenate([parts(mask), holes(mask)]), far)
-        best.append(overlaps(found, truth, edge=1).max())
+        best.append(overlaps(np.minimum(contours(u > level), far), truth, edge=1).max())
     return {"hits": (DELTAS[:, None] <= np.array(best)[place]).astype(np.int64).ravel()}

@@ -12,7 +12,7 @@ from pipeline.sources.shard import Box, Found, Index, Kind, Problem, Sample, Sha
 from pipeline.storage import one_line, retrying
 
 __all__ = ["Box", "Found", "Index", "KINDS", "Kind", "Problem", "Sample", "Shard", "ShardError", "SourceError"]
-__all__ += ["identity", "index", "list_shards", "read"]
+__all__ += ["identity", "index", "list_shards", "numbered_index", "read"]
 
 
 def _kinds() -> dict[str, Kind]:
@@ -47,6 +47,11 @@ def index(shard: Shard) -> Index:
         failure = _failure(error)
         identity = shard.identity(f"unreadable: {failure.error}")
         return Index(identity, 0, 0, (shard.problem(failure.error, failure.message),))
+
+
+def numbered_index(numbered: tuple[int, Shard]) -> tuple[int, Index]:
+    """One shard's index, with the position it was asked for."""
+    return numbered[0], index(numbered[1])
 
 
 def read(shard: Shard, start: int = 0, stop: int | None = None, index: Index | None = None) -> Iterator[Sample]:

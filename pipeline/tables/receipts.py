@@ -12,8 +12,10 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
+from sys import intern
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 FORMAT = 2
 LISTED_AT_ONCE = 16
 PACKED_AT_ONCE = 4096
+IDENTITY = 32  # characters of an identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,10 @@ class Part:
     error_rows: int
 
 
-@dataclass(frozen=True)
+_part = lru_cache(PACKED_AT_ONCE)(Part)  # tasks are alike, and a driver may hold the receipts of very many
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """One finished call. `files` maps a table to its path below `out`, size in bytes and sha256; `facts` is what run.json adds up."""
 
@@ -52,7 +58,8 @@ class Receipt:
     def to_json(self) -> str:
         """The receipt with a checksum of itself at its end."""
         cells = {cell: {name: getattr(part, name) for name in Part.__slots__} for cell, part in self.cells.items()}
-        text = json.dumps({"format": FORMAT, **vars(self), "cells": cells}, sort_keys=True)
+        told = {"task": self.task, "folder": self.folder, "cells": cells, "files": self.files, "facts": self.facts}
+        text = json.dumps({"format": FORMAT, **told}, sort_keys=True)
         return f'{text[:-1]}, "check": "{_check(text[:-1])}"}}'
 
     @staticmethod
@@ -66,13 +73,27 @@ class Receipt:
             body, _, check = text.rpartition(', "check": ')
             if check != f'"{_check(body)}"}}':
                 raise ValueError("its checksum is another")
-            fields = json.loads(text)
+            fields = json.loads(text, object_pairs_hook=_lean)
             if fields.pop("format") != FORMAT:
                 raise ValueError("it is of another format")
         except ValueError as error:
             raise Damaged(f"a receipt is damaged: {error}") from error
         fields.pop("check")
-        return Receipt(**{**fields, "cells": {cell: Part(**part) for cell, part in fields["cells"].items()}})
+        facts = fields["facts"]
+        if "passes" in facts:
+            facts["passes"] = _alike(json.dumps(facts["passes"]))
+        return Receipt(**{**fields, "cells": {cell: _part(**part) for cell, part in fields["cells"].items()}, "facts": facts})
+
+
+def _lean(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object that shares its names with all others; the identities of cells are no names, and each is there once."""
+    return {intern(key) if len(key) < IDENTITY else key: value for key, value in pairs}
+
+
+@lru_cache(PACKED_AT_ONCE)
+def _alike(text: str) -> dict:
+    """A value that is the same in very many receipts, once for all of them."""
+    return json.loads(text)
 
 
 def _check(text: str) -> str:

@@ -22,7 +22,8 @@ SEEN_AT_ONCE = 64  # images of a pass without a gradient
 def entering(ready: Ready, device: torch.device, pixels: np.ndarray) -> Tensor:
     """Pixels uint8 [B 3 H W] as the trunk takes them."""
     how = ready.prepare
-    return how.normalise(how.pixels(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)))
+    seen = how.normalise(how.pixels(torch.from_numpy(np.ascontiguousarray(pixels)).to(device)))
+    return seen.contiguous(memory_format=torch.channels_last)
 
 
 def features(ready: Ready, trunk: nn.Module, images: data.Images, team: Team) -> np.ndarray:

@@ -49,12 +49,18 @@ class Training:
     """Learning rate of the trunk. Of several, the one with the best validation accuracy is kept."""
     head_lr_factor: float = 10.0
     """The head learns at this multiple of the rate."""
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov's momentum, as in CALM; AdamW learns from random weights in fewer epochs."""
     momentum: float = 0.9
-    """Nesterov momentum."""
+    """Nesterov momentum, or AdamW's first beta."""
     weight_decay: float = 1e-4
-    """L2 penalty on every parameter."""
+    """L2 penalty on every parameter (AdamW's decay, apart from the loss)."""
+    schedule: Literal["steps", "cycle"] = "steps"
+    """steps divides the rate by ten every --decay-every epochs; cycle lets it rise for a fifth of --epochs and fall to zero."""
     decay_every: int = 30
     """Epochs after which the rate is divided by ten, again and again."""
+    clip: float = 0
+    """Gradients longer than this are shortened to it; 0 leaves them as they are."""
     freeze: Literal["none", "trunk"] = "none"
     """trunk: its features are computed once, without augmentation, and the head alone learns."""
     head_epochs: int = 0
@@ -77,7 +83,16 @@ class Training:
     """A local folder for decoded images and features; it may be removed at any time."""
 
     def __post_init__(self):
-        at_least = {"epochs": 1, "batch_size": 1, "decay_every": 1, "head_epochs": 0, "workers": 0, "weight_decay": 0, "head_lr_factor": 0}
+        at_least = {
+            "epochs": 1,
+            "batch_size": 1,
+            "decay_every": 1,
+            "head_epochs": 0,
+            "workers": 0,
+            "weight_decay": 0,
+            "head_lr_factor": 0,
+            "clip": 0,
+        }
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise Refusal(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
@@ -86,7 +101,7 @@ class Training:
         if not 0 <= self.val_share < 1:
             raise Refusal(f"--val-share is {self.val_share}; it must be at least 0 and below 1")
         if not 0 < self.momentum < 1:
-            raise Refusal(f"--momentum is {self.momentum}; Nesterov momentum is above 0 and below 1")
+            raise Refusal(f"--momentum is {self.momentum}; it must be above 0 and below 1")
         if not self.source or not self.out:
             raise Refusal("--source and --out must name a place")
         if self.freeze == "trunk" and self.head_epochs:

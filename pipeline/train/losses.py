@@ -16,7 +16,13 @@ def marginal(log_g: Tensor, h: Tensor, labels: Tensor) -> Tensor:
 
 
 def expected(log_g: Tensor, h: Tensor, labels: Tensor) -> Tensor:
-    """-sum_z q_z (log g_yz + log h_z), q_z = p(z|x,y) without a gradient [B]: CALM-EM (eq. 5 and 6), never below `marginal`."""
+    """-sum_z q_z (log g_yz + log h_z), q_z = p(z|x,y) without a gradient [B]: CALM-EM (eq. 5 and 6), never below `marginal`.
+
+    q comes from the present weights, as the paper says of its practice (theta' = theta). The value is then that of `marginal` plus q's
+    entropy, and its gradient is that of `marginal`: both heads take the same steps. They would part with q of older weights (the
+    slowly updated copy of EM, which the paper names and does not use), or if q kept its gradient, which adds the entropy's: the cue
+    would be driven into fewer cells. As it is, only log h's floor and rounding tell them apart.
+    """
     own = log_g[torch.arange(len(labels), device=labels.device), labels].flatten(1)
     log_joint = own + h.flatten(1).clamp(min=FLOOR).log()
     q = log_joint.detach().softmax(1)

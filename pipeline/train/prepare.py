@@ -8,13 +8,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import sources
-from pipeline.backbones import _config, _pair, checkpoint, strides, timm_models
+from pipeline.backbones import checkpoint, strides, timm_models
 from pipeline.backbones import weights as weight_files
-from pipeline.backbones.arguments import typed
+from pipeline.backbones.arguments import key_value, typed
 from pipeline.backbones.checkpoint import Recipe
 from pipeline.backbones.heads import Headed
-from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing
-from pipeline.prepare import _key_value
+from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing, size_of, stated
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, read_names
 from pipeline.tables import files
@@ -46,7 +45,8 @@ class Ready:
     @property
     def decides(self) -> dict:
         """Everything beside the recipe and the rate that decides the values of every epoch."""
-        names = ["batch_size", "head_lr_factor", "momentum", "weight_decay", "decay_every", "freeze", "head_epochs", "head_lr", "seed"]
+        names = ["batch_size", "head_lr_factor", "optimiser", "momentum", "weight_decay", "schedule", "decay_every", "clip"]
+        names += ["freeze", "head_epochs", "head_lr", "seed"] + ["epochs"] * (self.job.schedule == "cycle")
         kept = {name: getattr(self.job, name) for name in names}
         return {**kept, "frozen_norm": self.frozen_norm, "images": self.asked.identity, "start": self.start}
 
@@ -62,9 +62,8 @@ def prepare(job: Training) -> Ready:
     classes = Classes(len(names) or int(job.classes), names)
     settings, shown = _settings(job)
     network, given = _given(job, settings)
-    config = _config(network)
-    size = _pair(job.image_size) or tuple(config.get("input_size", (3, 224, 224))[1:])
-    how = preprocessing(config, shown, size, "squash")
+    how = preprocessing(stated(network), shown, size_of(job.image_size), "squash")
+    size = how.size
     trunk, stride = strides.trunk(network, size, job.output_stride)
     recipe = Recipe(
         network=job.backbone.removeprefix("timm/"),
@@ -91,12 +90,12 @@ def begun(ready: Ready) -> Headed:
         raise Refusal(f"the weights of {ready.job.backbone} changed while the training was being started; start it again")
     with torch.no_grad():
         channels = trunk(torch.zeros(1, 3, *ready.recipe.size)).shape[1]
-    return checkpoint.headed(trunk, channels, ready.recipe, ready.job.seed).float()
+    return checkpoint.headed(trunk, channels, ready.recipe, ready.job.seed).float().to(memory_format=torch.channels_last)
 
 
 def _settings(job: Training) -> tuple[dict, dict]:
     """Arguments of the network's constructor, and those of its preprocessing."""
-    settings = {key: typed(value) for key, value in (_key_value(item, "--backbone-args") for item in job.backbone_args)}
+    settings = {key: typed(value) for key, value in (key_value(item, "--backbone-args") for item in job.backbone_args)}
     return settings, {key: settings.pop(key) for key in SETTINGS if key in settings}
 
 

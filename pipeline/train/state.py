@@ -3,8 +3,7 @@
 import json
 from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline import storage
 from pipeline.backbones import checkpoint
@@ -20,13 +19,13 @@ class State:
     Attributes:
         epochs: a row of the training table each.
         network: the network's tensors by name.
-        momentum: those of the optimiser, by the parameter's name.
+        memory: what the optimiser remembers, see `descent.memory_of`.
         diverged: whether the loss has left the numbers, which ends the training at this rate.
     """
 
     epochs: tuple[dict, ...] = ()
     network: dict[str, Tensor] = field(default_factory=dict)
-    momentum: dict[str, Tensor] = field(default_factory=dict)
+    memory: dict[str, Tensor] = field(default_factory=dict)
     diverged: bool = False
 
 
@@ -44,7 +43,7 @@ class Keeper:
 
     def write(self, state: State) -> None:
         tensors = {f"network.{name}": value for name, value in state.network.items()}
-        tensors |= {f"momentum.{name}": value for name, value in state.momentum.items()}
+        tensors |= {f"memory.{name}": value for name, value in state.memory.items()}
         beside = {"epochs": json.dumps(state.epochs), "decides": json.dumps(self.decides), "diverged": json.dumps(state.diverged)}
         files.write_bytes(self.url, checkpoint.encode(self.recipe, tensors, **beside))
 
@@ -60,7 +59,7 @@ class Keeper:
             return State()
         recipe, tensors, metadata = checkpoint.decode(content, self.url)
         self.same(recipe, json.loads(metadata["decides"]))
-        parts = {"network": {}, "momentum": {}}
+        parts = {"network": {}, "memory": {}}
         for name, value in tensors.items():
             part, _, rest = name.partition(".")
             parts[part][rest] = value
@@ -73,15 +72,3 @@ class Keeper:
         found += [f"{name} {decides.get(name)!r}, not {ours.get(name)!r}" for name in ours if decides.get(name) != ours[name]]
         if found:
             raise Refusal(f"{self.url} belongs to another training: it has {'; '.join(found)}. Give another --out, or remove it")
-
-
-def momentum_of(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's momentum by parameter name."""
-    kept = {name: optimiser.state[value].get("momentum_buffer") for name, value in network.named_parameters() if value in optimiser.state}
-    return {name: buffer for name, buffer in kept.items() if buffer is not None}
-
-
-def give_momentum(network: nn.Module, optimiser: torch.optim.Optimizer, momentum: dict[str, Tensor]) -> None:
-    for name, value in network.named_parameters():
-        if name in momentum:
-            optimiser.state[value]["momentum_buffer"] = momentum[name].to(value.device).clone()

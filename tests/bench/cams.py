@@ -12,7 +12,8 @@ import timm
 import torch
 
 from pipeline import backbones
-from pipeline.explain import Explainer, Pictures
+from pipeline.explainer import Explainer
+from pipeline.pictures import Pictures
 from pipeline.questions import ask, cells, fitted
 
 LIBRARY = ("GradCAM", "GradCAMPlusPlus", "XGradCAM", "HiResCAM", "LayerCAM", "EigenCAM")

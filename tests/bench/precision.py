@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from pipeline import backbones, engine, sources
-from pipeline.explain import Explainer, Pictures
+from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
+from pipeline.pictures import Pictures
 from pipeline.questions import ask, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.requests import parse

@@ -12,12 +12,13 @@ def calm(
     d,
     *,
     map: Literal["attribution", "conditional", "location", "saliency"] = "attribution",
-    norm: Literal["minmax", "relu"] = "minmax",
+    norm: Literal["minmax", "relu", "clipping"] = "minmax",
 ):
     """For a direction d in class space: sum_c d_c p(c,z|x), which adds up to <d, p> (eq. 7); `finer` makes it a counterfactual one.
 
     `conditional` is sum_c d_c p(c|x,z), as the paper prints it; `location` is sum_c d_c p(z|x,c), as its code has it under that name;
-    `saliency` is p(z|x), whatever the target.
+    `saliency` is p(z|x), whatever the target. norm=clipping cuts to [0, 1], CALM's own normalisation: a map of probabilities is
+    then left as it is, and metrics with thresholds=log read it so, while those with even ones bring every map to [0, 1] by min-max.
     """
     if map == "saliency":
         return h[:, 0]
@@ -26,4 +27,5 @@ def calm(
         g, h = joint / joint.sum((2, 3), keepdim=True).clamp(min=1e-30), 1
     elif map == "conditional":
         h = 1
-    return rectify((d[:, :, None, None] * g * h).sum(1), norm)
+    found = (d[:, :, None, None] * g * h).sum(1)
+    return found.clamp(0, 1) if norm == "clipping" else rectify(found, norm)

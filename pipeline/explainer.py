@@ -21,6 +21,7 @@ from pipeline.families import Undefined
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.pairs import partners, parts_of
+from pipeline.pictures import Pictures
 from pipeline.questions import Cell, Questions, explained_by, selected
 from pipeline.render import reduce
 from pipeline.requests import Request
@@ -34,32 +35,6 @@ from pipeline.targets import Answers, Explained, rivals
 log = logging.getLogger(__name__)
 CHUNK = 32
 PER_TARGET = ("optimised", "path")  # families that pay for every target; others look once for all of them
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Decoded images of a task: pixels uint8 [N 3 H W], rows of `images`, a hash of each image's bytes, earlier errors.
-
-    `maps` are those that are scored as they are stored, [h w] each, by method and target and then by image.
-    """
-
-    pixels: np.ndarray
-    rows: list[dict]
-    digests: list[str]
-    errors: list[dict] = field(default_factory=list)
-    maps: Mapping[tuple[str, str], Mapping[str, np.ndarray]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, part: slice) -> "Pictures":
-        return Pictures(self.pixels[part], self.rows[part], self.digests[part], maps=self.maps)
-
-    def at(self, places: Sequence[int]) -> "Pictures":
-        return Pictures(self.pixels[places], [self.rows[i] for i in places], [self.digests[i] for i in places], maps=self.maps)
-
-    def halves(self) -> tuple["Pictures", "Pictures"]:
-        return self[: len(self) // 2], self[len(self) // 2 :]
 
 
 @dataclass
@@ -215,9 +190,7 @@ class Explainer:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
         predicted = said.predicted.tolist()
         asked = [cell for cell in wanted if cell.metric]
-        network = self.backbone.num_classes and any(
-            METRICS[cell.metric.name].sets or METRICS[cell.metric.name].asks & {"p", "q", "d"} for cell in asked
-        )
+        network = self.backbone.num_classes and any(METRICS[cell.metric.name].asks_network for cell in asked)
         classes = _judged(said) if network else None
         as_is = clean(scene, classes) if network else [None] * len(pictures)
         drawn, told, scores = {}, {}, {}

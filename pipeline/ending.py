@@ -1,0 +1,29 @@
+"""How every job ends: one line of what went wrong, and an exit code that means something."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+from pipeline.finish import TooManyFailed
+from pipeline.refusal import Refusal
+from pipeline.storage import one_line
+from pipeline.tables.publish import Overtaken
+from pipeline.tables.receipts import Damaged
+
+CODES = "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
+
+
+def concluded(work: Callable[[], int]) -> int:
+    """Do a job's work, which logs to stderr and returns an exit code of its own; the job's exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        return work()
+    except Refusal as refusal:
+        print(f"error: {refusal}", file=sys.stderr)
+        return 2
+    except (Overtaken, TooManyFailed) as unpublished:
+        print(f"error: {unpublished}", file=sys.stderr)
+        return 3
+    except (Damaged, OSError) as broken:
+        print(f"error: {type(broken).__name__}: {one_line(broken)}; what is done stays done: run the job again", file=sys.stderr)
+        return 1

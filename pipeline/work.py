@@ -1,0 +1,74 @@
+"""What a job has come to: its tasks, and the receipts that answer their cells."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pipeline import sources
+from pipeline.prepare import Prepared
+from pipeline.reduce import Member
+from pipeline.stages import Task
+from pipeline.tables import publish
+from pipeline.tables.receipts import Receipt
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job has come to.
+
+    `answered` has the receipts of every task by its id, of which the last that names a cell answers it; `failures` tells of tasks
+    that came back without one; `previous` is the run published when the job began.
+    """
+
+    ready: Prepared
+    tasks: Sequence[Task]
+    indexes: Mapping[sources.Shard, sources.Index]
+    answered: Mapping[str, tuple[Receipt, ...]]
+    failures: Sequence[dict]
+    previous: str | None
+    started: float
+    spent: dict
+
+    def answer(self, task: Task, cell: str) -> Receipt | None:
+        """The receipt that answers a cell of a task; None where it is missing."""
+        return next((receipt for receipt in reversed(self.answered.get(task.id, ())) if cell in receipt.cells), None)
+
+    def missing(self, task: Task) -> tuple[int, ...]:
+        """The cells of a task that are missing, by their positions in the plan's list."""
+        return tuple(i for i, cell in enumerate(self.ready.cells) if not self.answer(task, task.cell(cell.identity)))
+
+    def holds(self, task: Task) -> bool:
+        """Whether the run that metrics are added to, if there is one, has all of the task."""
+        return all(self.answer(task, task.cell(cell.identity)) for cell in self.ready.held)
+
+    @cached_property
+    def done(self) -> list[tuple[Task, list[Member]]]:
+        """The tasks of which no cell is missing, with their answers; where metrics are added to a run, no cell that the run holds."""
+        needed = {cell.identity for cell in self.ready.held or self.ready.cells}
+        needed = {position for position, cell in enumerate(self.ready.cells) if cell.identity in needed}
+        answers = ((task, self._members(task)) for task in self.tasks)
+        return [(task, members) for task, members in answers if needed <= {member.position for member in members}]
+
+    def _members(self, task: Task) -> list[Member]:
+        found = []
+        for position, asked in enumerate(self.ready.cells):
+            cell = task.cell(asked.identity)
+            receipt = self.answer(task, cell)
+            if receipt:
+                found.append(Member(cell, position, asked.method.alias if asked.method else None, receipt))
+        return found
+
+    @cached_property
+    def before(self) -> dict | None:
+        """The run.json of the run published when the job began."""
+        return publish.run_json(self.ready.job.out, self.previous) if self.previous else None
+
+    @cached_property
+    def problems(self) -> list[dict]:
+        """What is wrong with whole shards, as rows of the errors table."""
+        told = [vars(problem) for index in self.indexes.values() for problem in index.problems]
+        told += [
+            {"image_id": None, "shard": f["shard"], "stage": f["stage"], "error": f["error"], "message": f["message"]}
+            for f in self.failures
+        ]
+        return sorted(told, key=lambda problem: tuple(map(str, problem.values())))
