@@ -63,7 +63,7 @@ def test_a_task_that_takes_its_worker_with_it_lands_in_errors_and_the_others_com
         return undisturbed(tasks, Poisoned(read, fate, log), load, *rest) if where == "read" else undisturbed(tasks, read, loaded, *rest)
 
     monkeypatch.setattr(flow, "explain_tasks", poisoned)
-    timeout = 20.0 if fate == "hangs" else 3600.0
+    timeout = 10.0 if fate == "hangs" else 3600.0
     outcome = explain.run(job(source, tmp_path / "out", **ASKED, task_timeout=timeout))
     assert outcome.counts["explained"] == 10
     assert outcome.counts["failed"] == 2
