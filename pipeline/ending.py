@@ -4,10 +4,9 @@ import logging
 import sys
 from collections.abc import Callable
 
-from pipeline.finish import TooManyFailed
 from pipeline.refusal import Refusal
 from pipeline.storage import one_line
-from pipeline.tables.publish import Overtaken
+from pipeline.tables.publish import Overtaken, TooManyFailed
 from pipeline.tables.receipts import Damaged
 
 CODES = "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."

@@ -22,10 +22,6 @@ from pipeline.work import Work
 Groups = list[list[reduce.Member]]
 
 
-class TooManyFailed(Exception):
-    """More failed than the job allows, so its run is not published."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended: the run now published under its name, and the counts its last line tells."""
@@ -69,7 +65,7 @@ def finish(work: Work, each: Callable) -> Outcome:
 def _refuse_failed(run_id: str, counts: dict, max_failed: float) -> None:
     share = max(counts["failed"] / max(1, counts["images"]), counts["shards_failed"] / max(1, counts["shards"]))
     if share > max_failed:
-        raise TooManyFailed(
+        raise publish.TooManyFailed(
             f"{share:.1%} of the images or shards failed, and --max-failed is {max_failed:.1%}: "
             f"the run is complete as {run_id} and not published; what is published stays as it is"
         )

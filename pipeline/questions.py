@@ -20,6 +20,7 @@ from pipeline.tables import schema
 from pipeline.tables.identity import digest
 from pipeline.tables.maps import STORED_BITS
 from pipeline.targets import TARGETS, Answers, Explained, Phrase
+from pipeline.templates import TEMPLATES
 
 NO_TARGET = Request("none", "none")
 TABLES_VERSION = 2
@@ -38,7 +39,7 @@ class Network:
     crop: str = "squash"
     seed: int = 0
     text_classes: tuple[str, ...] = ()
-    templates: tuple[str, ...] = backbones.TEMPLATES
+    templates: tuple[str, ...] = TEMPLATES
     phrases: tuple[Phrase, ...] = ()
     probe: str | None = None
 

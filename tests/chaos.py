@@ -63,8 +63,9 @@ def below(parent: int, word: str) -> list[int]:
 
 def _planned(draw: random.Random) -> list[tuple[int, str]]:
     """What will happen in a run, and when: after how many landed tasks. After all of them the job publishes, and its actors are gone."""
-    kinds = draw.sample(FAULTS, EACH_RUN)
-    return sorted((draw.randrange(TASKS - 2 if kind == "actor" else TASKS + 1), kind) for kind in kinds)
+    first, second = draw.sample(FAULTS, EACH_RUN)
+    early = draw.randrange(TASKS // 2)
+    return [(early, first), (draw.randrange(early, TASKS - 2 if second == "actor" else TASKS + 1), second)]
 
 
 class Chaos:

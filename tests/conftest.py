@@ -1,6 +1,7 @@
 """Where the tests find real data, and small things every test file may ask for."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,20 @@ def realdata() -> Path:
     if not REALDATA.is_dir():
         pytest.skip(f"real images and weights are not at {REALDATA}; point ATLAS_REALDATA at them")
     return REALDATA
+
+
+@pytest.fixture(scope="session")
+def cluster(s3_server):
+    """One embedded Ray for all tests that ask for one; its workers know the way to the S3 server."""
+    from cluster.connect import connected
+    from tests.s3 import environment_of
+
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**environment_of(s3_server), "RAY_worker_niceness": "0"}.items():
+                patch.setenv(name, value)
+            stack.enter_context(connected())
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 import jobs
-from pipeline.finish import TooManyFailed
 from pipeline.refusal import Refusal
-from pipeline.tables.publish import Overtaken
+from pipeline.tables.publish import Overtaken, TooManyFailed
 from pipeline.tables.receipts import Damaged
 
 JOBS = sorted({path.stem for path in Path(jobs.__file__).parent.glob("*.py")} - {"__init__", "__main__"})

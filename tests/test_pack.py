@@ -485,7 +485,7 @@ def test_the_same_shards_from_and_to_a_bucket(cub, tmp_path, s3):
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_two_workers_write_the_same_bytes(cub, tmp_path):
+def test_two_workers_write_the_same_bytes(cluster, cub, tmp_path):
     packed(cub, tmp_path / "inline", images_per_shard=1)
     job.run(Pack(root=str(cub), out=str(tmp_path / "ray"), images_per_shard=1, workers=2))
     assert content(tmp_path / "inline") == content(tmp_path / "ray")

@@ -1,6 +1,5 @@
 """The same job on a real Ray: several workers, a bucket behind a real S3 server, a submitted job with a token, restarts."""
 
-import contextlib
 import json
 import os
 import secrets
@@ -14,27 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import connected
 from jobs import explain, score
 from pipeline import tables
 from tests import test_metrics_run
+from tests.chaos import below
 from tests.registries import registries
-from tests.s3 import environment_of
 from tests.shards import good, tar_bytes
 from tests.test_run import content, job, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def cluster(s3_server):
-    """One embedded Ray for the tests of this file; its workers know the way to the S3 server."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment_of(s3_server).items():
-            patch.setenv(name, value)
-        with connected():
-            yield
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +42,7 @@ def test_scores_of_stored_maps_have_the_same_bits_on_workers(cluster, source, tm
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for out, workers in (("inline", 0), ("workers", 2)):
+    for out, workers in (("inline", 0), ("workers", 1)):
         explain.run(job(source, tmp_path / out, workers=workers, methods=("grad_cam",), metrics=("energy",)))
         score.run(score.Score(out=str(tmp_path / out), metrics=("ad_ai_ag", "pxap", "iou"), workers=workers))
     torch.set_num_threads(threads)
@@ -66,7 +54,7 @@ def test_metrics_partials_and_summary_have_the_same_bits_on_workers(cluster, sou
     import torch
 
     asked = {"methods": ("grad_cam",), "metrics": ("energy", "pointing_blob", "pxap", "box_acc(step=0.1)", "deletion(steps=4)", "remove")}
-    explain.run(job(source, tmp_path / "workers", workers=2, **asked))
+    explain.run(job(source, tmp_path / "workers", workers=1, **asked))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     explain.run(job(source, tmp_path / "inline", **asked))
@@ -77,7 +65,7 @@ def test_metrics_partials_and_summary_have_the_same_bits_on_workers(cluster, sou
 def test_shard_order_and_restarts_change_nothing(cluster, source, inline, tmp_path):
     """The shards named backwards, half of the receipts lost between two starts."""
     shards = sorted(Path(source).parent.glob("*.tar"), reverse=True)
-    explain.run(job([str(shard) for shard in shards], tmp_path, workers=2))
+    explain.run(job([str(shard) for shard in shards], tmp_path, workers=1))
     for receipt in sorted(tmp_path.glob("tasks/**/receipt.json"))[::2]:
         shutil.rmtree(receipt.parent)
     shutil.rmtree(tmp_path / "runs")
@@ -93,23 +81,13 @@ def test_methods_of_the_user_s_own_reach_every_worker(cluster, source, tmp_path,
 
     asked = {"methods": ("mean_cam", "deep_lift", "grad_cam"), "metrics": ("peak", "energy"), "plugins": (own,)}
     with registries():
-        assert explain.run(job(source, tmp_path / "workers", workers=2, **asked)).complete
+        assert explain.run(job(source, tmp_path / "workers", workers=1, **asked)).complete
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with registries():
         explain.run(job(source, tmp_path / "inline", **asked))
     torch.set_num_threads(threads)
     assert test_metrics_run.content(tmp_path / "workers") == test_metrics_run.content(tmp_path / "inline")
-
-
-def processes(word: str) -> list[int]:
-    """Processes of this machine with `word` in their command line."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if word in path.read_bytes().decode(errors="replace"):
-                found.append(int(path.parent.name))
-    return found
 
 
 def test_a_killed_actor_changes_nothing(cluster, source, inline, tmp_path, monkeypatch):
@@ -121,7 +99,7 @@ def test_a_killed_actor_changes_nothing(cluster, source, inline, tmp_path, monke
     def disturbed(*arguments):
         for receipt in undisturbed(*arguments):
             if not killed:
-                killed.append(processes("ray::MapWorker")[0])
+                killed.append(below(os.getpid(), "ray::MapWorker")[0])
                 os.kill(killed[0], signal.SIGKILL)
             yield receipt
 
@@ -152,7 +130,7 @@ def test_a_bad_shard_takes_no_other_with_it(cluster, source, tmp_path):
     shutil.copytree(Path(source).parent, folder)
     (folder / "00001.tar").write_bytes(b"")
     (folder / "00003.tar").write_bytes(tar_bytes([("cut0", good(0)), ("cut1", good(1))])[:-9000])
-    outcome = explain.run(job(str(folder / "*.tar"), tmp_path / "out", workers=2, methods=("grad_cam",)))
+    outcome = explain.run(job(str(folder / "*.tar"), tmp_path / "out", workers=1, methods=("grad_cam",)))
     assert outcome.counts["shards_failed"] == 2
     assert outcome.counts["explained"] == 9
     assert {row["shard"] for row in content(tmp_path / "out")["errors"]} == {"00001.tar", "00003.tar"}

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -115,6 +116,12 @@ def test_overlay_leaves_cold_pixels_alone_and_colours_hot_ones():
     assert (drawn[:, 10:] != 100).any()
 
 
+@pytest.fixture(params=["local", "s3"])
+def place(request, tmp_path):
+    """A writable place: a folder, and a bucket behind a real S3 server over HTTP."""
+    return str(tmp_path) if request.param == "local" else f"{request.getfixturevalue('s3')}/atlas"
+
+
 def receipt_of(out: str, cells=("a", "b")) -> receipts.Receipt:
     image = pa.Table.from_pylist([{"image_id": "x"}, {"image_id": "y"}], schema.IMAGES)
     error = schema.errors([{"image_id": "z", "stage": "decode", "error": "Truncated", "message": "cut"}])
@@ -141,6 +148,18 @@ def test_a_replayed_call_writes_the_same_names_and_bytes(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
 
 
+def test_copies_of_a_call_that_land_at_once_leave_one_whole_receipt(place):
+    """Speculative copies and late writers: whoever looks meanwhile finds nothing yet, or all of it."""
+    with ThreadPoolExecutor(4) as pool:
+        landing = [pool.submit(receipt_of, place) for _ in range(12)]
+        looks = [receipts.load(place) for _ in range(6)]
+    [receipt] = receipts.load(place)
+    assert all(look in ([], [receipt]) for look in looks)
+    assert {copy.result().to_json() for copy in landing} == {receipt.to_json()}
+    assert receipts.fetch(place, receipt, "images").read()["image_id"].to_pylist() == ["x", "y", "y"]
+    assert len(files.below(place)) == 3, "images, errors and the receipt"
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 def test_a_damaged_file_is_found(tmp_path, damage):
     out = str(tmp_path)
@@ -153,12 +172,6 @@ def test_a_damaged_file_is_found(tmp_path, damage):
         path.write_bytes(content[:-9] if damage == "cut" else content[:50] + bytes([content[50] ^ 1]) + content[51:])
     with pytest.raises(receipts.Damaged, match="images.parquet"):
         receipts.fetch(out, receipt, "images")
-
-
-@pytest.fixture(params=["local", "s3"])
-def place(request, tmp_path):
-    """A writable place: a folder, and a bucket behind a real S3 server over HTTP."""
-    return str(tmp_path) if request.param == "local" else f"{request.getfixturevalue('s3')}/atlas"
 
 
 def test_a_file_is_replaced_only_from_the_version_that_was_read(place):

@@ -232,16 +232,14 @@ class Doomed(Ready):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_on_ray_a_lost_worker_costs_an_epoch_and_changes_nothing(data, tmp_path):
-    from cluster.connect import connected
+def test_on_ray_a_lost_worker_costs_an_epoch_and_changes_nothing(cluster, data, tmp_path):
     from pipeline.train import flow
 
     job = training(data, tmp_path / "ray", epochs=3, head="calm_em", workers=1)
     ready = prepare(job)
-    with connected():
-        flow.train(Doomed(**vars(ready)), 1, gpus=False)
-        assert (tmp_path / "ray" / "killed").exists()
-        flow.train(prepare(training(data, tmp_path / "two", epochs=3, head="calm_em", workers=2)), 2, gpus=False)
+    flow.train(Doomed(**vars(ready)), 1, gpus=False)
+    assert (tmp_path / "ray" / "killed").exists()
+    flow.train(prepare(training(data, tmp_path / "two", epochs=3, head="calm_em", workers=2)), 2, gpus=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone, network = trained(data, tmp_path / "alone", epochs=3, head="calm_em")

@@ -7,16 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jobs import explain
-from pipeline import backbones, storage, tables
+from pipeline import backbones, inline, storage, tables
+from pipeline.job import Job
 from pipeline.methods import METHODS
+from pipeline.prepare import prepare
+from pipeline.run import Hands, execute
 from pipeline.sources import ShardError
 from pipeline.tables import files, publish, receipts
-from tests.shards import dataset, good, tar_bytes
+from tests.bench import tasks as bench
+from tests.shards import dataset, encoded, good, tar_bytes
 from tests.test_run import content, job
 
 ASKED = {"methods": ("grad_cam", "eigen_cam")}
+TASKS = {"backbone": "tests.tiny:build", "image_size": 64, "methods": ("grad_cam",), "workers": 0, "task_images": 1}
 
 
 @pytest.fixture
@@ -149,6 +155,25 @@ def test_after_a_change_of_one_shard_a_night_computes_that_shard_alone(source, t
     assert len(added) == 2
     explain.run(job(source, tmp_path / "fresh", **ASKED))
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_a_night_after_a_change_of_one_percent_of_the_shards_computes_one_percent(tmp_path):
+    """With simulated compute. The groups without a changed shard are published as they were."""
+    asked = Job(**TASKS, source=(bench.shards(tmp_path / "shards", tasks=200, in_a_shard=2),), out=str(tmp_path / "out"))
+
+    def night() -> tuple[int, set[str]]:
+        ready = prepare(asked)
+        workers = bench.Simulated(ready)
+        execute(ready, Hands(inline.each, workers, 1, 0))
+        return workers.tasks, {entry["path"] for entry in tables.open(asked.out).facts["files"] if entry["rows"]}
+
+    computed, before = night()
+    assert computed == 200 and len(before) > 1
+    (tmp_path / "shards" / "00041.tar").write_bytes(tar_bytes([("image0", good(0)), ("image1", good(1))]))
+    computed, after = night()
+    assert computed == 2
+    assert len(before - after) == len(after - before) == 1, "one group is compacted anew"
+    assert night() == (0, after)
 
 
 def tables_of(added: list[dict]) -> set[str]:
@@ -349,6 +374,19 @@ def test_a_shard_that_fails_every_time_is_reported_every_time(source, tmp_path, 
             ("00001.tar", "read", "Gone")
         }
         assert outcome.counts["explained"] == 8
+
+
+def test_an_image_that_the_network_answers_with_nan_is_an_error_and_its_neighbours_are_explained(source, tmp_path):
+    white = {**good(5), "png": encoded(Image.new("RGB", (64, 64), "white"))}
+    (tmp_path / "shards" / "00001.tar").write_bytes(tar_bytes([("a", good(4)), ("white", white), ("b", good(6)), ("c", good(7))]))
+    asked = {**ASKED, "backbone": "tests.tiny:blinded", "metrics": ("ad_ai_ag", "energy")}
+    outcome = explain.run(job(source, tmp_path / "out", **asked))
+    assert (outcome.counts["explained"], outcome.counts["failed"]) == (11, 1)
+    run = tables.open(str(tmp_path / "out"))
+    [row] = run.table("errors").to_pylist()
+    assert (row["image_id"], row["stage"], row["error"]) == ("00001.tar/white", "predict", "NotFinite")
+    for table in ("predictions", "maps", "metrics"):
+        assert run.sql(f"SELECT count(DISTINCT image_id) AS n FROM {table}")["n"].to_pylist() == [11]
 
 
 def test_a_full_disk_fails_the_tasks_it_meets_and_the_rest_is_kept(source, expected, tmp_path, monkeypatch):

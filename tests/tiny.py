@@ -31,6 +31,20 @@ def sharp_curved() -> nn.Module:
     return sharp(curved=True)
 
 
+class _Blinded(nn.Module):
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x + torch.where(x.mean((1, 2, 3), keepdim=True) > 1.5, float("nan"), 0.0))
+
+
+def blinded() -> nn.Module:
+    """The same network, which a white image overwhelms: its answer is NaN."""
+    return _Blinded(build())
+
+
 def calm(num_classes: int = 5, seed: int = 0) -> nn.Module:
     """A CALM network on the same trunk, its weights enlarged: fresh ones say next to the same of every class and cell."""
     from pipeline.backbones.heads import Calm, Headed

@@ -20,14 +20,14 @@ from pipeline.backbones import weights as weight_files
 from pipeline.backbones.arguments import typed
 from pipeline.backbones.cut import Cut, cut_network
 from pipeline.backbones.heads import Calm, Headed
-from pipeline.backbones.open_clip_models import TEMPLATES
 from pipeline.backbones.pooled import feature_to_logits, pooled_linear
 from pipeline.backbones.pools import Pools, side_by_side
 from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing, size_of, stated
 from pipeline.refusal import Refusal
 from pipeline.targets import Phrase
+from pipeline.templates import TEMPLATES
 
-__all__ = ["TEMPLATES", "Backbone", "Preprocessing", "load"]
+__all__ = ["Backbone", "Preprocessing", "load"]
 
 
 @dataclass(frozen=True, eq=False)

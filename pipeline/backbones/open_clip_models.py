@@ -18,8 +18,8 @@ from pipeline.backbones import weights as weight_files
 from pipeline.backbones.graph import line
 from pipeline.refusal import Refusal, choose
 from pipeline.targets import Phrase
+from pipeline.templates import TEMPLATES
 
-TEMPLATES = ("a photo of a {}.",)
 SCHEMES = ("hf-hub:", "local-dir:")
 CONFIG = "open_clip_config.json"
 ARGS = ("pool", "projection", "pretrained")

@@ -11,6 +11,10 @@ class Overtaken(Exception):
     """Another job has published under this name since this one began."""
 
 
+class TooManyFailed(Exception):
+    """More failed than the job allows, so its run is not published."""
+
+
 def current(out: str) -> dict[str, str]:
     """The published run of each name; empty where nothing is published yet."""
     content, _ = files.read_versioned(storage.join(out, "current.json"))

@@ -34,12 +34,12 @@ IN_A_SHARD = 10
 METHODS = ("grad_cam", "layer_cam", "eigen_cam")
 
 
-def shards(folder: Path, tasks: int) -> str:
-    """As many images as tasks, all the same, ten a shard."""
+def shards(folder: Path, tasks: int, in_a_shard: int = IN_A_SHARD) -> str:
+    """As many images as tasks, all the same."""
     image = encoded(picture(0, 16), "JPEG")
-    content = tar_bytes([(f"image{i}", {"jpg": image, "cls": b"1"}) for i in range(IN_A_SHARD)])
+    content = tar_bytes([(f"image{i}", {"jpg": image, "cls": b"1"}) for i in range(in_a_shard)])
     folder.mkdir()
-    for number in range(-(-tasks // IN_A_SHARD)):
+    for number in range(-(-tasks // in_a_shard)):
         (folder / f"{number:05}.tar").write_bytes(content)
     return f"{folder}/*.tar"
 
@@ -53,7 +53,7 @@ class Simulated:
         row = {"image_id": "x", "model": "m", "label": 1, "predicted": 1}
         self.content = parquet_bytes([pa.Table.from_pylist([row], form)])
         self.sha = hashlib.sha256(self.content).hexdigest()
-        self.seconds = 0.0  # spent in here
+        self.tasks, self.seconds = 0, 0.0  # done in here
         payers = ["look", *(method.alias for method in ready.questions.methods)]
         self.passes = {payer: {"images": 1, **dict.fromkeys(PASSES, 1)} for payer in payers}
 
@@ -75,7 +75,7 @@ class Simulated:
             facts |= {"seconds": {"read": 0.0, "explain": 0.0}, "passes": self.passes}
             content = Receipt(task.id, folder, cells, written, facts).to_json()
             files.write_bytes(storage.join(land.out, folder, "receipt.json"), content.encode())
-            self.seconds += time.process_time() - began
+            self.tasks, self.seconds = self.tasks + 1, self.seconds + time.process_time() - began
             yield content
 
 
