@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import pipeline
-from jobs import explain, score
+from jobs import explain, score, train
 from pipeline import backbones, creatures, engine, scoring, tables
 from pipeline.metrics import METRICS
 from pipeline.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
@@ -18,6 +18,7 @@ from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.scoring import Contrast, Drawn, scored
 from pipeline.summary import _of_pairs
+from pipeline.train.job import Training
 from tests.shards import encoded, picture, tar_bytes
 from tests.test_run import job
 
@@ -406,3 +407,54 @@ def test_counts_by_class_are_those_of_its_images(tmp_path):
     for metric in ("pxap", "box_acc"):
         assert (found["a"][metric, "all"].n, found["a"][metric, "1"].n) == (7, 2)
         assert found["a"][metric, "1"].mean == found["b"][metric, "1"].mean == found["b"][metric, "all"].mean
+
+
+def test_calms_table_of_cues_is_a_line_for_the_plain_network_and_one_for_calm(scored_creatures, tmp_path):
+    """Every method of CALM's table 1 on two networks that jobs.train made."""
+    folder, shards, _, _ = scored_creatures
+    sides = {
+        "plain": (
+            "cam(norm=minmax)",
+            "grad_cam",
+            "gradient",
+            "integrated_gradients(form=calm,steps=3)",
+            "smooth_grad(samples=2)",
+            "var_grad(samples=2)",
+        ),
+        "calm_em": ("calm", "place=calm(map=location)"),
+    }
+    found = {}
+    for head, methods in sides.items():
+        train.run(
+            Training(
+                source=tuple(shards),
+                train_split="val",
+                classes="12",
+                backbone=f"timm/{creatures.NAME}",
+                backbone_args=("pretrained=false", "norm_layer=groupnorm1"),
+                image_size=32,
+                head=head,
+                epochs=1,
+                val_share=0,
+                cache=str(tmp_path / "cache"),
+                out=str(tmp_path / head),
+            )
+        )
+        how = {
+            "backbone": f"train/{tmp_path}/{head}/checkpoint.safetensors",
+            "methods": methods,
+            "targets": ("label", f"cues=pairs:{folder}/pairs.json"),
+            "metrics": ("mpxap", "log=mpxap(thresholds=log)"),
+            "limit": 12,
+            "task_images": 12,
+        }
+        assert explain.run(job(shards, tmp_path / "out", **how, name=head)).complete
+        query = "SELECT method, target, metric, mean FROM summary WHERE scope = 'all'"
+        rows = tables.open(str(tmp_path / "out"), head).sql(query).to_pylist()
+        found |= {(row["method"], row["target"], row["metric"]): row["mean"] for row in rows}
+    methods = [
+        method.partition("=")[0] if method.startswith("place") else method.partition("(")[0] for each in sides.values() for method in each
+    ]
+    for method, target in itertools.product(methods, ("label", "cues", "cues#finer")):
+        assert 0 < found[method, target, "mpxap"] < 1
+        assert found[method, target, "mpxap_chance"] == pytest.approx(found["fake_cam", "none", "mpxap_chance"], abs=0.005)

@@ -289,6 +289,16 @@ def test_a_frozen_trunk_is_left_as_it_was_and_seen_once(data, tmp_path, monkeypa
     trained(data, tmp_path / "two", freeze="trunk", head="plain", lr=(0.1, 0.01))
 
 
+def test_a_training_goes_on_from_the_trunk_of_another(undisturbed, data, tmp_path):
+    _, out, told, network = undisturbed
+    weights = f"train/{out}/checkpoint.safetensors"
+    again, other = trained(data, tmp_path / "on", weights=weights, freeze="trunk", head="calm_em", epochs=1)
+    assert again["recipe"]["trunk"] == told["recipe"]["trunk"]
+    assert all(torch.equal(value, other[name]) for name, value in network.items() if name.startswith("trunk."))
+    with pytest.raises(Refusal, match="do not fit"):
+        trained(data, tmp_path / "unlike", weights=weights, backbone="timm/test_efficientnet")
+
+
 def test_of_several_rates_the_best_on_the_validation_images_is_kept(data, tmp_path):
     told, _ = trained(data, tmp_path, lr=(1e-6, 0.02, 1e30), freeze="trunk", epochs=3)
     last = {row["lr"]: row for row in told["epochs"]}

@@ -34,7 +34,7 @@ class Training:
     val_share: float = 0.1
     """Share of the training images held out where no sample is for validation; 0 holds none out."""
     weights: str | None = None
-    """Weights the trunk starts from, as for jobs.explain."""
+    """Weights the trunk starts from, as for jobs.explain; train/FILE takes the trunk of an earlier training."""
     backbone_args: tuple[str, ...] = ()
     """KEY=VALUE for the network's constructor and preprocessing; pretrained=false starts from random weights."""
     output_stride: int | None = 8

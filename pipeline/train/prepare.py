@@ -104,7 +104,11 @@ def _given(job: Training, settings: dict) -> tuple[nn.Module, bool]:
     arguments = dict(settings)
     pretrained = bool(arguments.pop("pretrained", True)) and job.weights is None
     network = timm_models.build(job.backbone.removeprefix("timm/"), arguments, pretrained=pretrained, size=None, seed=job.seed)
-    if job.weights is not None:
+    if job.weights is not None and job.weights.startswith("train/"):
+        found = checkpoint.read(job.weights.removeprefix("train/"))[1]
+        learned = {name.removeprefix("trunk."): value for name, value in found.items() if name.startswith("trunk.")}
+        weight_files.install(network, {**network.state_dict(), **learned}, job.weights)
+    elif job.weights is not None:
         weight_files.install(network, weight_files.read(job.weights), job.weights)
     return network, pretrained or job.weights is not None
 
