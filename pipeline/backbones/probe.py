@@ -116,12 +116,7 @@ def with_probe(network: nn.Module, probe: Probe, trunk: dict, url: str) -> nn.Mo
     Raises:
         Refusal: where the probe was trained on another network, in words what differs.
     """
-    keys = [key for key in {**probe.trunk, **trunk} if probe.trunk.get(key) != trunk.get(key)]
-    if keys:
-        told = "; ".join(f"{key} was {_brief(probe.trunk.get(key))}, is {_brief(trunk.get(key))}" for key in keys)
-        raise Refusal(
-            f"probe {storage.public(url)} was trained on another network: {told}; give the one it was trained on, or train it anew"
-        )
+    refuse_another(probe, {**dict.fromkeys(probe.trunk), **trunk}, url)
     linear = nn.Linear(probe.weight.shape[1], probe.weight.shape[0])
     linear.load_state_dict({"weight": probe.weight, "bias": probe.bias})
     if isinstance(network, open_clip_models.Clip):
