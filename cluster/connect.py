@@ -14,11 +14,12 @@ log = logging.getLogger(__name__)
 def connected() -> Iterator[None]:
     """Join the cluster named by RAY_ADDRESS (set inside submitted jobs), or start an embedded Ray of this process.
 
-    A Ray started here is stopped here; one that was there before is left running. Ray binds some of its ports to every address of
-    the machine whatever it is told, so an embedded one answers only to a token made for it (unless Ray was imported before).
+    A Ray started here is stopped here; one that was there before is left running. An embedded one listens on this machine alone and
+    answers only to a token made for it (unless Ray was imported before).
     """
     address = os.environ.get("RAY_ADDRESS")
     if not address:
+        loopback()
         token()
     import ray
 
@@ -37,6 +38,13 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def loopback() -> None:
+    """Have the Ray that this process will start listen on 127.0.0.1 alone, unless it was imported before."""
+    # Whatever address Ray is given it finds the machine's own instead, and listens to the network, unless it is told that this is no
+    # system for clusters: the switch is named after those for which that is the default.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def token() -> None:

@@ -1,5 +1,6 @@
 """What befalls a worker: one that hangs, one that dies over the same image every time, and the traps of Ray Data that lose rows."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -149,15 +150,31 @@ with connected():
 STRANGER = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print('in', ray.cluster_resources())"
 
 
-def test_without_its_token_an_embedded_ray_answers_nobody():
-    """Ray binds to every address of the machine whatever it is told: the token is what keeps others out. There is no dashboard."""
+def listening(pids: list[int]) -> set[str]:
+    """The addresses, as the kernel writes them, on which processes wait for connections."""
+    sockets = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            sockets |= {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    return {row[1].partition(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+
+
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}  # 127.0.0.1, the same as IPv6, and ::1
+
+
+def test_an_embedded_ray_listens_on_this_machine_alone_and_without_its_token_answers_nobody():
+    """There is no dashboard either."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     with subprocess.Popen([sys.executable, "-c", ALONE], env=plain, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host:
         address = host.stdout.readline().strip()
         started = [path.read_text() for pid in below(host.pid, "") if (path := Path(f"/proc/{pid}/cmdline")).exists()]
         assert any("raylet" in line for line in started)
+        open_to = listening([host.pid, *below(host.pid, "")])
+        assert open_to and open_to <= LOOPBACK
         # What Ray calls its dashboard runs all the same, and counts usage: no page, no jobs to submit.
         assert all("--modules-to-load=UsageStatsHead" in line for line in started if "dashboard/dashboard.py" in line)
+        plain["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # without it a stranger does not even look for Ray at 127.0.0.1
         tokens = {}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
         line, pipes = [sys.executable, "-c", STRANGER, address], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         strangers = [subprocess.Popen(line, env={**plain, **token}, **pipes) for token in tokens]
