@@ -44,7 +44,8 @@ def loopback() -> None:
     """Have the Ray that this process will start listen on 127.0.0.1 alone, unless it was imported before."""
     # Whatever address Ray is given it finds the machine's own instead, and listens to the network, unless it is told that this is no
     # system for clusters: the switch is named after those for which that is the default.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def token() -> None:
