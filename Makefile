@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN := .venv/bin/python
 # Tests without Ray, a file at a time, in two processes of one thread each; Ray's need the machine to themselves.
-TWO := OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+TWO := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 .PHONY: help demo test fast lint bench chaos fuzz precision clean
 

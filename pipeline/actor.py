@@ -14,7 +14,7 @@ from pipeline.explainer import Explainer
 from pipeline.pictures import Pictures, unpacked
 from pipeline.questions import Cell, Network, Questions, cells
 from pipeline.stages import Task, from_ipc, to_ipc, unanswered
-from pipeline.tables.maps import dequantise
+from pipeline.tables.maps import stored
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -69,8 +69,7 @@ class Explain:
         known = (cell for i, cell in enumerate(self.cells) if cell.table == "maps" and i not in task.missing)
         found: dict[tuple[str, str], dict[str, np.ndarray]] = {(cell.method.alias, cell.target.alias): {} for cell in known}
         for row in from_ipc(content).to_pylist() if content else ():
-            stored = dequantise(row["map"], row["map_min"], row["map_max"], row["height"], row["width"])
-            found.setdefault((row["method"], row["target"]), {})[row["image_id"]] = stored
+            found.setdefault((row["method"], row["target"]), {})[row["image_id"]] = stored(row)
         return found
 
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.sources import ShardError
-from pipeline.stages import Land, Read, Task, unanswered, unread
+from pipeline.stages import Land, Read, Stage, Task, unanswered, unread
 
 ATTEMPTS = 3  # of one task, before the process it takes with it each time is held against it
 STDERR = 2
-Stage = Callable[[dict], dict]
 
 
 def explain_tasks(

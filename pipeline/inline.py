@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline.stages import Land, Read
+from pipeline.stages import Land, Read, Stage
 
 
 def explain_tasks(
-    tasks: Sequence[str], read: Read, explain: Callable[[], Callable[[dict], dict]], land: Land, workers: int, gpus: int, timeout: float
+    tasks: Sequence[str], read: Read, explain: Callable[[], Stage], land: Land, workers: int, gpus: int, timeout: float
 ) -> Iterator[str]:
     """Receipts of tasks (both as JSON), in order. There is nobody here to stop a task after `timeout` seconds."""
     explainer = explain()

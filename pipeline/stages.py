@@ -23,6 +23,8 @@ from pipeline.storage import one_line
 from pipeline.tables import receipts
 from pipeline.tables.identity import digest
 
+Stage = Callable[[dict], dict]
+
 
 @dataclass(frozen=True)
 class Task:

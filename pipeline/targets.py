@@ -193,14 +193,13 @@ def _similar(answers: Answers, class_id: torch.Tensor, rule: str) -> torch.Tenso
     weights = answers.class_weights()
     if weights is None:
         raise Refusal("reference=weight_cosine compares the rows of a last linear layer, and this network has none; use logit_rank")
+    return by_weights(weights, class_id)
+
+
+def by_weights(weights: torch.Tensor, class_id: torch.Tensor) -> torch.Tensor:
+    """The classes most similar to each of `class_id` [B], by the cosines of a classifier's rows [C D], most similar first [B C-1]."""
     rows = F.normalize(weights.float(), dim=1)
     return _ranked(rows[class_id] @ rows.T, class_id)
-
-
-def closest(weights: torch.Tensor) -> torch.Tensor:
-    """The class that is most similar to each by its weights [C], from the rows of a classifier [C D]."""
-    every = torch.arange(len(weights), device=weights.device)
-    return _similar(Answers(weights, every, lambda: weights), every, "weight_cosine")[:, 0]
 
 
 def rivals(answers: Answers) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 
 from jobs import explain
 from pipeline import tables
-from pipeline.tables.maps import dequantise
+from pipeline.tables.maps import stored
 from tests.shards import dataset
 
 CONFIG = Path(__file__).parents[1] / "docs" / "finer_ablation.toml"
@@ -42,11 +42,11 @@ def test_targets_are_what_they_are_called(run):
     assert [sum(each, []) for each in zip(*single, strict=True)] == [row["reference_ids"] for row in found["finer"]]
     assert [row["reference_ids"] for row in found["reverse"]] == single[0]
 
-    def stored(target: str) -> np.ndarray:
-        return np.stack([dequantise(*(row[key] for key in ("map", "map_min", "map_max", "height", "width"))) for row in found[target]])
+    def maps(target: str) -> np.ndarray:
+        return np.stack([stored(row) for row in found[target]])
 
-    finer, step = stored("finer"), max(row["map_max"] for row in found["finer"]) / 255
+    finer, step = maps("finer"), max(row["map_max"] for row in found["finer"]) / 255
     for joined in ("max_pre", "mean_post"):  # a maximum is no less than a mean, and the rectifier is convex
-        assert (stored(joined) >= finer - 2 * step).all() and (stored(joined) > finer + 2 * step).any(), joined
+        assert (maps(joined) >= finer - 2 * step).all() and (maps(joined) > finer + 2 * step).any(), joined
     for target in {*GAMMA} - {"finer", "logit_distance", "weight_cosine"}:  # rules of reference may agree
-        assert np.abs(stored(target) - finer).max() > 2 * step, target
+        assert np.abs(maps(target) - finer).max() > 2 * step, target

@@ -10,13 +10,14 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from pipeline import storage
 from pipeline.notebook import explain
 from pipeline.questions import Network
 from pipeline.refusal import Refusal
-from pipeline.tables.maps import dequantise
-from pipeline.targets import closest
+from pipeline.tables.maps import stored
+from pipeline.targets import by_weights
 
 EXAMINED = pa.schema(
     [
@@ -71,7 +72,7 @@ def attribute_examination(
     wrong = next((label for label in labels if not 0 <= label < len(values)), None)
     if wrong is not None:
         raise Refusal(f"label {wrong} is outside 0 ... {len(values) - 1}, the classes of {attributes}")
-    rivals, differing = closest(weights).tolist(), {}
+    rivals, differing = by_weights(weights, torch.arange(classes, device=weights.device))[:, 0].tolist(), {}
     for c in sorted({*labels}):
         apart = values[c] - values[rivals[c]]
         chosen = [a for a in np.argsort(-apart, kind="stable")[:top] if apart[a] > 0]
@@ -84,7 +85,7 @@ def attribute_examination(
         own = ["label", f"finer(T=1,reference=weight_cosine,gamma={gamma})"]
         contrasts = [f"attribute_{k}=text_contrast:{text}|{base}(gamma={gamma})" for k, (text, _) in enumerate(apart)]
         found = explain(images[mine], [c] * len(mine), backbone, methods, own + contrasts, keys=mine, no_store=("features", "logits"))
-        maps = {(row["image_id"], row["method"], row["target"]): dequantise(*_stored(row)) for row in found["maps"].to_pylist()}
+        maps = {(row["image_id"], row["method"], row["target"]): stored(row) for row in found["maps"].to_pylist()}
         for image, method in dict.fromkeys((image, method) for image, method, _ in maps):
             for k, (text, difference) in enumerate(apart):
                 shown = maps.get((image, method, f"attribute_{k}"))
@@ -127,7 +128,3 @@ def correlation(one: np.ndarray | None, other: np.ndarray | None) -> float | Non
     if one is None or other is None or not np.ptp(one) or not np.ptp(other):
         return None
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
-
-
-def _stored(row: dict) -> tuple:
-    return tuple(row[key] for key in ("map", "map_min", "map_max", "height", "width"))

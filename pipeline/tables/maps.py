@@ -3,6 +3,8 @@
 N maps, h w cells
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 STORED_BITS = 8
@@ -20,6 +22,11 @@ def dequantise(codes, low: float, high: float, height: int, width: int) -> np.nd
     """The stored map [h w] as float32."""
     codes = np.asarray(codes, dtype=np.float32).reshape(height, width)
     return (low + codes / 255 * (high - low)).astype(np.float32)
+
+
+def stored(row: Mapping) -> np.ndarray:
+    """The map [h w] of a row of `maps`."""
+    return dequantise(row["map"], row["map_min"], row["map_max"], row["height"], row["width"])
 
 
 def rounded(map: np.ndarray) -> np.ndarray:

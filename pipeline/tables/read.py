@@ -11,7 +11,7 @@ from pipeline import render as rendering
 from pipeline import storage
 from pipeline.refusal import Refusal, choose
 from pipeline.tables import publish, schema
-from pipeline.tables.maps import dequantise
+from pipeline.tables.maps import stored
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,7 @@ def render(row: Mapping, size: tuple[int, int] = (224, 224)) -> np.ndarray:
     """A row of `maps` as the image [H W] in [0, 1] that metrics see: drawn at `size` as its `render` says, then min-max."""
     import torch
 
-    stored = dequantise(row["map"], row["map_min"], row["map_max"], row["height"], row["width"])
-    return rendering.unit(rendering.upsample(torch.from_numpy(stored)[None], tuple(size), row["render"])[0].numpy())
+    return rendering.unit(rendering.upsample(torch.from_numpy(stored(row))[None], tuple(size), row["render"])[0].numpy())
 
 
 def overlay(row: Mapping, image, strength: float = 0.5):
