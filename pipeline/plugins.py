@@ -7,19 +7,22 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import Any
 
 from pipeline import storage
+from pipeline.families.registry import register
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
 
 GROUP = "saliency_atlas.methods"
-_INSTALLED: dict[str, "Plugin"] = {}
+TABLES = (METHODS, METRICS)
+_INSTALLED: dict[str, tuple["Plugin", list[dict[str, Any]]]] = {}  # with what each brought to each table
 
 
 @dataclass(frozen=True)
@@ -67,43 +70,60 @@ def _read(name: str) -> str:
 
 
 def _arrived(name: str, code: str | None, digest: str) -> Plugin:
-    plugin = _install(name, code)
+    plugin = _install(name, code, before_others=True)
     if plugin.digest != digest:
         raise Refusal(f"--plugins {name}: a worker imports another version of this module; name its file, or ship it with --working-dir")
     return plugin
 
 
-def _install(name: str, code: str | None) -> Plugin:
-    """Run a plugin's code, unless it has been run as it is; of an earlier version of a file nothing stays."""
-    earlier = _INSTALLED.get(name)
-    if earlier and earlier.code == code:
-        return earlier
-    if earlier:
-        for table, brought in ((METHODS, earlier.methods), (METRICS, earlier.metrics)):
-            for key in brought & table.keys():
-                del table[key]
+def _install(name: str, code: str | None, before_others: bool = False) -> Plugin:
+    """Register what a plugin brings; its code is run unless it has been run as it is. Of an earlier version of a file nothing stays.
+
+    before_others: whether another plugin with the same names gives way. It does in a worker, where it can only be an earlier job's: within
+        one job the driver has refused it.
+    """
+    if name in _INSTALLED and _INSTALLED[name][0].code != code:
+        _put_aside(name)
         del _INSTALLED[name]
-    _INSTALLED[name] = _registered(name, code, (lambda: _imported(name)) if code is None else (lambda: _executed(name, code)))
-    return _INSTALLED[name]
-
-
-def _registered(name: str, code: str | None, run: Callable[[], ModuleType]) -> Plugin:
-    """The plugin whose module `run` gives; where that fails, the registries are left as they were."""
-    before = [(table, dict(table)) for table in (METHODS, METRICS)]
+    before = [dict(table) for table in TABLES]
+    for other in _INSTALLED if before_others else _INSTALLED.keys() & {name}:
+        _put_aside(other)
     try:
-        module = run()
-        brought = [frozenset(key for key, entry in table.items() if key not in old or _made_in(module, entry)) for table, old in before]
-        if not any(brought):
-            raise Refusal(
-                "it has no method; decorate a function with cam, masked, optimised, path, attention or metric of pipeline.families"
-            )
+        _INSTALLED[name] = _registered(name, code)
     except Exception as error:  # importing runs the user's code
-        for table, old in before:
+        for table, old in zip(TABLES, before, strict=True):
             table.clear()
             table.update(old)
         told = str(error) if isinstance(error, Refusal) else f"cannot be imported ({type(error).__name__}: {storage.one_line(error)})"
         raise Refusal(f"--plugins {storage.public(name)}: {told}") from error
-    return Plugin(name, code, _digest(module, code), *brought)
+    for table, old in zip(TABLES, before, strict=True):
+        table.update(old | table)
+    return _INSTALLED[name][0]
+
+
+def _put_aside(name: str) -> None:
+    for table, brought in zip(TABLES, _INSTALLED[name][1], strict=True):
+        for key, entry in brought.items():
+            if table.get(key) is entry:
+                del table[key]
+
+
+def _registered(name: str, code: str | None) -> tuple[Plugin, list[dict[str, Any]]]:
+    """A plugin and what it brings to each table, where it now is."""
+    if name in _INSTALLED:
+        for table, brought in zip(TABLES, _INSTALLED[name][1], strict=True):
+            for key, entry in brought.items():
+                register(table, key, entry)
+        return _INSTALLED[name]
+    before = [dict(table) for table in TABLES]
+    module = _imported(name) if code is None else _executed(name, code)
+    brought = [
+        {key: entry for key, entry in table.items() if key not in old or _made_in(module, entry)}
+        for table, old in zip(TABLES, before, strict=True)
+    ]
+    if not any(brought):
+        raise Refusal("it has no method; decorate a function with cam, masked, optimised, path, attention or metric of pipeline.families")
+    return Plugin(name, code, _digest(module, code), *map(frozenset, brought)), brought
 
 
 def _made_in(module: ModuleType, entry: object) -> bool:

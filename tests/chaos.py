@@ -5,6 +5,7 @@ python -m tests.chaos 50          # runs; `make chaos`
 
 import contextlib
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -19,6 +20,7 @@ from uuid import uuid4
 
 from pipeline.tables import files
 from tests.faults import Faults, proxy
+from tests.gate import ADDRESS, gate
 from tests.s3 import environment_of
 
 SHARE = 0.05  # of the requests to storage
@@ -26,7 +28,7 @@ FAULTS = ("actor", "node", "driver")
 EACH_RUN = 2  # of these kinds
 STARTS = 15  # of one job at most
 TASKS = 12
-ASKED = ["--backbone", "tests.tiny:build", "--backbone-args", "num_classes=12", "--image-size", "64", "--task-images", "2"]
+ASKED = ["--backbone", "tests.gate:build", "--backbone-args", "num_classes=12", "--image-size", "64", "--task-images", "2"]
 ASKED += ["--methods", "grad_cam", "eigen_cam", "random", "--targets", "label", "finer"]
 # Every driver is forked from one process that has imported what drivers import, which takes as long as all they then do.
 DRIVERS = multiprocessing.get_context("forkserver")
@@ -61,11 +63,15 @@ def below(parent: int, word: str) -> list[int]:
     return sorted(filter(descends, named))
 
 
-def _planned(draw: random.Random) -> list[tuple[int, str]]:
-    """What will happen in a run, and when: after how many landed tasks. After all of them the job publishes, and its actors are gone."""
+def _planned(draw: random.Random, passes: int) -> list[tuple[str, int | None]]:
+    """What will happen in a run, and when: once so many passes through the network are begun, or (None) once every task is landed.
+
+    The first strikes while something is at work, and the second may come when the job publishes and its actors are gone.
+    """
     first, second = draw.sample(FAULTS, EACH_RUN)
-    early = draw.randrange(TASKS // 2)
-    return [(early, first), (draw.randrange(early, TASKS - 2 if second == "actor" else TASKS + 1), second)]
+    early = draw.randrange(passes // 2)
+    late = None if second != "actor" and draw.random() < 0.3 else draw.randrange(early, passes * 3 // 4)
+    return [(first, early), (second, late)]
 
 
 class Chaos:
@@ -95,14 +101,14 @@ class Chaos:
         self.source = f"s3://{self.bucket}/shards/*.tar"
         for shard in creatures.write(f"{self.folder}/shards", images_per_class=2, shards=4):
             storage.filesystem(self.source)[0].pipe_file(f"{self.bucket}/shards/{Path(shard).name}", Path(shard).read_bytes())
-        self._inline(explain)
-        self.expected = content(self.folder / "undisturbed")
-        with proxy(self.server, self.faults) as endpoint:
+        with gate() as self.gate, proxy(self.server, self.faults) as endpoint:
+            self._inline(explain)
+            self.passes, self.expected = self.gate.begun, content(self.folder / "undisturbed")
             os.environ |= {"AWS_ENDPOINT_URL": endpoint, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
             # One CPU a node: more would start more processes than the machine has cores for.
             self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
             self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(2)]
-            self.environment = {**os.environ, "RAY_ADDRESS": self.cluster.address}
+            self.environment = {**os.environ, "RAY_ADDRESS": self.cluster.address, ADDRESS: ""}  # a driver's own passes are not held up
             os.environ["AWS_ENDPOINT_URL"] = self.server  # this process looks at what was published, and nobody disturbs it
             try:
                 yield self
@@ -128,7 +134,8 @@ class Chaos:
 
         draw, before = random.Random(seed), Counter(self.faults.injected)
         self.faults.random = random.Random(seed)
-        out, planned, injected = f"s3://{self.bucket}/out{seed}", _planned(draw), Counter()
+        self.gate.restart()
+        out, planned, injected = f"s3://{self.bucket}/out{seed}", _planned(draw, self.passes), Counter()
         log = self.folder / f"driver{seed}.log"
         for _ in range(STARTS):
             injected["starts"] += 1
@@ -142,26 +149,27 @@ class Chaos:
         self.injected += injected
         return +injected
 
-    def _driven(self, out: str, planned: list[tuple[int, str]], draw: random.Random, injected: Counter, log: Path) -> int:
+    def _driven(self, out: str, planned: list[tuple[str, int | None]], draw: random.Random, injected: Counter, log: Path) -> int:
         """One driver from start to end, with what is still planned happening to it; returns its exit code."""
         line = [*ASKED, "--source", self.source, "--out", out, "--workers", draw.choice("12")]
         driver = DRIVERS.Process(target=drive, args=(line, self.environment, log))
         driver.start()
         try:
             while driver.is_alive():
-                if planned and self._reached(planned[0][0], out) and self._strike(planned[0][1], draw, driver):
-                    injected[planned.pop(0)[1]] += 1
-                driver.join(0.2)
+                kind, moment = planned[0] if planned else ("", None)
+                self.gate.open(math.inf if moment is None else moment)
+                held = self.gate.held(0.2) if moment is not None else driver.join(0.2)
+                if held or (kind and moment is None and self._landed(out)):
+                    self._strike(kind, draw, driver, held)
+                    injected[planned.pop(0)[0]] += 1
         finally:
+            self.gate.open()
             driver.kill()
             driver.join()
         return driver.exitcode
 
-    def _reached(self, moment: int, out: str) -> bool:
-        """Whether so many tasks are landed; whether anything is at work, where none need be."""
-        if not moment:
-            return bool(below(os.getpid(), "ray::Map"))
-        return sum(path.endswith("receipt.json") for path in files.below(f"{out}/tasks")) >= moment
+    def _landed(self, out: str) -> bool:
+        return sum(path.endswith("receipt.json") for path in files.below(f"{out}/tasks")) >= TASKS
 
     def _another(self):
         """A new node. Ray gives it half a minute to report, which on a busy machine may be too little."""
@@ -170,22 +178,14 @@ class Chaos:
                 return self.cluster.add_node(num_cpus=1)
         return self.cluster.add_node(num_cpus=1)
 
-    def _strike(self, kind: str, draw: random.Random, driver) -> bool:
-        if not driver.is_alive():
-            return False
+    def _strike(self, kind: str, draw: random.Random, driver, held: list[int]) -> None:
         if kind == "driver":
             driver.kill()
-            return True
-        if kind == "node":
+        elif kind == "actor":
+            os.kill(draw.choice(held), signal.SIGKILL)
+        else:
             self.cluster.remove_node(self.nodes.pop(draw.randrange(len(self.nodes))), allow_graceful=False)
             self.nodes.append(self._another())
-            return True
-        actors = below(os.getpid(), "ray::MapWorker")
-        if actors:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(draw.choice(actors), signal.SIGKILL)
-                return True
-        return False
 
 
 def told(injected: Counter) -> str:

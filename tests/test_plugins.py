@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections import Counter
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -147,10 +148,27 @@ def test_a_plugin_installs_itself_where_it_arrives():
     assert "deep_lift" in METHODS
 
 
+def test_in_a_worker_the_plugin_of_an_earlier_job_gives_way(tmp_path):
+    """One process may serve two jobs whose plugins share a name; each job gets its own, and what else there is stays."""
+    code = "from pipeline.families import cam\n@cam\ndef mine(A): return A.{}(1)\n@cam\ndef {}(A): return A[:, 0]\n"
+    sent = []
+    for how, other in (("sum", "first"), ("mean", "second")):
+        path = written(tmp_path, code.format(how, other), f"{how}.py")
+        with registries():
+            sent.append((other, pickle.dumps(ask(["mine"], ["label"], plugins=[path]))))
+    made = []
+    for other, questions in (*sent, sent[0]):
+        pickle.loads(questions)
+        made.append((METHODS["mine"].map.__module__, METHODS[other].map.__module__))
+    assert made[0] == made[2] != made[1]
+    assert all(mine == others for mine, others in made)
+    assert {"first", "second", "grad_cam"} <= METHODS.keys()
+
+
 def test_a_worker_with_another_version_of_a_module_says_so():
     sent = pickle.dumps(ask(["mean_cam"], ["label"], plugins=["tests.own"]))
-    here = plugins._INSTALLED["tests.own"]
-    plugins._INSTALLED["tests.own"] = plugins.Plugin(here.name, None, "other", here.methods, here.metrics)
+    here, brought = plugins._INSTALLED["tests.own"]
+    plugins._INSTALLED["tests.own"] = replace(here, digest="other"), brought
     with pytest.raises(Refusal, match="another version"):
         pickle.loads(sent)
 
