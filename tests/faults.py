@@ -1,6 +1,7 @@
 """An S3 endpoint that fails: an HTTP proxy on loopback in front of a real server, which spoils a seeded share of the requests."""
 
 import http.client
+import math
 import random
 import socket
 import threading
@@ -24,18 +25,19 @@ STATUS = {
 class Faults:
     """What is spoiled, which may be changed while the proxy runs, and what has been: `injected` counts by kind.
 
-    share: of all requests; kinds: of faults, drawn evenly; where: only requests whose path contains this.
+    share: of all requests; kinds: of faults, drawn evenly; where: only requests whose path contains this; left: no more faults than this.
     """
 
-    def __init__(self, share: float = 0.0, kinds=KINDS, seed: int = 0, where: str = ""):
-        self.share, self.kinds, self.where = share, kinds, where
+    def __init__(self, share: float = 0.0, kinds=KINDS, seed: int = 0, where: str = "", left: float = math.inf):
+        self.share, self.kinds, self.where, self.left = share, kinds, where, left
         self.random, self.lock, self.injected, self.requests = random.Random(seed), threading.Lock(), Counter(), 0
 
     def draw(self, path: str) -> str | None:
         with self.lock:
             self.requests += 1
-            if self.where not in path or self.random.random() >= self.share:
+            if self.where not in path or self.left <= 0 or self.random.random() >= self.share:
                 return None
+            self.left -= 1
             kind = self.random.choice(self.kinds)
             self.injected[kind] += 1
             return kind
