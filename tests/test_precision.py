@@ -14,7 +14,7 @@ from pipeline.job import Job
 from pipeline.methods import METHODS
 from pipeline.questions import Questions
 from tests.shards import dataset
-from tests.test_passes import EXAMPLES, Meter, answered, fits
+from tests.test_passes import EXAMPLES, Meter, answered, fits, state
 from tests.test_run import job
 
 SIZE, IMAGES = 64, 4
@@ -70,10 +70,12 @@ def test_fp32_is_what_is_run_unless_asked_otherwise():
 def test_maps_of_bf16_are_near_those_of_fp32_which_no_autocast_touches(backbone, pictures, method):
     if not fits(method, backbone):
         pytest.skip("does not fit this network")
+    before = state(backbone)
     full, plain = maps(backbone, pictures, method)
     assert plain == {False}
     half, cast = maps(backbone, pictures, method, precision="bf16")
     assert True in cast
+    assert state(backbone) == before
     assert all(np.isfinite(each).all() for each in half)
     lively = [(a, b) for a, b in zip(full, half, strict=True) if a.std() > 0]
     if METHODS[method].family == "cam" and not METHODS[method].asks & {"A"}:
