@@ -379,6 +379,21 @@ def test_bits_repeat_and_follow_the_seed(backbone, pixels, method):
     assert torch.equal(first, run(method, backbone, pixels, seed=1)) is not METHODS[method.partition("(")[0]].seeded
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", METHOD_SETTINGS)
+def test_nothing_is_left_on_the_network(backbone, pixels, method, precision):
+    where = scene(backbone, pixels)
+    object.__setattr__(where, "precision", precision)
+    maps = engine.maps(parse(method, METHODS, "method"), where, 0)
+    assert maps.isfinite().all()
+    assert not maps.requires_grad
+    assert maps.dtype == torch.float32
+    for module in backbone.cut.modules():
+        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
+        assert not module.training
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+
+
 def test_a_network_that_answers_nan_gives_nan_for_that_image_alone(backbone, pixels):
     @functools.wraps(backbone.logits)
     def broken(x):

@@ -277,6 +277,22 @@ def test_blur_is_a_gaussian_of_the_given_size_and_none_by_default(backbone, pixe
     assert torch.equal(run("gradient(blur_ksize=1)", backbone, pixels), sharp)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", PATHS)
+def test_nothing_is_left_on_the_network(backbone, pixels, method, precision):
+    where = scene(backbone, pixels)
+    object.__setattr__(where, "precision", precision)
+    maps = engine.maps(parse(method, METHODS, "method"), where, 0)
+    assert maps.isfinite().all()
+    assert not maps.requires_grad
+    assert maps.dtype == torch.float32
+    assert (maps >= 0).all()
+    for module in backbone.cut.modules():
+        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
+        assert not module.training
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+
+
 def test_settings_are_read_from_the_command_line():
     request = parse("integrated_gradients(form=calm,steps=10)", METHODS, "method")
     assert request.args == {"blur_ksize": 0, "form": "calm", "norm": "relu", "steps": 10}
