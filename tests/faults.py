@@ -25,19 +25,20 @@ STATUS = {
 class Faults:
     """What is spoiled, which may be changed while the proxy runs, and what has been: `injected` counts by kind.
 
-    share: of all requests; kinds: of faults, drawn evenly; where: only requests whose path contains this; left: no more faults than this.
+    share: of all requests; kinds: of faults, drawn evenly; where: only requests whose path contains this; left: no more faults than this;
+    owed: so many requests are spoiled whatever the share.
     """
 
-    def __init__(self, share: float = 0.0, kinds=KINDS, seed: int = 0, where: str = "", left: float = math.inf):
-        self.share, self.kinds, self.where, self.left = share, kinds, where, left
+    def __init__(self, share: float = 0.0, kinds=KINDS, seed: int = 0, where: str = "", left: float = math.inf, owed: int = 0):
+        self.share, self.kinds, self.where, self.left, self.owed = share, kinds, where, left, owed
         self.random, self.lock, self.injected, self.requests = random.Random(seed), threading.Lock(), Counter(), 0
 
     def draw(self, path: str) -> str | None:
         with self.lock:
             self.requests += 1
-            if self.where not in path or self.left <= 0 or self.random.random() >= self.share:
+            if self.where not in path or self.left <= 0 or (self.random.random() >= self.share and not self.owed):
                 return None
-            self.left -= 1
+            self.left, self.owed = self.left - 1, max(self.owed - 1, 0)
             kind = self.random.choice(self.kinds)
             self.injected[kind] += 1
             return kind
