@@ -4,9 +4,9 @@ import ast
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pipeline.families import TOGETHER
+from pipeline.families import TOGETHER, Parameter
 from pipeline.refusal import Refusal, choose
 
 _WRITTEN = re.compile(r"(?:(?P<alias>[\w.-]+)=)?(?P<name>[A-Za-z_]\w*)(?::(?P<argument>[^()]*))?(?:\((?P<settings>.*)\))?$", re.DOTALL)
@@ -40,17 +40,26 @@ class Request:
 
 
 def value(text: str, type: Any, where: str) -> Any:
-    """Read `text` as `type`: int, float, bool, str, a Literal, or a tuple of one of these written with commas.
+    """Read `text` as `type`: int, float, bool, str, a Literal, a number in a Range, or a tuple of one of these written with commas.
 
     Raises:
         Refusal: naming `where` the value was given and what it must be.
     """
+    if get_origin(type) is Annotated:
+        plain, allowed = get_args(type)
+        read = value(text, plain, where)
+        if read not in allowed:
+            raise Refusal(f"{where} is {text.strip()}; it must be {allowed}")
+        return read
     if get_origin(type) is Literal:
         if text not in get_args(type):
             raise Refusal(f"{where} is {text!r}; it must be one of {', '.join(map(str, get_args(type)))}")
         return text
     if get_origin(type) is tuple:
-        return tuple(value(part, get_args(type)[0], where) for part in text.strip("()[] ").split(",") if part.strip())
+        parts, each = [part for part in text.strip("()[] ").split(",") if part.strip()], get_args(type)[0]
+        if not parts and get_origin(each) is Annotated:
+            raise Refusal(f"{where} is empty; it must have at least one number")
+        return tuple(value(part, each, where) for part in parts)
     if type is str:
         return text
     try:
@@ -86,13 +95,17 @@ def parse(written: str, registry: Mapping[str, Any], what: str) -> Request:
 
 
 def _with_settings(request: Request, entry: Any, written: Iterable[str], what: str) -> Request:
-    settings = request.args or {key: parameter.default for key, parameter in entry.parameters.items()}
+    """A preset is a word for several settings: they are what the request then has, and what is written beside it is stronger."""
+    given, presets = {}, getattr(entry, "presets", {})
+    known = {**entry.parameters, "preset": Parameter(Literal[tuple(presets)], None)} if presets else entry.parameters
     for item in written:
-        key, equals, text = item.partition("=")
+        key, equals, text = (part.strip() for part in item.partition("="))
         if not equals:
             raise Refusal(f"cannot read {item!r} for {what} {request.alias!r}; write setting=value")
-        choose(key.strip(), entry.parameters, f"setting of {what} {request.name!r}")
-        settings[key.strip()] = value(text, entry.parameters[key.strip()].type, f"{request.alias}.{key.strip()}")
+        choose(key, known, f"setting of {what} {request.name!r}")
+        given[key] = value(text, known[key].type, f"{request.alias}.{key}")
+    settings = request.args or {key: parameter.default for key, parameter in entry.parameters.items()}
+    settings |= presets.get(given.pop("preset", None), {}) | given
     return replace(request, settings=tuple(sorted(settings.items())))
 
 
@@ -111,6 +124,7 @@ def parse_all(written: Iterable[str], registry: Mapping[str, Any], what: str, se
                 raise Refusal(f"two {what}s are named {request.alias!r}; give one an alias: other={request.name}(...)")
             if not earlier or request.explicit:
                 found[request.alias] = request
+    later: dict[str, list[str]] = {}
     for item in settings:
         key, dot, rest = item.partition(".")
         if not dot or "=" not in rest:
@@ -119,8 +133,8 @@ def parse_all(written: Iterable[str], registry: Mapping[str, Any], what: str, se
         if not chosen:
             raise Refusal(f"{item!r} sets a {what} that is not asked for; asked for: {', '.join(found) or 'none'}")
         for request in chosen:
-            found[request.alias] = _with_settings(request, registry[request.name], [rest], what)
-    return tuple(found.values())
+            later.setdefault(request.alias, []).append(rest)
+    return tuple(_with_settings(request, registry[request.name], later.get(alias, ()), what) for alias, request in found.items())
 
 
 def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
@@ -139,13 +153,20 @@ def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
 
 
 def described(registry: Mapping[str, Any]) -> str:
-    """One line per entry with its settings and defaults, for `--help`."""
+    """One line per entry with its settings and defaults, and the words that a setting knows, the default first, for `--help`."""
     lines = []
     for name, entry in sorted(registry.items()):
-        settings = ", ".join(f"{key}={parameter.default}" for key, parameter in entry.parameters.items())
+        each = [f"{key}={_known(parameter)}" for key, parameter in entry.parameters.items()]
+        presets = "|".join(getattr(entry, "presets", {}))
+        settings = ", ".join([*each, *([f"preset={presets}"] if presets else [])])
         argument = f":{entry.takes_argument}" if getattr(entry, "takes_argument", False) else ""
         lines.append(f"{name}{argument}" + (f" ({settings})" if settings else ""))
     return "; ".join(lines)
+
+
+def _known(parameter: Parameter) -> str:
+    words = get_args(parameter.type) if get_origin(parameter.type) is Literal else ()
+    return "|".join([str(parameter.default), *(word for word in words if word != parameter.default)])
 
 
 __all__ = ["Request", "described", "parse", "parse_all", "value"]

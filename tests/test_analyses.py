@@ -70,6 +70,17 @@ def test_the_box_study_is_what_the_network_says_of_boxes_and_of_maps_within_them
     assert dict(rows[3]["reasons"])["bbox_study_ad_b"] == "no box"
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_box_around_the_whole_image_changes_nothing_to_the_last_digit(images, backbone, batch_size):
+    """The look and a later pass of the same image may differ by rounding, which is neither a loss nor a gain."""
+    whole = [[(0, 0, 1, 1)]] * len(images)
+    tables = pipeline.explain(
+        images, [0] * len(images), backbone, ["cam"], ["label"], metrics=["bbox_study"], boxes=whole, batch_size=batch_size
+    )
+    for row in tables["metrics"].to_pylist():
+        assert [row[f"bbox_study_{name}_b"] for name in ("ad", "ag", "ai")] == [0, 0, 0]
+
+
 def test_fake_cam_within_the_box_is_the_box(studied):
     for row in of(studied, "fake_cam", "none")[:3]:
         for name in ("ad", "ag", "ai"):

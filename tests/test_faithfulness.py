@@ -7,6 +7,7 @@ mean. RegionPerturbation centres patches that do not divide the image, ours star
 asked to, and draws its noise from numpy's global state: the tests hand it ours.
 """
 
+import hashlib
 import math
 from collections import Counter
 
@@ -25,6 +26,7 @@ from pipeline.families import METHODS, METRICS, Cam
 from pipeline.questions import ask
 from pipeline.refusal import Refusal
 from pipeline.render import unit
+from pipeline.tables.identity import seed_of
 from tests import tiny
 from tests.test_methods import SHORT as SHORT_METHODS
 from tests.test_methods import fitting
@@ -73,6 +75,7 @@ class Slow:
     """One image and its map in double precision: what the network says of anything made of its normalised tensor."""
 
     def __init__(self, network, image, drawn, activation="softmax"):
+        self.image = image
         self.network, self.x, self.S = network, (torch.from_numpy(image).double() / 255 - MEAN) / STD, torch.from_numpy(drawn.S)
         self.label, self.softmax, self.key = drawn.row["label"], activation == "softmax", drawn.row["key"]
         clean = self.p(self.x)
@@ -160,10 +163,11 @@ def aopc(slow, patch=8, count=10):
 
 
 def remove(slow):
-    right = [
-        slow.p(slow.removed(slow.order()[: int(k * SIZE**2)], slow.blur31())).argmax() == slow.label for k in (0.1, 0.3, 0.5, 0.7, 0.9)
-    ]
-    return tuple(map(float, right))
+    """Without the top of the map, and without as many pixels drawn from the image's seed."""
+    drawn = np.random.default_rng(seed_of(0, "removed", slow.key, hashlib.sha256(slow.image.tobytes()).hexdigest()))
+    orders = slow.order(), torch.from_numpy(drawn.permutation(SIZE**2))
+    removed = [slow.removed(order[: int(k * SIZE**2)], slow.blur31()) for order in orders for k in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    return tuple(float(slow.p(x).argmax() == slow.label) for x in removed)
 
 
 def light_drop(slow):
@@ -232,7 +236,7 @@ REFERENCES = {
     "coherency": coherency,
     "adcc": adcc,
 }
-ELSEWHERE = {"max_sensitivity", "remove_and_classify"}  # against Quantus, and as a ratio of the columns of `remove`
+ELSEWHERE = {"max_sensitivity", "remove_and_classify"}  # against Quantus, and below as a ratio of what `remove` counts
 
 
 def test_every_faithfulness_metric_has_a_reference():
@@ -255,7 +259,37 @@ def test_scores_are_the_formulas_in_double_precision(images, written, build, act
             assert score.reason == "no label"
             continue
         expected = [float(value) for value in REFERENCES[written](slow)]
-        assert list(score.values.values())[: len(expected)] == pytest.approx(expected, rel=2e-4, abs=2e-6)
+        assert list(score.values.values()) == pytest.approx(expected, rel=2e-4, abs=2e-6)
+
+
+PREDICTED = [4, 4, 2, 2]  # by the undecided network; with any other labels little would be right
+
+
+def test_removals_are_the_formula_where_the_answer_hangs_on_them(images):
+    network = tiny.undecided().eval().double()
+    told = scored_maps(images, loaded("tests.tiny:undecided"), ["x=remove"], labels=PREDICTED)
+    expected = [remove(Slow(network, image, drawn)) for (drawn, _), image in zip(told, images, strict=True)]
+    assert [tuple(score.values.values()) for _, score in told] == expected
+    kept = [sum(each) for each in zip(*expected, strict=True)]
+    assert len(set(kept[:5])) > 1 < len(set(kept[5:])), "removals lose some images and keep others"
+
+
+@pytest.mark.parametrize("fill", ["blur31", "0.7"])
+def test_remove_and_classify_is_the_ratio_of_what_remove_counts(images, fill):
+    asked = [f"{name}(fill={fill})" for name in ("remove", "remove_and_classify")]
+    tables = pipeline.explain(images, PREDICTED, loaded("tests.tiny:undecided"), ["ramped", "layer_cam"], ["label"], metrics=asked)
+    told = tables["metrics"].to_pylist()
+    found = {(row["method"], row["metric"]): row["mean"] for row in tables["summary"].to_pylist() if row["scope"] == "all"}
+    ratios = set()
+    for k in (10, 30, 50, 70, 90):
+        by_method = {name: [row for row in told if row["method"] == name] for name in ("ramped", "layer_cam", "random")}
+        chance = {name: [row[f"remove_random_{k}"] for row in rows] for name, rows in by_method.items()}
+        assert chance["ramped"] == chance["layer_cam"] == chance["random"], "the same removals whatever the map"
+        for name in ("ramped", "layer_cam"):
+            right, at_random = sum(row[f"remove_{k}"] for row in by_method[name]), sum(chance[name])
+            assert found[name, f"remove_and_classify_{k}"] == (right / at_random if at_random else None)
+            ratios.add(found[name, f"remove_and_classify_{k}"])
+    assert len(ratios) > 2
 
 
 def published(told, network, image, mode):
@@ -415,7 +449,12 @@ def test_ad_ai_ag_stands_for_three_metrics_and_nothing_else():
 
 @pytest.mark.parametrize(
     ("metrics", "words"),
-    [("deletion(steps=0)", "steps=0"), ("rd(fill=pink)", "pink"), ("aopc(patch=0)", "patch=0"), ("max_sensitivity(radius=0)", "radius=0")],
+    [
+        ("deletion(steps=0)", "deletion.steps is 0"),
+        ("rd(fill=pink)", "pink"),
+        ("aopc(patch=0)", "aopc.patch is 0"),
+        ("max_sensitivity(radius=0)", "max_sensitivity.radius is 0"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused_before_any_work(images, metrics, words):
     with pytest.raises(Refusal, match=words):

@@ -434,10 +434,10 @@ def test_targets_that_are_not_one_scalar_are_for_the_cam_family(network, pixels,
         ("occlusion(window=40)", "40 pixels is larger"),
         ("rise(fill=pink)", "black, mean, min, blur"),
         ("rise(fill=2)", "0 to 1"),
-        ("rise(masks=0)", "masks=0"),
-        ("glas(k=0)", "k=0"),
+        ("rise(masks=0)", "rise.masks is 0; it must be at least 1"),
+        ("glas(k=0)", "glas.k is 0; it must be at least 1"),
         ("glas(preset=cub)", "fine, ilsvrc"),
-        ("lime(samples=0)", "samples=0"),
+        ("lime(samples=0)", "lime.samples is 0; it must be at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_any_work(network, pixels, written, told):

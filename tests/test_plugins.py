@@ -72,7 +72,7 @@ def test_an_installed_package_announces_its_methods(monkeypatch, capsys):
     assert ask(["mean_cam"], ["label"]).plugins[0].name == "tests.own"
     with pytest.raises(SystemExit):
         explain.main(["--help"])
-    assert "mean_cam (norm=relu, share=0.5)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "mean_cam (norm=relu|minmax, share=0.5)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_the_main_job_computes_a_changed_plugin_again_and_nothing_else(tmp_path):
@@ -200,6 +200,21 @@ def test_deep_lift_in_one_line_is_captum_s_own(images, network, colours):
     theirs = (theirs.sum(1).relu() if colours == "sum" else theirs.abs().amax(1)).numpy()
     ours = attributed(backbone, images, f"deep_lift(colours={colours})")
     assert np.abs(ours - theirs).max() <= theirs.max() * (1 / 255 + 1e-4)
+
+
+def test_attributions_of_a_layer_are_drawn_at_the_input_s_size(images, network):
+    from captum.attr import LayerGradCam
+
+    def last(module):
+        return [part for part in module.modules() if isinstance(part, nn.Conv2d)][-1]
+
+    METHODS["of_a_layer"] = captums.Attribution("of_a_layer", lambda model: LayerGradCam(model, last(model.network)))
+    backbone = backbones.load("tests.tiny:curved", image_size=SIZE)
+    x = backbone.prepare(torch.from_numpy(images))
+    theirs = LayerGradCam(network.eval(), last(network)).attribute(x, target=torch.arange(5)).detach().relu()
+    theirs = nn.functional.interpolate(theirs, (SIZE, SIZE), mode="bilinear")[:, 0].numpy()
+    assert theirs.max() > 0
+    assert np.abs(attributed(backbone, images, "of_a_layer") - theirs).max() <= theirs.max() * (1 / 255 + 1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -1,10 +1,13 @@
 """What users write on the command line."""
 
+from typing import Annotated, Literal, get_args, get_origin
+
 import pytest
 
 from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
-from pipeline.requests import described, parse_all
+from pipeline.requests import described, parse, parse_all
 from pipeline.targets import TARGETS
 
 
@@ -75,6 +78,56 @@ def test_mistakes_are_refused_with_what_would_be_right(written, settings, expect
         methods(*written, settings=settings)
 
 
+NUMBERS = {int: ("-1000000", "1000000000000000000000"), float: ("-1e6", "1e999")}
+FREE = {  # by what they mean: any weight of a rival, any number of references there may be, pixels of an image
+    **{("finer", name): "gamma and ranks" for name in ("gamma", "T", "rank")},
+    **{("reverse", name): "as finer" for name in ("gamma", "T", "rank")},
+    ("pairs", "gamma"): "as finer",
+    ("text_contrast", "gamma"): "as finer",
+}
+
+
+def numeric():
+    for registry, what in ((METHODS, "method"), (METRICS, "metric"), (TARGETS, "target")):
+        for name, entry in registry.items():
+            for setting, parameter in entry.parameters.items():
+                each = parameter.type
+                while get_origin(each) in (tuple, Annotated):
+                    each = get_args(each)[0]
+                if each in NUMBERS and (name, setting) not in FREE:
+                    yield pytest.param(registry, what, name, setting, NUMBERS[each], id=f"{name}.{setting}")
+
+
+@pytest.mark.parametrize(("registry", "what", "name", "setting", "numbers"), numeric())
+def test_every_number_has_a_range_that_its_default_is_in(registry, what, name, setting, numbers):
+    default = registry[name].parameters[setting].default
+    assert dict(parse(f"{name}({setting}={default})", registry, what).settings)[setting] == default
+    for number in numbers[: 2 if isinstance(default, float) else 1]:
+        with pytest.raises(Refusal, match=rf"{name}\.{setting} is .*must be"):
+            parse(f"{name}({setting}={number})", registry, what)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["extremal(areas=())", "extremal(areas=(0.1,2.0))", "extremal(levels=1)", "rglas(t1=1.5)", "rise(p=0)", "lime(ratio=1.1)", "pxap(bins=0)",
+     "box_acc(step=2)", "max_box_acc_v2(step=0)", "pointing_blob(threshold=1)"],
+)  # fmt: skip
+def test_numbers_outside_of_their_range_are_refused(written):
+    registry = METHODS if written.partition("(")[0] in METHODS else METRICS
+    with pytest.raises(Refusal, match="must (be|have) (at least|above)"):
+        parse(written, registry, "method")
+
+
+def test_a_preset_is_a_word_for_its_settings_and_what_is_written_beside_it_is_stronger():
+    assert methods("glas(preset=ilsvrc)")["glas"] == methods("glas(sigma_light=5,sigma_map=6)")["glas"]
+    assert methods("glas(preset=fine)")["glas"] == methods("glas")["glas"]
+    spelled = methods("glas(sigma_light=3.0,sigma_map=6)")["glas"]
+    for asked in (["glas(preset=ilsvrc,sigma_light=3.0)"], ["glas(sigma_light=3.0,preset=ilsvrc)"]):
+        assert methods(*asked)["glas"] == spelled
+    assert methods("glas", settings=["glas.sigma_light=3.0", "glas.preset=ilsvrc"])["glas"] == spelled
+    assert methods("glas(preset=ilsvrc)", settings=["glas.preset=fine"])["glas"] == methods("glas")["glas"]
+
+
 @pytest.mark.parametrize("written", ["class", "class:"])
 def test_a_target_about_something_needs_it(written):
     with pytest.raises(Refusal, match="class:<id>"):
@@ -86,4 +139,7 @@ def test_every_entry_and_setting_is_described(registry):
     text = described(registry)
     for name, entry in registry.items():
         assert name in text
-        assert all(setting in text for setting in entry.parameters)
+        for setting, parameter in entry.parameters.items():
+            assert f"{setting}={parameter.default}" in text
+            if get_origin(parameter.type) is Literal:
+                assert all(word in text for word in get_args(parameter.type))

@@ -19,6 +19,7 @@ from pipeline.engine.look import autocast, look
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import METHODS, Attribution
 from pipeline.refusal import Refusal
+from pipeline.render import upsample
 from pipeline.requests import Request
 from pipeline.storage import one_line
 from pipeline.targets import Explained
@@ -42,7 +43,7 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
 
 
 def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
-    """The map [B H W] of one method for one target: what its attribution gives each pixel, summed over the colours, rectified."""
+    """The map [B H W] of one method for one target: what its attribution gives each pixel or cell, summed over the channels, rectified."""
     entry: Attribution = METHODS[method.name]
     settings = {**method.args, **entry.fixed}
     colours, budget = settings.pop("colours"), budget_of(scene, method.alias, "backward")
@@ -56,11 +57,12 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
         part, rows = x[start:stop].detach().requires_grad_(), {"internal_batch_size": budget.rows} if splits else {}
         with torch.enable_grad(), _seeded(seeds[start], entry, x.device):
             answer = attributed.attribute(part, additional_forward_args=(directions[start:stop],), **settings, **rows)
-        if not isinstance(answer, torch.Tensor) or answer.shape != part.shape:
+        if not isinstance(answer, torch.Tensor) or answer.ndim != 4 or len(answer) != len(part):
             given = list(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
-            raise Refusal(f"it attributes {given} to an input {list(part.shape)}; wrap an attribution of the input's pixels")
+            raise Refusal(f"it attributes {given} to an input {list(part.shape)}; wrap an attribution of pixels or of a layer's cells")
         answer = answer.detach().float()
-        found.append(answer.sum(1).relu() if colours == "sum" else answer.abs().amax(1))
+        shown = answer.sum(1).relu() if colours == "sum" else answer.abs().amax(1)
+        found.append(upsample(shown, scene.size, "bilinear"))
 
     within_budget(scene, len(x), one_pass, method.alias, "backward", most=1 if entry.draws else None)
     return torch.cat(found)

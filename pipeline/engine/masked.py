@@ -38,7 +38,7 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
 def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     """The map of one method for one target, [B h w] or [B H W], after the rectifier."""
     masked: Masked = METHODS[method.name]
-    settings = masked.resolved(method.args)
+    settings = method.args
     codes, fill = masked.codes(settings), settings.get("fill", "black")
     offered = {
         "clean": lambda: clean(scene)[target],
@@ -128,8 +128,11 @@ def passed(
     wanted: torch.Tensor | None = None,
     payer: str = "",
 ) -> None:
-    """Pass every masked copy x m + fill (1 - m), and hand their logits on: read(images [n], masks [n], y [n C]); the rest as in `ask`."""
-    pixels = pixels_of(scene) if pixels is None else pixels
+    """Pass every masked copy x m + fill (1 - m), and hand their logits on: read(images [n], masks [n], y [n C]); the rest as in `ask`.
+
+    A copy that shows the image as it is has the look's own logits: what two passes differ by would be taken for a gain or a loss.
+    """
+    own, pixels = pixels is None, pixels_of(scene) if pixels is None else pixels
     backdrop = fill_of(fill, pixels, scene.backbone.prepare) if masks.fill is None else masks.fill
     backdrop = backdrop.expand(len(pixels), *backdrop.shape[1:])
     # mask after mask, so that a mask all images share is painted once for them
@@ -140,6 +143,9 @@ def passed(
         x = torch.lerp(backdrop[images], pixels[images], _painted(masks, which, images)[:, None])
         with autocast(x.device, scene.precision):
             y = scene.backbone.logits(scene.backbone.prepare.normalise(x)).float()
+        if own:
+            whole = (x == pixels[images]).flatten(1).all(1)
+            y = torch.where(whole[:, None], scene.look.logits[images].float(), y)
         read(images, which, y)
 
     within_budget(scene, len(order), one_pass, payer)

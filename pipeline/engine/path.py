@@ -23,7 +23,7 @@ from pipeline.requests import Request
 def misfit(method: Request, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot."""
     size = method.args["blur_ksize"]
-    if size < 0 or (size and size % 2 == 0):
+    if size and size % 2 == 0:
         return f"{method.alias}.blur_ksize is {size}; give an odd number of pixels, or 0 for no blur"
     if METHODS[method.name].rule == "deconvnet" and not _has_rectifiers(backbone):
         return "its rule is about ReLU and ReLU6, and this network has neither; use gradient"

@@ -25,6 +25,7 @@ from pipeline.families.perturbations import (
     Said,
     equal_steps,
 )
+from pipeline.families.ranges import Amount, Count, Fraction, Positive, Range, Share, Whole
 from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
 from pipeline.families.scores import Metric, Undefined, metric
 from pipeline.families.walks import Path, Walk, magnitude, noisy, path, spans
@@ -35,6 +36,7 @@ __all__ = [
     "Metric",
     "METRICS",
     "TOGETHER",
+    "Amount",
     "Attention",
     "Attribution",
     "Bernoulli",
@@ -42,10 +44,12 @@ __all__ = [
     "Cam",
     "Channels",
     "Copies",
+    "Count",
     "Cropped",
     "Descent",
     "Dimmed",
     "Even",
+    "Fraction",
     "Latent",
     "METHODS",
     "Masked",
@@ -54,15 +58,19 @@ __all__ = [
     "Parameter",
     "Path",
     "Perturbation",
+    "Positive",
     "Powered",
     "Randomised",
+    "Range",
     "Remapped",
     "Removed",
     "Said",
     "Segments",
+    "Share",
     "Spots",
     "Superpixels",
     "Walk",
+    "Whole",
     "Windows",
     "asked_for",
     "attention",

@@ -24,10 +24,6 @@ class Bernoulli:
     cells: int
     p: float
 
-    def __post_init__(self):
-        if self.masks < 1 or self.cells < 1 or not 0 < self.p <= 1:
-            raise Refusal(f"masks={self.masks}, cells={self.cells}, p={self.p}: masks and cells are at least 1, p is above 0 and up to 1")
-
 
 @dataclass(frozen=True)
 class Spots:
@@ -37,10 +33,6 @@ class Spots:
     sigma: float
     dark: bool = False
 
-    def __post_init__(self):
-        if self.k < 1 or self.sigma <= 0:
-            raise Refusal(f"k={self.k}, sigma={self.sigma}: k is at least 1 and sigma above 0")
-
 
 @dataclass(frozen=True)
 class Windows:
@@ -48,10 +40,6 @@ class Windows:
 
     window: int
     stride: int
-
-    def __post_init__(self):
-        if self.window < 1 or self.stride < 1:
-            raise Refusal(f"window={self.window}, stride={self.stride}: both are at least 1 pixel")
 
 
 @dataclass(frozen=True)
@@ -67,10 +55,6 @@ class Segments:
     kernel: int
     max_dist: float
     ratio: float
-
-    def __post_init__(self):
-        if self.samples < 1 or self.kernel < 1 or self.max_dist <= 0:
-            raise Refusal(f"samples={self.samples}, kernel={self.kernel}, max_dist={self.max_dist}: all must be positive")
 
 
 @dataclass(frozen=True)
@@ -120,7 +104,7 @@ class Masked:
         draw     [B h w] -> [B H W], as stored maps of these settings are drawn
     and returns [B h w], or [B H W] when `grid` is "pixels", after the rectifier.
 
-    `drawn` is a function of settings that gives `render`; a preset sets every setting that is left at its default.
+    `drawn` is a function of settings that gives `render`; a preset is a word for values of several settings.
     """
 
     name: str
@@ -143,8 +127,6 @@ class Masked:
             raise Refusal(f"method {self.name!r} asks for {sorted(asks - known)}; the masked family offers {sorted(known)}")
         object.__setattr__(self, "asks", asks)
         settings = dict(parameters(self.map))
-        if self.presets:
-            settings["preset"] = Parameter(Literal[tuple(self.presets)], next(iter(self.presets)))
         if self.fill:
             settings["fill"] = Parameter(str, self.fill)
         object.__setattr__(self, "parameters", MappingProxyType(settings))
@@ -155,16 +137,9 @@ class Masked:
         defaults = {name: parameter.default for name, parameter in self.parameters.items()}
         return any(isinstance(code, (Bernoulli, Segments)) for code in self.codes(defaults).values())
 
-    def resolved(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings with the preset's values where the user left the default."""
-        preset = self.presets.get(settings.get("preset"), {})
-        return {
-            name: preset[name] if name in preset and value == self.parameters[name].default else value for name, value in settings.items()
-        }
-
     def codes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The codes of the mask sets by name."""
-        return {name: _given(code, self.resolved(settings)) for name, code in self.sets.items()}
+        return {name: _given(code, settings) for name, code in self.sets.items()}
 
     def render(self, settings: Mapping[str, Any]) -> str:
         """How the stored map becomes an image."""
@@ -172,7 +147,7 @@ class Masked:
 
     def drawing(self, settings: Mapping[str, Any]) -> str:
         """How a map on the method's own grid becomes an image."""
-        return _given(self.drawn, self.resolved(settings)) if self.drawn else "bilinear"
+        return _given(self.drawn, settings) if self.drawn else "bilinear"
 
 
 def _given(function: Callable, settings: Mapping[str, Any]) -> Any:

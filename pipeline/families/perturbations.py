@@ -61,8 +61,6 @@ class Removed:
 
 def equal_steps(size: tuple[int, int], steps: int) -> tuple[int, ...]:
     """Counts of pixels from none to all in `steps` equal steps; a step a pixel where there are fewer pixels."""
-    if steps < 1:
-        raise Refusal(f"steps={steps}: at least 1")
     pixels = size[0] * size[1]
     n = min(steps, pixels)
     return tuple(round(t * pixels / n) for t in range(n + 1))
@@ -79,10 +77,6 @@ class Noisy:
 
     draws: int
     radius: float
-
-    def __post_init__(self):
-        if self.draws < 1 or self.radius <= 0:
-            raise Refusal(f"draws={self.draws}, radius={self.radius}: draws is at least 1 and radius above 0")
 
 
 @dataclass(frozen=True)

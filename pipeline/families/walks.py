@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from pipeline.families.ranges import Whole
 from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
 
 
@@ -77,7 +78,7 @@ class Path:
     def __post_init__(self):
         object.__setattr__(self, "asks", offered(self.name, self.walk, {"x", "normal", "uniform"}, "path"))
         object.__setattr__(self, "noise", self.noise or self.name)
-        object.__setattr__(self, "parameters", MappingProxyType({"blur_ksize": Parameter(int, 0), **parameters(self.walk)}))
+        object.__setattr__(self, "parameters", MappingProxyType({"blur_ksize": Parameter(Whole, 0), **parameters(self.walk)}))
 
     @property
     def seeded(self) -> bool:

@@ -3,10 +3,10 @@
 Patches of 14 x 14 pixels replaced by each image's smallest normalised number, as Quantus has it.
 """
 
-from pipeline.families import Removed, metric
+from pipeline.families import Count, Removed, metric
 
 
-def patches(*, patch: int = 14, patches: int = 10, fill: str = "min"):
+def patches(*, patch: Count = 14, patches: Count = 10, fill: str = "min"):
     return Removed(tuple(range(1, patches + 1)), fill, patch)
 
 

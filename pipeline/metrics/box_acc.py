@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.boxes import largest, overlaps, parts
-from pipeline.families import metric
+from pipeline.families import Share, metric
 
 DELTAS = np.array([0.3, 0.5, 0.7])
 
@@ -19,7 +19,7 @@ def best_threshold(hits, n):
 
 
 @metric(total=best_threshold)
-def box_acc(S, boxes, *, step: float = 0.01, components: Literal["all", "largest"] = "all"):
+def box_acc(S, boxes, *, step: Share = 0.01, components: Literal["all", "largest"] = "all"):
     size = np.array([*S.shape[::-1], *S.shape[::-1]])
     best = []
     for threshold in np.arange(0, 1, step):

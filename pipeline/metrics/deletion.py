@@ -3,10 +3,10 @@
 `steps` equal steps from the whole image to none: 224 steps of 224 pixels at 224 pixels as published, 28 as in RISE's batch run.
 """
 
-from pipeline.families import Removed, equal_steps, metric
+from pipeline.families import Count, Removed, equal_steps, metric
 
 
-def steps(size, *, steps: int = 224, fill: str = "mean"):
+def steps(size, *, steps: Count = 224, fill: str = "mean"):
     return Removed(equal_steps(size, steps), fill)
 
 

@@ -1,8 +1,17 @@
-"""Energy in the box (Finer-CAM's Loc., the energy-based pointing game; E18): the share of the map's sum that lies on the object."""
+"""Energy in the box (Finer-CAM's Loc., the energy-based pointing game; E18): the share of the map's sum that lies on the object.
 
-from pipeline.families import metric
+Of a map with a sign only what speaks for the target counts: min-max would make a floor of what speaks against it.
+"""
+
+import numpy as np
+
+from pipeline.families import Undefined, metric
 
 
-@metric
-def energy(S, inside):
+@metric(version=2)
+def energy(raw, inside):
+    S = np.maximum(raw, 0, dtype=np.float64)
+    if not S.any():
+        raise Undefined("nothing in the map speaks for the target")
+    S -= S.min()
     return S[inside].sum() / S.sum()

@@ -3,10 +3,10 @@
 `steps` as for deletion.
 """
 
-from pipeline.families import Removed, equal_steps, metric
+from pipeline.families import Count, Removed, equal_steps, metric
 
 
-def steps(size, *, steps: int = 224, fill: str = "blur11"):
+def steps(size, *, steps: Count = 224, fill: str = "blur11"):
     return Removed(equal_steps(size, steps), fill, reveal=True)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.boxes import contours, overlaps
-from pipeline.families import metric
+from pipeline.families import Share, metric
 
 DELTAS = np.array([0.3, 0.5, 0.7])
 
@@ -20,7 +20,7 @@ def best_threshold(hits, n):
 
 
 @metric(total=best_threshold)
-def max_box_acc_v2(S, boxes, *, step: float = 0.01, thresholds: Literal["even", "log"] = "even"):
+def max_box_acc_v2(S, boxes, *, step: Share = 0.01, thresholds: Literal["even", "log"] = "even"):
     even = np.arange(0, 1, step)
     u, taus = ((255 * S).astype(np.uint8), even) if thresholds == "even" else (S, 10 ** (7 * even - 7))
     far = np.array([np.inf, np.inf, S.shape[1] - 1, S.shape[0] - 1])

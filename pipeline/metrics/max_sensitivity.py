@@ -5,10 +5,10 @@ The direction that is explained stays that of the clean image; maps are min-maxe
 
 import numpy as np
 
-from pipeline.families import Noisy, Remapped, metric
+from pipeline.families import Count, Noisy, Positive, Remapped, metric
 
 
-def noisy(*, draws: int = 10, radius: float = 0.2):
+def noisy(*, draws: Count = 10, radius: Positive = 0.2):
     return Remapped(Noisy(draws, radius))
 
 

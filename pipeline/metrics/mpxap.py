@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.families import metric
+from pipeline.families import Count, metric
 from pipeline.precision import average_precision, by_value
 
 
@@ -17,5 +17,5 @@ def with_chance(positive, negative, *, cumulative: bool = False):
 
 
 @metric(total=with_chance, columns={"mpxap": "higher", "mpxap_chance": None}, of_pairs=True)
-def mpxap(S, raw, positive, counted, *, bins: int = 1000, thresholds: Literal["even", "log"] = "even"):
+def mpxap(S, raw, positive, counted, *, bins: Count = 1000, thresholds: Literal["even", "log"] = "even"):
     return by_value(S if thresholds == "even" else np.clip(raw, 0, 1), positive, counted, bins, thresholds)

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.families import metric
+from pipeline.families import Count, metric
 from pipeline.precision import average_precision, by_value
 
 
 @metric(total=average_precision)
-def pxap(S, raw, positive, counted, *, bins: int = 1000, thresholds: Literal["even", "log"] = "even"):
+def pxap(S, raw, positive, counted, *, bins: Count = 1000, thresholds: Literal["even", "log"] = "even"):
     return by_value(S if thresholds == "even" else np.clip(raw, 0, 1), positive, counted, bins, thresholds)

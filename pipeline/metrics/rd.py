@@ -3,21 +3,20 @@
 A difference of probabilities, not a ratio. The rival is the same for every method: the class of the next highest logit, or by weights.
 """
 
-from math import ceil
 from typing import Literal
 
 import numpy as np
 
 from pipeline.families import Removed, Undefined, metric
 
-SHARES = (0.05, 0.1)
+SHARES = (5, 10)  # per cent, for counts without rounding
 
 
 def top(size, *, fill: str = "mean"):
-    return Removed(tuple(ceil(r * size[0] * size[1]) for r in SHARES), fill)
+    return Removed(tuple(-(-r * size[0] * size[1] // 100) for r in SHARES), fill)
 
 
-@metric(sets={"masked": top}, columns={"rd_05": "higher", "rd_10": "higher"}, family="faithfulness", constant=True)
+@metric(sets={"masked": top}, columns={"rd_05": "higher", "rd_10": "higher"}, family="faithfulness", constant=True, version=2)
 def rd(p, d, masked, *, reference: Literal["logit_rank", "weight_cosine"] = "logit_rank"):
     rival = ("logit_rank", "weight_cosine").index(reference)
     if np.isnan(d[rival]):

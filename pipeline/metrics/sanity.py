@@ -6,14 +6,14 @@ Rank correlation of the maps as they are and of their absolute values, SSIM of t
 
 import numpy as np
 
-from pipeline.families import Randomised, Remapped, Undefined, metric
+from pipeline.families import Randomised, Remapped, Undefined, Whole, metric
 
 STEPS = 5
 SIMILARITIES = ("spearman", "spearman_abs", "ssim", "hog")
 COLUMNS = {f"sanity_{name}_{step}": "lower" for name in SIMILARITIES for step in range(1, STEPS + 1)}
 
 
-def networks(*, layers: tuple[str, ...] = (), seed: int = 0):
+def networks(*, layers: tuple[str, ...] = (), seed: Whole = 0):
     return Remapped(Randomised(STEPS, layers, seed), raw=True)
 
 

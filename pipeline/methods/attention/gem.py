@@ -6,11 +6,11 @@ gather like tokens, then to mix the values. What the blocks add up to, without t
 
 import torch.nn.functional as F
 
-from pipeline.families import attention
+from pipeline.families import Amount, Count, Whole, attention
 
 
 @attention
-def gem(q, k, v, x, stream, added, *, depth: int = 6, iterations: int = 1, temperature: float = 0.0):
+def gem(q, k, v, x, stream, added, *, depth: Count = 6, iterations: Whole = 1, temperature: Amount = 0.0):
     """`depth` counts the last blocks (the released code's depth 7); temperature 0 is mean |x| / sqrt(d), image by image."""
     tokens = stream[-depth]
     for i in range(-depth, 0):

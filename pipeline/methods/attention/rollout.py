@@ -3,11 +3,11 @@
 The first row of a product of matrices is that row carried through them from the left, so no matrix is multiplied by another.
 """
 
-from pipeline.families import attention
+from pipeline.families import Whole, attention
 
 
 @attention
-def rollout(A, *, start: int = 0):
+def rollout(A, *, start: Whole = 0):
     row = A[-1].new_zeros(A[-1].shape[:2])
     row[:, 0] = 1
     for mean in reversed(A[start:]):

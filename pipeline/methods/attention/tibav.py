@@ -1,10 +1,10 @@
 """Transformer attribution (Chefer et al. 2021, eq. 13-14): attention's relevance times its gradient, carried through all blocks."""
 
-from pipeline.families import attention
+from pipeline.families import Whole, attention
 
 
 @attention
-def tibav(dA, RA, *, start: int = 0):
+def tibav(dA, RA, *, start: Whole = 0):
     row = dA[-1].new_zeros(dA[-1].shape[0], dA[-1].shape[2])
     row[:, 0] = 1
     for gradient, relevance in zip(reversed(dA[start:]), reversed(RA[start:]), strict=True):

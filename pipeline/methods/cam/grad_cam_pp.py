@@ -2,11 +2,11 @@
 
 import torch
 
-from pipeline.families import cam
+from pipeline.families import Amount, cam
 
 
 @cam
-def grad_cam_pp(A, dA, *, eps: float = 0.0):
+def grad_cam_pp(A, dA, *, eps: Amount = 0.0):
     """alpha = g^2 / (2 g^2 + g^3 sum(A)), zero where the denominator is.
 
     Both sides are divided by g^2 where no `eps` is asked for: g^3 underflows on real heads. `eps` = 1e-6 is the released code of

@@ -1,9 +1,9 @@
 """GLAS (Gaussian light and shadow, eq. 1-3): what a spot of light shows of the class, times what its shadow takes away."""
 
-from pipeline.families import Spots, gaussians, masked
+from pipeline.families import Amount, Count, Positive, Spots, gaussians, masked
 
 SETS = {"light": lambda k, sigma_light: Spots(k, sigma_light), "shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True)}
-PRESETS = {"fine": {}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
+PRESETS = {"fine": {"sigma_light": 3.0, "sigma_map": 3.0}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
 
 
 @masked(SETS, presets=PRESETS, drawn=gaussians)
@@ -12,12 +12,12 @@ def glas(
     light,
     shadow,
     *,
-    k: int = 15,
-    sigma_light: float = 3.0,
-    sigma_shadow: float = 3.0,
-    sigma_map: float = 3.0,
+    k: Count = 15,
+    sigma_light: Positive = 3.0,
+    sigma_shadow: Positive = 3.0,
+    sigma_map: Positive = 3.0,
     kernel_norm: bool = False,
-    lam: float = 1e-5,
+    lam: Amount = 1e-5,
 ):
     """f_l f_s on the k x k grid, rectified; drawing it with Gaussians of sigma_map is eq. 3.
 

@@ -1,14 +1,14 @@
 """GLAS by shadow alone (Gaussian light and shadow, eq. 2 and 3 without f_l)."""
 
-from pipeline.families import Spots, gaussians, masked
+from pipeline.families import Amount, Count, Positive, Spots, gaussians, masked
 
 SETS = {"shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True)}
-PRESETS = {"fine": {}, "ilsvrc": {"sigma_map": 6.0}}
+PRESETS = {"fine": {"sigma_map": 3.0}, "ilsvrc": {"sigma_map": 6.0}}
 
 
 @masked(SETS, presets=PRESETS, drawn=gaussians)
 def glas_shadow(
-    clean, shadow, *, k: int = 15, sigma_shadow: float = 3.0, sigma_map: float = 3.0, kernel_norm: bool = False, lam: float = 1e-5
+    clean, shadow, *, k: Count = 15, sigma_shadow: Positive = 3.0, sigma_map: Positive = 3.0, kernel_norm: bool = False, lam: Amount = 1e-5
 ):
     """f_s on the k x k grid: how a spot of shadow changes the class; sigmas in units of side / 15."""
     return ((clean.prob[:, None] - shadow.prob).abs() + lam).view(-1, k, k)

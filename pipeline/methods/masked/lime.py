@@ -2,19 +2,19 @@
 
 import torch
 
-from pipeline.families import Segments, masked
+from pipeline.families import Count, Fraction, Positive, Segments, masked
 
 
 @masked({"copies": Segments}, grid="pixels", fill=None)
 def lime(
     copies,
     *,
-    samples: int = 1000,
-    kernel: int = 4,
-    max_dist: float = 200.0,
-    ratio: float = 0.2,
-    width: float = 0.25,
-    alpha: float = 1.0,
+    samples: Count = 1000,
+    kernel: Count = 4,
+    max_dist: Positive = 200.0,
+    ratio: Fraction = 0.2,
+    width: Positive = 0.25,
+    alpha: Positive = 1.0,
 ):
     """Each pixel has its superpixel's coefficient, rectified. What a copy leaves out shows the mean colour of its superpixel.
 

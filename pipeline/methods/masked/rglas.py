@@ -2,14 +2,14 @@
 
 import torch
 
-from pipeline.families import Even, Spots, gaussians, masked
+from pipeline.families import Amount, Count, Even, Fraction, Positive, Spots, gaussians, masked
 
 SETS = {
     "light": lambda k, sigma_light: Spots(k, sigma_light),
     "shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True),
     "whole": lambda: Even(1.0),
 }
-PRESETS = {"fine": {}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
+PRESETS = {"fine": {"sigma_light": 3.0, "sigma_map": 3.0}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
 
 
 @masked(SETS, grid="pixels", presets=PRESETS, drawn=gaussians)
@@ -19,15 +19,15 @@ def rglas(
     again,
     draw,
     *,
-    k: int = 15,
-    sigma_light: float = 3.0,
-    sigma_shadow: float = 3.0,
-    sigma_map: float = 3.0,
+    k: Count = 15,
+    sigma_light: Positive = 3.0,
+    sigma_shadow: Positive = 3.0,
+    sigma_map: Positive = 3.0,
     kernel_norm: bool = False,
-    lam: float = 1e-5,
-    t1: float = 0.8,
-    t2: float = 5.0,
-    rounds: int = 10,
+    lam: Amount = 1e-5,
+    t1: Fraction = 0.8,
+    t2: Positive = 5.0,
+    rounds: Count = 10,
 ):
     """O = sum_t n(S_t) [B H W]. After each round points under n(S_t) > t1 leave the search and the image becomes I (1 - n(S_t)).
 

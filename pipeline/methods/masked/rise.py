@@ -1,10 +1,10 @@
 """RISE (Petsiuk et al. 2018, eq. 6): the mean of random masks, each weighted by the probability it leaves."""
 
-from pipeline.families import Bernoulli, masked
+from pipeline.families import Bernoulli, Count, Share, masked
 
 
 @masked({"copies": Bernoulli}, grid="pixels")
-def rise(copies, *, masks: int = 8000, cells: int = 7, p: float = 0.5):
+def rise(copies, *, masks: Count = 8000, cells: Count = 7, p: Share = 0.5):
     """S = sum_i p_i m_i / (N p). The bank follows from the run's seed and these settings: one for all images, classes and targets.
 
     The released code multiplies the normalised tensor, so that what is masked shows the mean colour: `fill=mean`.

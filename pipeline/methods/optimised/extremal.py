@@ -1,10 +1,11 @@
 """Extremal perturbation (Fong et al. 2019, eq. 5 and 7): the smooth mask of a given area that best preserves the class."""
 
 from math import ceil
+from typing import Annotated
 
 import torch
 
-from pipeline.families import Descent, optimised
+from pipeline.families import Amount, Count, Descent, Positive, Range, Share, optimised
 
 
 def off_area(masks, areas):
@@ -28,8 +29,8 @@ def between(pyramid, masks):
 
 @optimised(grid="pixels", shown="area")
 def extremal(
-    pixels, blur, spread, *, areas: tuple[float, ...] = (0.1,), steps: int = 800, lr: float = 0.01, cell: int = 7, sigma: float = 21.0,
-    away: float = 20.0, levels: int = 8, weight: float = 300.0, growth: float = 1.0035,
+    pixels, blur, spread, *, areas: tuple[Share, ...] = (0.1,), steps: Count = 800, lr: Positive = 0.01, cell: Count = 7, sigma: Positive = 21.0,
+    away: Positive = 20.0, levels: Annotated[int, Range(2)] = 8, weight: Amount = 300.0, growth: Positive = 1.0035,
 ):  # fmt: skip
     """max over m of <d, y(x blurred where m is low)> - weight growth^t mean (sort(m) - r)^2, r = 1 on `area` of it, else 0 (eq. 7).
 

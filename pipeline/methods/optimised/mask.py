@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from pipeline.families import Descent, optimised
+from pipeline.families import Amount, Count, Descent, Positive, Whole, optimised
 
 
 def variation(m, beta):
@@ -37,8 +37,8 @@ def sufficient(scores):
 
 @optimised(grid="pixels")
 def mask(
-    pixels, blur, uniform, *, steps: int = 300, lr: float = 0.1, cells: int = 28, away: float = 10.0, soft: float = 5.0,
-    area: float = 1e-4, smooth: float = 1e-2, beta: float = 3.0, jitter: int = 4, start: Literal["circle", "ones"] = "circle",
+    pixels, blur, uniform, *, steps: Count = 300, lr: Positive = 0.1, cells: Count = 28, away: Positive = 10.0, soft: Positive = 5.0,
+    area: Amount = 1e-4, smooth: Amount = 1e-2, beta: Positive = 3.0, jitter: Whole = 4, start: Literal["circle", "ones"] = "circle",
 ):  # fmt: skip
     """min over m in [0, 1] of <d, p(m x + (1 - m) blur(x))> + area sum(1 - m) + smooth sum |grad m|^beta; 1 - m on `cells` x `cells`.
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from pipeline.families import Descent, optimised
+from pipeline.families import Amount, Count, Descent, Positive, optimised
 
 TINY = 1e-7  # a map with a smaller range is constant, and its normalisation zero
 
@@ -36,7 +36,7 @@ def combined(u, pixels, A):
 
 @optimised
 def opti_cam(
-    pixels, A, *, steps: int = 100, lr: float = 0.1, tolerance: float = 1e-10,
+    pixels, A, *, steps: Count = 100, lr: Positive = 0.1, tolerance: Amount = 1e-10,
     objective: Literal["mask", "diff", "io_mask", "io_diff"] = "mask",
     normalisation: Literal["range", "max", "sigmoid"] = "range",
     scalar: Literal["logit", "margin"] = "logit",

@@ -1,10 +1,10 @@
 """Gradient SHAP (Erion et al. 2021, eq. 2, with noise as captum adds it): expected gradients over random baselines."""
 
-from pipeline.families import Walk, path, rectify, spans
+from pipeline.families import Amount, Count, Walk, Whole, path, rectify, spans
 
 
 @path
-def gradient_shap(x, normal, uniform, *, samples: int = 20, spread: float = 0.09, baselines: int = 20):
+def gradient_shap(x, normal, uniform, *, samples: Count = 20, spread: Amount = 0.09, baselines: Whole = 20):
     """ReLU of the sum over colours of E[(x' - b) grad(b + a (x' - b))], a uniform in [0, 1), x' = x + noise.
 
     b is one of `baselines` standard normal images or the mean colour, each as likely; as every image is drawn afresh, so is the bank.

@@ -4,11 +4,13 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.families import Walk, magnitude, path, rectify
+from pipeline.families import Count, Walk, magnitude, path, rectify
 
 
 @path
-def integrated_gradients(x, *, steps: int = 50, form: Literal["canonical", "calm"] = "canonical", norm: Literal["relu", "minmax"] = "relu"):
+def integrated_gradients(
+    x, *, steps: Count = 50, form: Literal["canonical", "calm"] = "canonical", norm: Literal["relu", "minmax"] = "relu"
+):
     """sum over colours of (x - x0) int_0^1 grad(x0 + a (x - x0)) da, x0 = 0 in normalised space, by Gauss-Legendre quadrature.
 
     The paper leaves the sign open. As for the CAM family, what speaks for the target is kept; with `norm=minmax` the values add up to
