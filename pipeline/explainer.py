@@ -33,7 +33,7 @@ from pipeline.tables.maps import quantise, rounded, summaries
 from pipeline.targets import Answers, Explained, rivals
 
 log = logging.getLogger(__name__)
-CHUNK = 32
+CHUNK = {"cpu": 32, "cuda": 256}  # images of a batch: on a GPU as many as there are rows in its passes, see engine.budget
 PER_TARGET = ("optimised", "path")  # families that pay for every target; others look once for all of them
 
 
@@ -63,7 +63,8 @@ class Explainer:
 
     def __init__(self, backbone: backbones.Backbone, questions: Questions, device: str = "cpu", batch_size: int | None = None):
         self.device = torch.device(device)
-        self.backbone, self.questions, self.batch_size = backbone.to(device), questions, batch_size or CHUNK
+        self.backbone, self.questions = backbone.to(device), questions
+        self.batch_size = batch_size or CHUNK.get(self.device.type, CHUNK["cpu"])
         self._schemas = {
             "images": schema.IMAGES,
             "features": schema.features(backbone.feature_width),

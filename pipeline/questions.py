@@ -103,7 +103,8 @@ def ask(
     stored: Sequence[Request] = (),
     **rest,
 ) -> Questions:
-    """Questions from names as a user writes them. With any metric come the two controls, which show its floor and its trap.
+    """Questions from names as a user writes them. With any metric come the two controls, which show its floor and its trap, and with one
+    that takes pixels by the order of the map the share of ties.
 
     `stored` are metrics of the maps as they are stored.
 
@@ -112,7 +113,7 @@ def ask(
     """
     loaded = load(plugins)
     explained = tuple(map(_read, parse_all(targets, TARGETS, "target", target_args)))
-    scored = *parse_all(metrics, METRICS, "metric", metric_args), *stored
+    scored = *_with_ties(parse_all(metrics, METRICS, "metric", metric_args)), *stored
     named = frozenset(metric.alias for metric in stored)
     asked = parse_all(methods, METHODS, "method", method_args)
     questions = Questions(asked, explained, **rest, plugins=loaded, metrics=scored, stored=named)
@@ -132,6 +133,13 @@ def _read(target: Request) -> Request:
     """A target with what its file says in place of the file's name: that decides the values, and workers need not reach the file."""
     reads = TARGETS[target.name].reads
     return replace(target, argument=reads(target.argument)) if reads else target
+
+
+def _with_ties(metrics: tuple[Request, ...]) -> tuple[Request, ...]:
+    """Metrics, and `tie_share` beside those that break ties."""
+    told = {"tie_share"} & {name for metric in metrics for name in (metric.name, metric.alias)}
+    orders = any(METRICS[metric.name].orders for metric in metrics)
+    return (*metrics, replace(parse("tie_share", METRICS, "metric"), explicit=False)) if orders and not told else metrics
 
 
 def _controlled(questions: Questions) -> Questions:

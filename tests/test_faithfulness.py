@@ -63,7 +63,14 @@ def scored_maps(images, backbone, metrics, method="ramped", target="predicted", 
     """What really ran through `pipeline.explain`: each map as drawn and its score, image by image and metric by metric, without controls."""
     told, score = [], explainer.scored
     patch = pytest.MonkeyPatch()
-    patch.setattr(explainer, "scored", lambda asked, drawn: told.append((drawn, score(asked, drawn))) or told[-1][1])
+
+    def overheard(asked, drawn):
+        found = score(asked, drawn)
+        if asked.explicit:  # the share of ties comes by itself
+            told.append((drawn, found))
+        return found
+
+    patch.setattr(explainer, "scored", overheard)
     try:
         pipeline.explain(images, labels, backbone, [method], [target], metrics=list(metrics), **how)
     finally:
@@ -428,6 +435,15 @@ def test_every_faithfulness_metric_has_a_cost():
     }
 
 
+@pytest.mark.parametrize("name", sorted(METRICS))
+def test_the_share_of_ties_comes_with_whatever_breaks_ties(name):
+    breaks = {"deletion", "insertion", "rd", "aopc", "remove", "remove_and_classify"}
+    (asked, *others) = [metric.alias for metric in ask(["cam"], ["label"], metrics=[name]).metrics]
+    assert (asked, others) == (name, ["tie_share"] if name in breaks else [])
+    twice = ask(["cam"], ["label"], metrics=[f"x={name}", "ties=tie_share"]).metrics
+    assert [metric.alias for metric in twice] == ["x", "ties"]
+
+
 def test_random_removals_are_asked_once_for_all_maps(images, monkeypatch):
     assert rows_of(images, ["remove"], monkeypatch, ["ramped", "layer_cam", "fake_cam"]) == 1 + 5 + 3 * 5
 
@@ -442,7 +458,7 @@ def test_metrics_that_explain_anew_are_only_computed_where_they_are_named():
 
 
 def test_ad_ai_ag_stands_for_three_metrics_and_nothing_else():
-    assert [metric.alias for metric in ask(["cam"], ["label"], metrics=["deletion", "ad_ai_ag"]).metrics] == ["deletion", "ad", "ai", "ag"]
+    assert [metric.alias for metric in ask(["cam"], ["label"], metrics=["energy", "ad_ai_ag"]).metrics] == ["energy", "ad", "ai", "ag"]
     with pytest.raises(Refusal):
         ask(["ad_ai_ag"], ["label"])
 

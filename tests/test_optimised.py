@@ -407,6 +407,13 @@ def test_a_network_that_answers_nan_gives_nan_for_that_image_alone(backbone, pix
     assert finite.tolist() == [True, True, False, True, True]
 
 
+def test_extremal_masks_are_blurred_by_a_share_of_the_side(backbone, pixels):
+    plain = run("extremal(steps=2)", backbone, pixels)
+    found = run("extremal(steps=2,smooth=0.09)", backbone, pixels)
+    torch.testing.assert_close(found, smoothed(plain, 0.09 * SIZE))
+    assert (found.amax((1, 2)) < plain.amax((1, 2))).all()
+
+
 def test_settings_are_typed_and_refused_where_they_make_no_sense():
     request = parse("opti_cam(steps=50)", METHODS, "method")
     assert request.args["steps"] == 50

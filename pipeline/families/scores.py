@@ -101,6 +101,11 @@ class Metric:
         return any(isinstance(code, Remapped) for code in self._usual)
 
     @property
+    def orders(self) -> bool:
+        """Whether it takes the map's pixels in their order, which leaves ties to a rule."""
+        return any(isinstance(code, Removed) and code.order == "map" for code in self._usual)
+
+    @property
     def seeded(self) -> bool:
         """Whether the run's seed decides it beyond the map: ties, random orders and noise are drawn."""
         return any(isinstance(code, Removed) or isinstance(getattr(code, "change", None), Noisy) for code in self._usual)

@@ -41,7 +41,8 @@ def opti_cam(
     normalisation: Literal["range", "max", "sigmoid"] = "range",
     scalar: Literal["logit", "margin"] = "logit",
 ):  # fmt: skip
-    """Stored ahead of upsampling and normalising: bilinear and min-max of it is the mask that the network saw (for `range`).
+    """Stored ahead of upsampling and normalising: bilinear and min-max of it is the mask that the network saw with `range`. With `max` and
+    `sigmoid` metrics see the min-max of what it saw, as they do of every map.
 
     In double precision up to the mask. A dead channel only scales S, which normalising undoes, so its gradient is zero; in single
     precision it is rounding, which Adam would blow up to steps of full length.
