@@ -58,6 +58,18 @@ def around(S: np.ndarray) -> np.ndarray:
     return largest(S.mean() < S)[1]
 
 
+def hit(mask: np.ndarray, boxes: np.ndarray) -> bool:
+    """Whether the centroid of the largest connected part of a mask [H W] lies in one of the boxes [N 4]."""
+    blob, _ = largest(mask)
+    y, x = ((index.mean() + 0.5) / side for index, side in zip(np.nonzero(blob), mask.shape, strict=True))
+    return bool(((boxes[:, 0] <= x) & (x < boxes[:, 2]) & (boxes[:, 1] <= y) & (y < boxes[:, 3])).any())
+
+
+def share(boxes: np.ndarray) -> float:
+    """The sum of the boxes' [N 4] areas, as a share of the image."""
+    return float(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
+
+
 def _outlined(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The boxes of the parts, and those of the rims of holes."""
     import cv2

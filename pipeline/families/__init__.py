@@ -25,7 +25,7 @@ from pipeline.families.perturbations import (
     Said,
     equal_steps,
 )
-from pipeline.families.ranges import Amount, Count, Fraction, Positive, Range, Share, Whole
+from pipeline.families.ranges import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
 from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
 from pipeline.families.scores import Metric, Undefined, metric
 from pipeline.families.walks import Path, Walk, magnitude, noisy, path, spans
@@ -51,6 +51,7 @@ __all__ = [
     "Even",
     "Fraction",
     "Latent",
+    "Level",
     "METHODS",
     "Masked",
     "Noisy",

@@ -1,12 +1,11 @@
 """Pointing game of GLAS on small objects alone (section 4, PT-small; E17): null where the boxes take a quarter of the image or more."""
 
-from pipeline.families import Fraction, Undefined, metric
-from pipeline.metrics.pointing_blob import Threshold, pointing_blob
+from pipeline.boxes import hit, share
+from pipeline.families import Fraction, Level, Undefined, metric
 
 
 @metric(binary=True)
-def pointing_small(S, boxes, *, threshold: Threshold = 0.95, small: Fraction = 0.25):
-    hit, counts = pointing_blob(S, boxes, threshold=threshold, small=small)
-    if not counts:
+def pointing_small(S, boxes, *, threshold: Level = 0.95, small: Fraction = 0.25):
+    if share(boxes) >= small:
         raise Undefined(f"the object takes {small:g} of the image or more")
-    return hit
+    return float(hit(threshold < S, boxes))
