@@ -12,18 +12,24 @@ from pipeline import tables
 from pipeline.job import Job, command_line
 from pipeline.tables.schema import SCORES
 
-METRICS = ("energy", "pointing", "pointing_blob", "official", "loc_error", "f1", "iou", "ad_ai_ag", "rd", "deletion", "insertion")
+METRICS = ("all", "bbox_study", "selectivity")  # but for those that stored maps cannot tell, and `mpxap`, which needs pairs of classes
 METHODS = ("grad_cam", "gradient")
 
 
 def difference(job: Job) -> pa.Table:
-    """Mean and largest distance of each metric's values, by method: the run `float` scores maps as computed, the run `stored` as stored."""
+    """Mean and largest distance of each metric's values, by method: the run `float` scores maps as computed, the run `stored` as stored.
+
+    A dataset-level metric has one value, of all maps.
+    """
     named = vars(job)
     explain.run(Job(**{**named, "name": "stored", "metrics": (), "metric_args": ()}))
     score.run(score.Score(out=job.out, name="stored", metrics=METRICS, metric_args=job.metric_args))
     explain.run(Job(**{**named, "name": "float", "metrics": METRICS}))
-    exact, stored = (tables.open(job.out, name).table("metrics") for name in ("float", "stored"))
     import duckdb
+
+    runs = [tables.open(job.out, name) for name in ("float", "stored")]
+    exact, stored = (run.table("metrics") for run in runs)
+    exact_all, stored_all = (run.table("summary") for run in runs)
 
     columns = sorted(set(stored.column_names) - {*SCORES.names, "reasons"})
     each = " UNION ALL ".join(
@@ -31,9 +37,13 @@ def difference(job: Job) -> pa.Table:
         "FROM exact a JOIN stored b USING (image_id, method, target)"
         for column in columns
     )
+    each += (
+        " UNION ALL SELECT method, metric, abs(a.mean - b.mean), a.mean FROM exact_all a JOIN stored_all b USING (method, target, metric, scope)"
+        f" WHERE scope = 'all' AND metric NOT IN ({', '.join(map(repr, columns))})"
+    )
     return duckdb.sql(
         f"SELECT metric, method, count(apart) AS maps, avg(value) AS mean, avg(apart) AS apart, max(apart) AS most FROM ({each}) "
-        "WHERE method NOT IN ('fake_cam', 'random') GROUP BY ALL ORDER BY ALL"
+        "WHERE method NOT IN ('fake_cam', 'random') AND apart IS NOT NULL GROUP BY ALL ORDER BY ALL"
     ).to_arrow_table()
 
 
