@@ -122,6 +122,8 @@ def test_a_run_without_metrics_gets_its_controls(source, tmp_path):
 MEAN_LOST, MOST_LOST = 5e-3, 0.05
 # What survives that maps of pixels are averaged down as well; thresholds and orders of single pixels do not.
 ROBUST = {"energy", "ad", "ad_pred", "ag", "ag_pred", "insertion", "insertion_label"}
+# What jumps: one of twelve maps changes sides, a crop is a row of pixels larger, and a small power makes much of the lowest of 256 steps.
+JUMPS = {"max_box_acc_v2": 1 / 12, "saliency_metric": 0.25, "selectivity_ad_10": 0.1}
 
 
 def test_metrics_of_stored_maps_are_near_those_of_float_maps(tmp_path):
@@ -129,9 +131,12 @@ def test_metrics_of_stored_maps_are_near_those_of_float_maps(tmp_path):
     args = ("deletion.steps=4", "insertion.steps=4")
     job = replace(job, methods=("grad_cam", "gradient"), targets=("label",), workers=0, metric_args=args)
     rows = difference(job).to_pylist()
-    assert {row["metric"] for row in rows} > ROBUST | {"iou_50", "rd_05", "deletion"}
+    more = {"iou_50", "rd_05", "deletion", "pxap", "remove_and_classify_50", "aopc", "selectivity_ad_100", "bbox_study_ad_s_b"}
+    assert {row["metric"] for row in rows} > ROBUST | more | set(JUMPS)
     for row in rows:
-        if row["method"] == "grad_cam" and row["maps"]:
+        if row["method"] == "grad_cam" and row["metric"] in JUMPS:
+            assert row["most"] <= JUMPS[row["metric"]], row
+        elif row["method"] == "grad_cam":
             assert row["apart"] <= MEAN_LOST and row["most"] <= MOST_LOST, row
         if row["method"] == "gradient" and row["metric"] in ROBUST:
             assert row["apart"] <= 2 * MEAN_LOST and row["most"] <= MOST_LOST, row
