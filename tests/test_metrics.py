@@ -1,5 +1,7 @@
 """What every metric owes, looped over the registry, and each against paper and pencil and against somebody else's code."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -250,6 +252,25 @@ def test_numbers_are_fractions(name):
         found = numbers(WRITTEN.get(name, name), [random_case(seed)])
         for column in METRICS[name].columns:
             assert 0 <= found[column] <= 1
+
+
+def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch):
+    """On maps with a sign, whose positive part reaches zero: Quantus takes no floor away. It calls any maximum in the mask a hit, as we do."""
+    monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # numpy 2.4 has dropped the name Quantus 0.6 uses
+    quantus = pytest.importorskip("quantus")
+    draws = [random_case(seed) for seed in range(20)]
+    signed = [replace(draw, map=(draw.map - 0.3).astype(np.float32)) for draw in draws]
+    given = {
+        "x_batch": np.zeros((20, 1, 40, 48)),
+        "a_batch": np.stack([draw.raw for draw in signed])[:, None],
+        "s_batch": np.stack([draw.inside for draw in signed])[:, None],
+    }
+    how = {"abs": False, "normalise": False, "disable_warnings": True}
+    shares = quantus.AttributionLocalisation(positive_attributions=True, **how).evaluate_batch(**given)
+    hits = quantus.PointingGame(**how).evaluate_batch(**given)
+    assert [numbers("energy", [draw])["energy"] for draw in signed] == pytest.approx(shares.tolist(), rel=1e-5)
+    assert [numbers("pointing", [draw])["pointing"] for draw in signed] == hits.tolist()
+    assert 0 < sum(hits) < 20
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(METRICS) if METRICS[name].total])
