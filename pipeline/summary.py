@@ -1,7 +1,8 @@
 """The summary table: what every metric comes to for every method and target, over all images and over those of each class.
 
 Intervals are at 95 %: from the bootstrap over images, of the mean and of the mean paired difference, and exact where a metric is 0 or 1
-and its mean a share. A dataset-level metric has one value and no interval.
+and its mean a share. Where a value belongs to the whole dataset, groups of images are resampled, and where it is a mean over pairs of
+classes, pairs: their counts are all that is kept. A single class or pair has a value of that kind without an interval.
 
 C columns of metrics, N images, G scopes
 """
@@ -20,6 +21,7 @@ from pipeline.requests import Request
 from pipeline.tables import files, schema
 from pipeline.tables.metrics import counts
 
+UNKNOWN = np.full(bootstrap.RESAMPLES, np.nan)  # where nothing is resampled
 ENDS = {"": "mean", "_low": "ci_low", "_high": "ci_high"}
 
 
@@ -148,23 +150,64 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
     for (alias, model, method, target, scope, kind), values in counts(partials):
         sums.setdefault((model, alias, method, target), {}).setdefault(scope, {})[kind] = values
     rows, by_alias = [], {metric.alias: metric for metric in asked.metrics if METRICS[metric.name].total}
+    found: dict[tuple, tuple[float | None, np.ndarray]] = {}  # each row's value, and what it comes to in each resample
     for (model, alias, method, target), scopes in sums.items():
         if alias not in by_alias:
             continue  # a metric's curves
         metric = by_alias[alias]
-        told = _of_pairs(metric, scopes, asked.class_pairs) if METRICS[metric.name].of_pairs else _of_scopes(metric, scopes)
+        if METRICS[metric.name].of_pairs:
+            told = _of_pairs(metric, scopes, asked.class_pairs)
+            resampled = _resampled_pairs(metric, told, asked.class_pairs)
+        else:
+            told, resampled = _of_scopes(metric, scopes), _resampled_groups(metric, scopes)
         for scope, (images, values) in told.items():
             for column, better in scoring.columns(metric).items():
                 row = {"model": model, "method": method, "target": target, "metric": column, "scope": scope, "mean": values[column]}
                 rows.append({**row, **images, "better": better, "stored": alias in asked.stored})
-    means = {tuple(row[name] for name in ("model", "metric", "scope", "method", "target")): row["mean"] for row in rows}
+                found[model, column, scope, method, target] = values[column], resampled.get((scope, column), UNKNOWN)
     for row in rows:
         of = row["model"], row["metric"], row["scope"]
-        row["diff_random"] = _minus(row["mean"], means.get((*of, "random", "none")))
-        row["diff_label"] = _minus(
-            row["mean"], means.get((*of, row["method"], "label")) if row["target"] not in ("label", "none") else None
-        )
+        own = found[*of, row["method"], row["target"]]
+        row |= _ends("ci", own[1])
+        plain = (row["method"], "label") if row["target"] not in ("label", "none") else None
+        for name, other in (("diff_random", ("random", "none")), ("diff_label", plain)):
+            value, resampled = found.get((*of, *(other or ())), (None, UNKNOWN))
+            row |= {name: _minus(own[0], value), **_ends(name, own[1] - resampled)}
     return pa.Table.from_pylist(rows, schema.SUMMARY)
+
+
+def _resampled_groups(metric: Request, scopes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
+    """(scope, column) -> what it comes to in each resample of the groups of images [R]; nothing where there are fewer than two."""
+    groups = scoring.by_group(scopes.get("all", {}))
+    if len(groups) < 2:
+        return {}
+    draws, sums = bootstrap.drawn(list(groups)).astype(np.float64), {}
+    for kind in {kind for each in groups.values() for kind in each}:
+        have = [kind in each for each in groups.values()]
+        sums[kind] = draws[have].T @ np.stack([each[kind] for each in groups.values() if kind in each])
+    found = {("all", column): UNKNOWN.copy() for column in scoring.columns(metric)}
+    for r in np.flatnonzero(sums["n"]):
+        for column, value in scoring.totals(metric, {kind: values[r] for kind, values in sums.items()}).items():
+            found["all", column][r] = np.nan if value is None else value
+    return found
+
+
+def _resampled_pairs(metric: Request, told: Mapping[str, tuple[dict, dict]], pairs: Sequence[Pair]) -> dict[tuple[str, str], np.ndarray]:
+    """The same of each mean over pairs in each resample of its pairs; nothing where each pair's counts hold those of others."""
+    if metric.args["cumulative"]:
+        return {}
+    found = {}
+    for scope, members in _groups(pairs).items():
+        names = [pair.name for pair in members if pair.name in told]
+        for column in scoring.columns(metric):
+            values = np.array([[told[name][1][column] for name in names]], np.float64)
+            found[scope, column] = bootstrap.means(values, names)[0]
+    return found
+
+
+def _ends(name: str, resampled: np.ndarray) -> dict[str, float | None]:
+    """The interval of what is called `name`."""
+    return {f"{name}{end}": _null(each) for end, each in zip(("_low", "_high"), bootstrap.interval(resampled), strict=True)}
 
 
 def curves_of(partials: pa.Table) -> pa.Table:
@@ -198,16 +241,21 @@ def _of_pairs(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]], pai
     own = _of_scopes(metric, sums)
     summed = running(pairs, sums) if metric.args["cumulative"] else sums
     told = {scope: (own[scope][0], scoring.totals(metric, each)) for scope, each in summed.items()}
-    groups = {"all": pairs} | {f"{size} part{'s' * (size > 1)}": [] for size in sorted({len(pair.parts) for pair in pairs})}
-    for pair in pairs:
-        groups[f"{len(pair.parts)} part{'s' * (len(pair.parts) > 1)}"].append(pair)
     means = {}
-    for scope, members in groups.items():
+    for scope, members in _groups(pairs).items():
         of = [told[pair.name][1] for pair in members if pair.name in told]
         columns = {column: [each[column] for each in of if each[column] is not None] for column in scoring.columns(metric)}
         n = max(map(len, columns.values()))
         means[scope] = {"n": n, "n_null": len(members) - n}, {c: float(np.mean(each)) if each else None for c, each in columns.items()}
     return told | means
+
+
+def _groups(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Scope -> the pairs it is the mean of."""
+    found = {"all": [*pairs]} | {f"{size} part{'s' * (size > 1)}": [] for size in sorted({len(pair.parts) for pair in pairs})}
+    for pair in pairs:
+        found[f"{len(pair.parts)} part{'s' * (len(pair.parts) > 1)}"].append(pair)
+    return found
 
 
 def _minus(value: float | None, other: float | None) -> float | None:
