@@ -341,9 +341,10 @@ class Explainer:
                 what = f"{cell.metric.alias} of {cell.method.alias} for {cell.target.alias}"
                 answer.fail(row, "metric", score.error, f"{what}: {one_line(score.error)}")
             if cell.table == "partials":
-                classed = cell.metric.args.get("by_class") and row["label"] is not None
-                for scope in ("all", str(row["label"])) if classed else ("all",):
-                    scoring.added(answer.sums.setdefault((cell.target.alias, scope), {}), score)
+                group = scoring.group_of(row["image_id"]) if METRICS[cell.metric.name].total else None
+                scoring.added(answer.sums.setdefault((cell.target.alias, "all"), {}), score, group)
+                if cell.metric.args.get("by_class") and row["label"] is not None:
+                    scoring.added(answer.sums.setdefault((cell.target.alias, str(row["label"])), {}), score)
                 continue
             for column in scoring.columns(cell.metric):
                 about = {"image_id": row["image_id"], "class_id": class_id[i] if class_id[i] >= 0 else None, "label": row["label"]}

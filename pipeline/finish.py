@@ -16,7 +16,7 @@ from pipeline.refusal import Refusal
 from pipeline.summary import curves_of, joined, of_partials, summary_of
 from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.identity import digest
-from pipeline.tables.metrics import added
+from pipeline.tables.metrics import added, without_groups
 from pipeline.work import Work
 
 Groups = list[list[reduce.Member]]
@@ -127,7 +127,8 @@ def _summarised(work: Work, groups: Groups, each: Callable, run_id: str, entries
     floor = scored.get("method=random", [])
     parts = list(each(partial(summary_of, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
     written = []
-    tables = {"partials": partials, "summary": joined([*parts, of_partials(partials, asked)]), "curves": curves_of(partials)}
+    summary = joined([*parts, of_partials(partials, asked)])
+    tables = {"partials": without_groups(partials), "summary": summary, "curves": curves_of(partials)}
     name = digest([member.cell for group in groups for member in group])
     for table, rows in tables.items():
         path = f"{table}/part-{name}.parquet"

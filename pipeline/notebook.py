@@ -16,7 +16,7 @@ from pipeline.refusal import Refusal
 from pipeline.summary import curves_of, summarised
 from pipeline.tables import schema
 from pipeline.tables.errors import told_once
-from pipeline.tables.metrics import widened
+from pipeline.tables.metrics import widened, without_groups
 
 
 def explain(
@@ -93,7 +93,7 @@ def gathered(answers: Sequence[tuple[Cell, pa.Table, pa.Table]], asked: Question
     tables["errors"] = told_once(tables["errors"])
     if asked.metrics:
         tables["metrics"] = widened(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
-        tables.setdefault("partials", schema.PARTIALS.empty_table())
-        tables["summary"] = summarised(tables["metrics"], tables["partials"], asked)
-        tables["curves"] = curves_of(tables["partials"])
+        partials = tables.get("partials", schema.PARTIALS.empty_table())
+        tables["summary"] = summarised(tables["metrics"], partials, asked)
+        tables |= {"partials": without_groups(partials), "curves": curves_of(partials)}
     return tables

@@ -279,6 +279,8 @@ def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
     asked |= code_of(questions.plugins, metric=metric.name)
     if entry.of_pairs:
         asked["pairs"] = questions.class_pairs
+    elif entry.total:
+        asked["groups"] = scoring.GROUPS
     if entry.seeded:
         asked["seed"] = questions.seed
     if stored:

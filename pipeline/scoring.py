@@ -17,8 +17,10 @@ from pipeline.refusal import Refusal
 from pipeline.render import unit, upsample
 from pipeline.requests import Request
 from pipeline.storage import one_line
+from pipeline.tables.identity import seed_of
 
 WHOLE = 2**20  # curves are added up in these parts: whole numbers, exact in any order up to 2^33 images
+GROUPS = 20  # of images, resampled for the interval of a number that only the whole dataset has
 IGNORED = 128  # the code of a mask's pixels that are neither object nor ground
 FIXED = {"image_id", "model", "method", "target", "class_id", "label", "reasons"}
 
@@ -213,15 +215,32 @@ def columns(asked: Request) -> dict[str, str | None]:
     return {asked.alias + column.removeprefix(metric.name): better for column, better in metric.columns.items()}
 
 
-def added(sums: dict[str, np.ndarray], score: Score) -> None:
+def group_of(image_id: str) -> str:
+    """The group of images that an image belongs to, decided by a hash of its id."""
+    return f"group {seed_of('group', image_id) % GROUPS:02d}"
+
+
+def added(sums: dict[str, np.ndarray], score: Score, group: str | None = None) -> None:
     """Add one map's counts to sums by name: `n` and `n_null` count maps with and without them, `null: REASON` says why.
 
-    A curve counts as `curve: COLUMN`, rounded to whole parts.
+    A curve counts as `curve: COLUMN`, rounded to whole parts. Counts of an image that has a `group` count once more as `GROUP: NAME`.
     """
     curves = {f"curve: {column}": np.round(curve * WHOLE) for column, curve in score.curves.items()}
     counts = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **(curves or score.values)}
+    if group and not score.reason:
+        counts |= {f"{group}: {kind}": values for kind, values in counts.items()}
     for kind, values in counts.items():
         sums[kind] = sums.get(kind, 0) + np.asarray(values, dtype=np.float64)
+
+
+def by_group(sums: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Group -> the sums of its images by name."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for kind, values in sums.items():
+        group, _, name = kind.partition(": ")
+        if group.startswith("group "):
+            found.setdefault(group, {})[name] = values
+    return found
 
 
 def totals(asked: Request, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:

@@ -1,16 +1,19 @@
 """The summary table: what every metric comes to for every method and target, over all images and over those of each class.
 
-Intervals are at 95 %: Student's t, of the mean and of the mean paired difference, and exact where a metric is 0 or 1 and its mean a share.
-A dataset-level metric has one value and no interval.
+Intervals are at 95 %: from the bootstrap over images, of the mean and of the mean paired difference, and exact where a metric is 0 or 1
+and its mean a share. Where a value belongs to the whole dataset, groups of images are resampled, and where it is a mean over pairs of
+classes, pairs: their counts are all that is kept. A single class or pair has a value of that kind without an interval.
+
+C columns of metrics, N images, G scopes
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import scoring, storage
+from pipeline import bootstrap, scoring, storage
 from pipeline.families import METRICS
 from pipeline.pairs import Pair, running
 from pipeline.questions import Questions
@@ -18,7 +21,8 @@ from pipeline.requests import Request
 from pipeline.tables import files, schema
 from pipeline.tables.metrics import counts
 
-CONFIDENCE = 0.95
+UNKNOWN = np.full(bootstrap.RESAMPLES, np.nan)  # where nothing is resampled
+ENDS = {"": "mean", "_low": "ci_low", "_high": "ci_high"}
 
 
 def summarised(metrics: pa.Table, partials: pa.Table, asked: Questions) -> pa.Table:
@@ -52,17 +56,19 @@ def floor_of(metrics: pa.Table) -> pa.Table:
 
 def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
     """The summary of one method's rows, against the rows of `random`."""
-    rows = []
+    rows, columns = [], _columns(asked)
+    binary = np.array([METRICS[metric.name].binary for metric, _, _ in columns], bool)
     for target in sorted(pc.unique(metrics["target"]).to_pylist()):
         own = metrics.filter(pc.field("target") == target).sort_by("image_id")
         plain = metrics.filter(pc.field("target") == "label") if target not in ("label", "none") else metrics.slice(0, 0)
+        values = _aligned(own, own, columns)
+        values = np.stack([values, values - _aligned(own, floor, columns), values - _aligned(own, plain, columns)])
         names = {"model": own["model"][0].as_py(), "method": own["method"][0].as_py(), "target": target}
-        scopes, group = _scopes(own)
-        for metric, column, better in _columns(asked):
-            values = _aligned(own, own, column)
-            against = {"random": values - _aligned(own, floor, column), "label": values - _aligned(own, plain, column)}
-            about = {**names, "metric": column, "better": better, "stored": metric.alias in asked.stored}
-            rows += [{**about, **told} for told in _by_scope(values, against, scopes, group, METRICS[metric.name].binary)]
+        about = [{**names, "metric": column, "better": better, "stored": m.alias in asked.stored} for m, column, better in columns]
+        images = own["image_id"].to_numpy()
+        for scopes, group in ((["all"], np.zeros(len(images), int)), _scopes(own)):
+            told = _told(values, binary, images, group, len(scopes))
+            rows += [{**same, "scope": scope, **_row(told, c, i)} for i, scope in enumerate(scopes) for c, same in enumerate(about)]
     return pa.Table.from_pylist(rows, schema.SUMMARY)
 
 
@@ -79,46 +85,59 @@ def _scopes(own: pa.Table) -> tuple[list[str], np.ndarray]:
     return [str(label) for label in classes], np.where(labels >= 0, np.searchsorted(classes, labels), -1)
 
 
-def _aligned(own: pa.Table, other: pa.Table, column: str) -> np.ndarray:
-    """`column` of `other` for each image of `own`; NaN where it has none."""
-    place = pc.index_in(own["image_id"], other["image_id"].combine_chunks())
-    return other[column].combine_chunks().take(place.combine_chunks()).cast(pa.float64()).to_numpy(zero_copy_only=False)
+def _aligned(own: pa.Table, other: pa.Table, columns: Sequence[tuple[Request, str, str | None]]) -> np.ndarray:
+    """The columns of `other` for each image of `own` [C N]; NaN where it has none."""
+    place = pc.index_in(own["image_id"], other["image_id"].combine_chunks()).combine_chunks()
+    found = (other[column].combine_chunks().take(place).cast(pa.float64()).to_numpy(zero_copy_only=False) for _, column, _ in columns)
+    return np.array([*found]).reshape(len(columns), own.num_rows)
 
 
-def _by_scope(values: np.ndarray, against: dict[str, np.ndarray], scopes: list[str], group: np.ndarray, binary: bool) -> Iterator[dict]:
-    for names, places in ((["all"], np.zeros(len(values), int)), (scopes, group)):
-        told = moments(values, places, len(names))
-        if binary:
-            told |= exact_interval(told["n"], told["mean"])
-        differences = {to: moments(each, places, len(names)) for to, each in against.items()}
-        size = np.bincount(places[places >= 0], minlength=len(names))
-        for i, scope in enumerate(names):
-            row = {"scope": scope, "n": int(told["n"][i]), "n_null": int(size[i] - told["n"][i])}
-            row |= {name: _null(told[name][i]) for name in ("mean", "std", "ci_low", "ci_high")}
-            for to, each in differences.items():
-                row |= {f"diff_{to}{end}": _null(each[name][i]) for end, name in (("", "mean"), ("_low", "ci_low"), ("_high", "ci_high"))}
-            yield row
+def _told(values: np.ndarray, binary: np.ndarray, images: np.ndarray, group: np.ndarray, groups: int) -> dict[str, np.ndarray]:
+    """What the summary tells of columns and of their differences to `random` and to `label` [3 C N] in each group: [3 C G] each, by name."""
+    found = moments(np.concatenate(values), images, group, groups)
+    told = {name: each.reshape(*values.shape[:2], groups) for name, each in found.items()}
+    for end, each in exact_interval(told["n"][0, binary], told["mean"][0, binary]).items():
+        told[end][0, binary] = each
+    return told | {"n_null": np.bincount(group[group >= 0], minlength=groups) - told["n"]}
 
 
-def moments(values: np.ndarray, group: np.ndarray, groups: int) -> dict[str, np.ndarray]:
-    """n, mean, std (of a sample) and the mean's t interval of `values` in each group, leaving out NaN and group -1; NaN where undefined."""
-    from scipy.special import stdtrit
+def _row(told: Mapping[str, np.ndarray], column: int, group: int) -> dict:
+    """The numbers of one column in one group, by their names in the summary."""
+    row = {name: int(told[name][0, column, group]) for name in ("n", "n_null")}
+    row |= {name: _null(told[name][0, column, group]) for name in ("mean", "std", "ci_low", "ci_high")}
+    for i, to in enumerate(("random", "label"), 1):
+        row |= {f"diff_{to}{end}": _null(told[name][i, column, group]) for end, name in ENDS.items()}
+    return row
 
-    kept = np.isfinite(values) & (group >= 0)
-    values, group = values[kept], group[kept]
-    n = np.bincount(group, minlength=groups).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.bincount(group, values, groups) / n
-        std = np.sqrt(np.bincount(group, (values - mean[group]) ** 2, groups) / np.where(n > 1, n - 1, np.nan))
-        half = stdtrit(n - 1, (1 + CONFIDENCE) / 2) * std / np.sqrt(n)
-    return {"n": n, "mean": mean, "std": std, "ci_low": mean - half, "ci_high": mean + half}
+
+def moments(values: np.ndarray, images: Sequence[str], group: np.ndarray, groups: int) -> dict[str, np.ndarray]:
+    """n, mean, std (of a sample) and the mean's bootstrap interval of each column of `values` [C N] in each group: [C groups] each.
+
+    NaN among the values and the group -1 are left out; NaN where undefined, an interval where n is less than two.
+    """
+    found = {name: np.full((len(values), groups), np.nan) for name in ("n", "mean", "std", "ci_low", "ci_high")}
+    for c, kept in enumerate(np.isfinite(values) & (group >= 0)):
+        mine, of = values[c, kept], group[kept]
+        n = np.bincount(of, minlength=groups).astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = np.bincount(of, mine, groups) / n
+            std = np.sqrt(np.bincount(of, (mine - mean[of]) ** 2, groups) / np.where(n > 1, n - 1, np.nan))
+        found["n"][c], found["mean"][c], found["std"][c] = n, mean, std
+    some = found["n"].any(1)
+    order = np.argsort(group, kind="stable")
+    edges = np.searchsorted(group[order], np.arange(groups + 1))
+    for i in range(groups if some.any() else 0):
+        mine = order[edges[i] : edges[i + 1]]
+        resampled = bootstrap.means(values[np.ix_(some, mine)], images[mine])
+        found["ci_low"][some, i], found["ci_high"][some, i] = bootstrap.interval(resampled)
+    return found
 
 
 def exact_interval(n: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
     """The interval of Clopper and Pearson (1934) of shares `mean` of `n` zeros and ones; NaN where n is 0."""
     from scipy.special import betaincinv
 
-    ones, tail = np.rint(n * np.nan_to_num(mean)), (1 - CONFIDENCE) / 2
+    ones, tail = np.rint(n * np.nan_to_num(mean)), (1 - bootstrap.CONFIDENCE) / 2
     with np.errstate(invalid="ignore"):
         low = np.where(ones > 0, betaincinv(ones, n - ones + 1, tail), 0)
         high = np.where(ones < n, betaincinv(ones + 1, n - ones, 1 - tail), 1)
@@ -131,23 +150,64 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
     for (alias, model, method, target, scope, kind), values in counts(partials):
         sums.setdefault((model, alias, method, target), {}).setdefault(scope, {})[kind] = values
     rows, by_alias = [], {metric.alias: metric for metric in asked.metrics if METRICS[metric.name].total}
+    found: dict[tuple, tuple[float | None, np.ndarray]] = {}  # each row's value, and what it comes to in each resample
     for (model, alias, method, target), scopes in sums.items():
         if alias not in by_alias:
             continue  # a metric's curves
         metric = by_alias[alias]
-        told = _of_pairs(metric, scopes, asked.class_pairs) if METRICS[metric.name].of_pairs else _of_scopes(metric, scopes)
+        if METRICS[metric.name].of_pairs:
+            told = _of_pairs(metric, scopes, asked.class_pairs)
+            resampled = _resampled_pairs(metric, told, asked.class_pairs)
+        else:
+            told, resampled = _of_scopes(metric, scopes), _resampled_groups(metric, scopes)
         for scope, (images, values) in told.items():
             for column, better in scoring.columns(metric).items():
                 row = {"model": model, "method": method, "target": target, "metric": column, "scope": scope, "mean": values[column]}
                 rows.append({**row, **images, "better": better, "stored": alias in asked.stored})
-    means = {tuple(row[name] for name in ("model", "metric", "scope", "method", "target")): row["mean"] for row in rows}
+                found[model, column, scope, method, target] = values[column], resampled.get((scope, column), UNKNOWN)
     for row in rows:
         of = row["model"], row["metric"], row["scope"]
-        row["diff_random"] = _minus(row["mean"], means.get((*of, "random", "none")))
-        row["diff_label"] = _minus(
-            row["mean"], means.get((*of, row["method"], "label")) if row["target"] not in ("label", "none") else None
-        )
+        own = found[*of, row["method"], row["target"]]
+        row |= _ends("ci", own[1])
+        plain = (row["method"], "label") if row["target"] not in ("label", "none") else None
+        for name, other in (("diff_random", ("random", "none")), ("diff_label", plain)):
+            value, resampled = found.get((*of, *(other or ())), (None, UNKNOWN))
+            row |= {name: _minus(own[0], value), **_ends(name, own[1] - resampled)}
     return pa.Table.from_pylist(rows, schema.SUMMARY)
+
+
+def _resampled_groups(metric: Request, scopes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
+    """(scope, column) -> what it comes to in each resample of the groups of images [R]; nothing where there are fewer than two."""
+    groups = scoring.by_group(scopes.get("all", {}))
+    if len(groups) < 2:
+        return {}
+    draws, sums = bootstrap.drawn(list(groups)).astype(np.float64), {}
+    for kind in {kind for each in groups.values() for kind in each}:
+        have = [kind in each for each in groups.values()]
+        sums[kind] = draws[have].T @ np.stack([each[kind] for each in groups.values() if kind in each])
+    found = {("all", column): UNKNOWN.copy() for column in scoring.columns(metric)}
+    for r in np.flatnonzero(sums["n"]):
+        for column, value in scoring.totals(metric, {kind: values[r] for kind, values in sums.items()}).items():
+            found["all", column][r] = np.nan if value is None else value
+    return found
+
+
+def _resampled_pairs(metric: Request, told: Mapping[str, tuple[dict, dict]], pairs: Sequence[Pair]) -> dict[tuple[str, str], np.ndarray]:
+    """The same of each mean over pairs in each resample of its pairs; nothing where each pair's counts hold those of others."""
+    if metric.args["cumulative"]:
+        return {}
+    found = {}
+    for scope, members in _groups(pairs).items():
+        names = [pair.name for pair in members if pair.name in told]
+        for column in scoring.columns(metric):
+            values = np.array([[told[name][1][column] for name in names]], np.float64)
+            found[scope, column] = bootstrap.means(values, names)[0]
+    return found
+
+
+def _ends(name: str, resampled: np.ndarray) -> dict[str, float | None]:
+    """The interval of what is called `name`."""
+    return {f"{name}{end}": _null(each) for end, each in zip(("_low", "_high"), bootstrap.interval(resampled), strict=True)}
 
 
 def curves_of(partials: pa.Table) -> pa.Table:
@@ -181,16 +241,21 @@ def _of_pairs(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]], pai
     own = _of_scopes(metric, sums)
     summed = running(pairs, sums) if metric.args["cumulative"] else sums
     told = {scope: (own[scope][0], scoring.totals(metric, each)) for scope, each in summed.items()}
-    groups = {"all": pairs} | {f"{size} part{'s' * (size > 1)}": [] for size in sorted({len(pair.parts) for pair in pairs})}
-    for pair in pairs:
-        groups[f"{len(pair.parts)} part{'s' * (len(pair.parts) > 1)}"].append(pair)
     means = {}
-    for scope, members in groups.items():
+    for scope, members in _groups(pairs).items():
         of = [told[pair.name][1] for pair in members if pair.name in told]
         columns = {column: [each[column] for each in of if each[column] is not None] for column in scoring.columns(metric)}
         n = max(map(len, columns.values()))
         means[scope] = {"n": n, "n_null": len(members) - n}, {c: float(np.mean(each)) if each else None for c, each in columns.items()}
     return told | means
+
+
+def _groups(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """Scope -> the pairs it is the mean of."""
+    found = {"all": [*pairs]} | {f"{size} part{'s' * (size > 1)}": [] for size in sorted({len(pair.parts) for pair in pairs})}
+    for pair in pairs:
+        found[f"{len(pair.parts)} part{'s' * (len(pair.parts) > 1)}"].append(pair)
+    return found
 
 
 def _minus(value: float | None, other: float | None) -> float | None:

@@ -2,9 +2,11 @@
 
 import itertools
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -13,11 +15,13 @@ from jobs import explain, score, train
 from pipeline import backbones, creatures, engine, scoring, tables
 from pipeline.metrics import METRICS
 from pipeline.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
+from pipeline.precision import average_precision
 from pipeline.questions import ask
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.scoring import Contrast, Drawn, scored
-from pipeline.summary import _of_pairs
+from pipeline.summary import _of_pairs, of_partials
+from pipeline.tables import schema
 from pipeline.train.job import Training
 from tests.shards import encoded, picture, tar_bytes
 from tests.test_run import job
@@ -233,6 +237,32 @@ def test_pairs_are_averaged_and_the_released_evaluation_adds_them_up():
     assert list(running(pairs, each)) == ["0-1", "0-2", "4-5", "2-3"]
 
 
+def test_the_interval_of_a_mean_over_pairs_is_from_resampling_the_pairs():
+    from scipy.stats import bootstrap, norm
+
+    rng = np.random.default_rng(0)
+    pairs = [Pair(0, b, ("tail",)) for b in range(1, 81)] + [Pair(1, 2, ("tail", "leg")), Pair(1, 3, ("tail", "leg"))]
+    target = SimpleNamespace(name="pairs", argument=tuple(pairs))
+    rows, each = [], {"random": [], "cam": []}
+    for pair, (method, values) in itertools.product(pairs, each.items()):
+        counts = {"n": [1], "positive": rng.integers(1, 50, 11), "negative": rng.integers(1, 50, 11)}
+        values.append(average_precision(counts["positive"], counts["negative"]))
+        about = {"model": "m", "method": method, "target": "none", "scope": pair.name}
+        rows += [{**about, "metric": name, "kind": kind, "values": told} for name in ("mpxap", "sum") for kind, told in counts.items()]
+    asked = replace(ask(["random"], [], metrics=["mpxap(bins=10)", "sum=mpxap(bins=10,cumulative=true)"]), targets=(target,))
+    found = of_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
+    found = {(row["metric"], row["method"], row["scope"]): row for row in found}
+    noise = np.sqrt(0.025 * 0.975) / norm.pdf(norm.ppf(0.025)) * np.sqrt(1 / 1000 + 1 / 4000)
+    cam, random = np.array(each["cam"])[:80], np.array(each["random"])[:80]
+    row = found["mpxap", "cam", "1 part"]
+    for values, name in ((cam, "ci"), (cam - random, "diff_random")):
+        told = bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=rng).confidence_interval
+        error = values.std(ddof=1) / np.sqrt(80)
+        assert (row[f"{name}_low"], row[f"{name}_high"]) == tuple(pytest.approx(end, abs=4 * noise * error) for end in told)
+    assert found["mpxap", "cam", "2 parts"]["ci_low"] == pytest.approx(min(each["cam"][80:]))
+    assert found["mpxap", "cam", "1-2"]["ci_low"] is None and found["sum", "cam", "all"]["ci_low"] is None
+
+
 # A whole job
 
 
@@ -329,6 +359,12 @@ def test_mpxap_is_there_for_every_method_target_pair_and_group(scored_creatures)
             assert row["mean"] == pytest.approx(mean)
         assert row["diff_random"] == pytest.approx(row["mean"] - means["random", "none", metric, scope]["mean"])
         assert (row["diff_label"] is not None) == target.startswith("cues")
+        if "-" in scope or row["n"] < 2:
+            assert row["ci_low"] is row["ci_high"] is row["diff_random_low"] is row["diff_label_low"] is None
+        else:
+            assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+            assert row["diff_random_low"] <= row["diff_random"] <= row["diff_random_high"]
+            assert (row["diff_label_low"] is not None) == target.startswith("cues")
     whole = {of: means[*of, "mpxap", "all"]["mean"] for of in maps}
     chance = means["random", "none", "mpxap_chance", "all"]["mean"]
     assert abs(whole["random", "none"] - chance) < 0.02 and abs(whole["fake_cam", "none"] - chance) < 0.01

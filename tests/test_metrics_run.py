@@ -1,6 +1,8 @@
 """Metrics from shards to published tables, and what summaries and joins owe."""
 
+import itertools
 import json
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -9,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import explain
-from pipeline import scoring, tables
-from pipeline.questions import ask
-from pipeline.summary import curves_of, exact_interval, moments, summarised
+from pipeline import backbones, scoring, tables
+from pipeline.questions import ask, cells
+from pipeline.summary import curves_of, exact_interval, moments, of_partials, summarised
 from pipeline.tables import schema
-from pipeline.tables.metrics import added, widened
+from pipeline.tables.metrics import added, widened, without_groups
 from tests.shards import encoded, picture, tar_bytes
 from tests.test_run import ORDER, job
 
@@ -195,21 +197,27 @@ def test_where_nothing_is_scored_the_tables_are_there_and_empty(source, tmp_path
 
 
 def test_intervals_are_those_of_scipy():
-    from scipy.stats import ttest_1samp
+    """An end of an interval from R resamples is off by 2.67 / sqrt(R) standard errors: the normal quantile's own."""
+    from scipy.stats import bootstrap, norm
 
     rng = np.random.default_rng(0)
-    values, group = rng.random(40), rng.integers(0, 4, 40)
-    values[::7] = np.nan
+    values, group = rng.random((2, 700)) ** [[1], [3]], rng.integers(0, 4, 700)
+    values[:, ::7] = np.nan
     group[:2] = -1
     group[2] = 3
     group[3:][group[3:] == 3] = 0  # one value in group 3
-    found = moments(values, group, 4)
-    for i in range(3):
-        mine = values[(group == i) & np.isfinite(values)]
-        interval = ttest_1samp(mine, 0).confidence_interval(0.95)
-        assert (found["n"][i], found["mean"][i]) == (len(mine), pytest.approx(mine.mean()))
-        assert (found["ci_low"][i], found["ci_high"][i]) == (pytest.approx(interval.low), pytest.approx(interval.high))
-    assert found["n"][3] == 1 and np.isnan(found["std"][3]) and np.isnan(found["ci_low"][3])
+    found = moments(values, np.array([f"i{i}" for i in range(700)]), group, 4)
+    noise = np.sqrt(0.025 * 0.975) / norm.pdf(norm.ppf(0.025)) * np.sqrt(1 / 1000 + 1 / 4000)
+    for c, i in itertools.product(range(2), range(3)):
+        mine = values[c, (group == i) & np.isfinite(values[c])]
+        error = mine.std(ddof=1) / np.sqrt(len(mine))
+        low, high = bootstrap((mine,), np.mean, n_resamples=4000, method="percentile", rng=rng).confidence_interval
+        assert (found["n"][c, i], found["mean"][c, i], found["std"][c, i]) == (
+            len(mine),
+            *map(pytest.approx, (mine.mean(), mine.std(ddof=1))),
+        )
+        assert (found["ci_low"][c, i], found["ci_high"][c, i]) == tuple(pytest.approx(end, abs=4 * noise * error) for end in (low, high))
+    assert (found["n"][:, 3] == 1).all() and np.isnan(found["std"][:, 3]).all() and np.isnan(found["ci_low"][:, 3]).all()
 
 
 def test_shares_have_exact_intervals():
@@ -231,6 +239,28 @@ def test_metrics_of_zeros_and_ones_have_them_in_the_summary(published):
     assert fake["ci_low"] == pytest.approx(0.025 ** (1 / 12))  # all of 12: the share whose 12th power is 0.025
 
 
+def test_dataset_level_metrics_have_intervals_in_the_summary(published):
+    rows = [row for row in content(published)["summary"] if row["metric"] in ("pxap", "box_acc")]
+    assert {row["scope"] for row in rows} == {"all"} and len(rows) == 2 * 4
+    for row in rows:
+        assert 0 <= row["ci_low"] <= row["ci_high"] <= 1 and row["std"] is None
+        assert row["diff_random_low"] <= row["diff_random_high"]
+        assert (row["diff_label_low"] is None) == (row["target"] != "finer")
+        if row["metric"] == "pxap":
+            assert row["ci_low"] <= row["mean"] <= row["ci_high"]
+        if row["method"] == "random":
+            assert row["diff_random_low"] == row["diff_random"] == row["diff_random_high"] == 0
+
+
+def test_counts_of_other_groups_are_other_counts(monkeypatch):
+    backbone = backbones.load("tests.tiny:build", image_size=64)
+    before = cells(SHARED, backbone, ())
+    monkeypatch.setattr(scoring, "GROUPS", 30)
+    after = cells(SHARED, backbone, ())
+    moved = {cell.metric.name for cell, other in zip(before, after, strict=True) if cell.identity != other.identity}
+    assert moved == {"pxap"}
+
+
 SHARED = ask(["grad_cam"], ["label", "finer"], metrics=["energy", "ai", "pxap(bins=4)"])
 
 
@@ -246,8 +276,10 @@ def dealt(seed, images=9):
                 value = None if rng.random() < 0.2 else float(rng.random() if metric == "energy" else rng.integers(2))
                 reason = {"reason": "why not" if value is None else None}
                 scores.append({**about, **reason, "image_id": f"i{i}", "class_id": i, "label": label, "metric": metric, "value": value})
-            for kind, values in (("n", [1]), ("positive", rng.integers(0, 99, 5)), ("negative", rng.integers(0, 99, 5))):
-                partials.append({**about, "metric": "pxap", "scope": "all", "kind": kind, "values": [float(v) for v in values]})
+            sums = {}
+            counted = scoring.Score({"positive": rng.integers(0, 99, 5), "negative": rng.integers(0, 99, 5)})
+            scoring.added(sums, counted, scoring.group_of(f"i{i}"))
+            partials += [{**about, "metric": "pxap", "scope": "all", "kind": kind, "values": values} for kind, values in sums.items()]
         yield pa.Table.from_pylist(scores, schema.SCORES), pa.Table.from_pylist(partials, schema.PARTIALS)
 
 
@@ -258,13 +290,63 @@ def reduced(groups):
     return summarised(pa.concat_tables(metrics), added(pa.concat_tables(partials)), SHARED).to_pylist()
 
 
+@cache
+def at_once(seed):
+    return reduced([list(dealt(seed))])
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 3), order=st.permutations(range(9)), cuts=st.sets(st.integers(1, 8)))
 def test_however_images_are_dealt_out_the_summary_is_the_same_to_the_last_digit(seed, order, cuts):
     images = list(dealt(seed))
     edges = [0, *sorted(cuts), 9]
     groups = [[images[i] for i in order[start:stop]] for start, stop in zip(edges, edges[1:], strict=False)]
-    assert repr(reduced(groups)) == repr(reduced([images]))
+    expected = at_once(seed)
+    assert repr(reduced(groups)) == repr(expected)
+    for row in expected:
+        if row["metric"] == "pxap":
+            assert row["ci_low"] < row["mean"] < row["ci_high"]
+            assert row["diff_random_low"] <= row["diff_random"] <= row["diff_random_high"]
+            assert (row["diff_label_low"] is None) == (row["target"] != "finer")
+
+
+def test_resampled_groups_make_an_interval_about_as_wide_as_the_exact_one():
+    """Narrower by sqrt(19 / 20), as for any 20 things; one width is off by 1 / sqrt(2 * 19), a sixth, and the mean of 60 by less."""
+    rng = np.random.default_rng(0)
+    asked = ask(["random"], [], metrics=["remove_and_classify"])
+    groups, rows = [scoring.group_of(f"shard-{i % 7}.tar/{i}") for i in range(600)], []
+    for method in (f"m{i}" for i in range(12)):
+        sums = {}
+        for group, right in zip(groups, rng.random((600, 5)) < [0.1, 0.3, 0.5, 0.7, 0.9], strict=True):
+            scoring.added(sums, scoring.Score({"right": right, "right_at_random": np.ones(5)}), group)
+        about = {"metric": "remove_and_classify", "model": "n", "method": method, "target": "none", "scope": "all"}
+        rows += [{**about, "kind": kind, "values": values} for kind, values in sums.items()]
+    found = of_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
+    means = np.array([row["mean"] for row in found])
+    low, high = np.array([[row["ci_low"], row["ci_high"]] for row in found]).T
+    exact = exact_interval(np.full(60, 600.0), means)
+    assert len(set(groups)) == scoring.GROUPS and len(found) == 60
+    assert ((low < means) & (means < high)).all()
+    widths = (high - low) / (exact["ci_high"] - exact["ci_low"])
+    assert widths.mean() == pytest.approx(np.sqrt(19 / 20), abs=4 / np.sqrt(2 * 19) / np.sqrt(60))
+    truth = np.tile([0.1, 0.3, 0.5, 0.7, 0.9], 12)
+    assert ((low < truth) & (truth < high)).sum() >= 50, "of 60, 57 are due"
+
+
+def test_one_group_alone_or_a_class_has_no_interval():
+    asked, sums = ask(["random"], [], metrics=["pxap(bins=4,by_class=true)"]), {}
+    counted = scoring.Score({"positive": np.arange(5), "negative": np.arange(5)[::-1]})
+    scoring.added(sums, counted, "group 03")
+    scoring.added(sums, counted, "group 03")
+    about = {"metric": "pxap", "model": "n", "method": "random", "target": "none"}
+    rows = [{**about, "scope": scope, "kind": kind, "values": values} for kind, values in sums.items() for scope in ("all", "7")]
+    table = pa.Table.from_pylist(rows, schema.PARTIALS)
+    found = of_partials(table, asked).to_pylist()
+    assert {(row["scope"], row["n"], row["ci_low"], row["diff_random"], row["diff_random_low"]) for row in found} == {
+        ("all", 2, None, 0, None), ("7", 2, None, 0, None),
+    }  # fmt: skip
+    assert set(without_groups(table)["kind"].to_pylist()) == {"n", "positive", "negative"}
+    assert set(scoring.by_group(sums)) == {"group 03"} and set(scoring.by_group(sums)["group 03"]) == {"n", "positive", "negative"}
 
 
 def score_rows(metrics, order):

@@ -24,6 +24,7 @@ def parameters(function: Callable) -> Mapping[str, Parameter]:
     return {p.name: Parameter(p.annotation, p.default) for p in signature if p.kind is p.KEYWORD_ONLY}
 
 
+@cache
 def asked_for(function: Callable) -> frozenset[str]:
     """The positional parameters of `function`: what it is handed."""
     signature = inspect.signature(function).parameters.values()

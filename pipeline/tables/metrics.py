@@ -52,6 +52,11 @@ def counts(partials: pa.Table) -> Iterator[tuple[tuple, np.ndarray]]:
         yield key, flat[start:stop]
 
 
+def without_groups(partials: pa.Table) -> pa.Table:
+    """Partials as a run keeps them: the sums of groups of images have served for the summary's intervals."""
+    return partials.filter(pc.invert(pc.starts_with(partials["kind"], "group ")))
+
+
 def added(partials: pa.Table) -> pa.Table:
     """Partials of one metric, model, method, target, scope and kind added up, in the order they come in."""
     sums: dict[tuple, np.ndarray] = {}
