@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pipeline import sources
+from pipeline.analysis import weights
 from pipeline.backbones import Backbone, checkpoint
 from pipeline.backbones.arguments import key_value
 from pipeline.class_sets import read_class_sets, with_sets
@@ -91,6 +92,8 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
     if job.class_sets:
         asked = with_sets(asked, read_class_sets(job.class_sets, classes, job.is_a))
     questions, skipped = fitted(asked, backbone)
+    if job.weight_similarity:
+        weights.classifier(backbone)
     if job.precision != "fp32":
         log.warning("--precision %s moves every map a little, and some by more: docs/precision.md says how far", job.precision)
     for item in skipped:
