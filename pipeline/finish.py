@@ -143,6 +143,8 @@ def _filled(work: Work, run_id: str, entries: Sequence[dict]) -> list[dict]:
     backbone, questions = work.ready.backbone, work.ready.questions
     forms = {"errors": schema.ERRORS, "images": schema.IMAGES} | ({"maps": schema.MAPS} if questions.methods else {})
     forms["predictions"] = schema.predictions(backbone.num_classes, "logits" not in questions.no_store)
+    if any(cell.table == "attributes" for cell in work.ready.cells):
+        forms["attributes"] = schema.ATTRIBUTES
     if questions.metrics:
         forms |= {"metrics": schema.metrics(questions.columns)}
     if "features" not in questions.no_store:

@@ -17,6 +17,7 @@ from pipeline.requests import Request
 from pipeline.sources.labels import Classes, folder_names, read_names
 from pipeline.stages import Read
 from pipeline.tables import Run, files
+from pipeline.targets import TARGETS
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def _classes(
         return Classes(count, backbone.classes), True
     if not folders or len(folders) == count:
         return Classes(count, folders), True
-    if any(target.name in ("label", "pairs") for _, target in questions.pairs()):
+    if any(TARGETS[target.name].needs_label for _, target in questions.pairs()):
         raise Refusal(
             f"the folders name {len(folders)} classes and the network has {count}, so their order is unknown; "
             "give --classes FILE with one class name a line, or explain --targets predicted"
