@@ -99,6 +99,7 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
         log.warning("--precision %s moves every map a little, and some by more: docs/precision.md says how far", job.precision)
     for item in skipped:
         log.warning("skipping %s: %s", item.get("method") or item["metric"], item["reason"])
+    network = replace(network, phrases=questions.phrases)  # a file of attributes has many, of which few are explained
     return Prepared(job, network, backbone, questions, skipped, shards, classes, named)
 
 

@@ -12,6 +12,7 @@ from jobs import explain, score
 from pipeline import tables
 from pipeline.backbones import load
 from pipeline.backbones import probe as probes
+from pipeline.prepare import prepare
 from pipeline.questions import Network
 from pipeline.refusal import Refusal
 from pipeline.tables.maps import stored
@@ -207,27 +208,26 @@ def test_what_decides_is_the_content_and_not_where_the_file_lies(place, tmp_path
     assert explain.run(asked(place, tmp_path, targets=(f"apart=attributes:{tmp_path / 'moved.json'}(top=2)",))).new
 
 
+def test_workers_read_only_the_texts_that_are_explained(place, tmp_path):
+    ready = prepare(asked(place, tmp_path, targets=(f"attributes:{place / 'attributes.json'}(top=1)", "text:a crow")))
+    texts = {text for apart in ready.questions.targets[0].argument.classes for text, _ in apart.attributes}
+    assert {text for text, _ in ready.network.phrases} == {*texts, "bird", "a crow"}
+    assert len(texts) < len(TEXTS)
+
+
 def test_without_a_selected_image_the_table_is_there_and_empty(place, tmp_path):
     explain.run(asked(place, tmp_path, select="predicted < 0"))
     assert published(tmp_path / "out") == ({}, [])
 
 
 def test_what_a_job_cannot_compare_is_refused_before_any_work(place, tmp_path, capsys):
-    line = [
-        "--source",
-        str(tmp_path / "*.tar"),
-        "--out",
-        str(tmp_path / "out"),
-        "--workers",
-        "0",
-        "--backbone",
-        "open_clip/examined-vit/none",
-    ]
+    line = ["--source", str(tmp_path / "*.tar"), "--out", str(tmp_path / "out"), "--workers", "0"]
+    line += ["--backbone", "open_clip/examined-vit/none"]
     job = asked(place, tmp_path)
     for changes, told in [
         (["--probe", job.probe, "--targets", f"attributes:{tmp_path / 'none.json'}"], "no file of attributes"),
         (["--targets", *job.targets], "has 0"),
-        (["--probe", job.probe, "--targets", f"{job.targets[0]}", "--target-args", "apart.top=0"], "attributes.top is 0; "),
+        (["--probe", job.probe, "--targets", *job.targets, "--target-args", "apart.top=0"], "attributes.top is 0; "),
     ]:
         assert explain.main([*line, *changes]) == 2
         assert told in capsys.readouterr().err
