@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from pipeline import backbones, engine, scoring
+from pipeline.attributes import correlation
 from pipeline.engine.look import look
 from pipeline.engine.perturbed import Shown, answers, clean
 from pipeline.engine.scene import Scene
@@ -30,7 +31,7 @@ from pipeline.storage import one_line
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
 from pipeline.tables.maps import quantise, rounded, summaries
-from pipeline.targets import Answers, Explained, rivals
+from pipeline.targets import TARGETS, Answers, Explained, rivals
 
 log = logging.getLogger(__name__)
 CHUNK = {"cpu": 32, "cuda": 256}  # images of a batch: on a GPU as many as there are rows in its passes, see engine.budget
@@ -70,6 +71,7 @@ class Explainer:
             "features": schema.features(backbone.feature_width),
             "predictions": schema.predictions(backbone.num_classes, "logits" not in questions.no_store),
             "maps": schema.MAPS,
+            "attributes": schema.ATTRIBUTES,
             "scores": schema.SCORES,
             "partials": schema.PARTIALS,
         }
@@ -125,6 +127,9 @@ class Explainer:
                 for name in _names(cell.target, scene):
                     stored = self._stored(cell.method, maps[cell.method, name, False])
                     self._add_maps(cell, answer, pictures, chosen, stored, name, scene.targets[scene.names.index(name)])
+            elif cell.table == "attributes":
+                of = {name: self._stored(cell.method, maps[cell.method, name, False]) for name in _names(cell.target, scene)}
+                self._add_attributes(cell, answer, pictures, chosen, of)
             elif cell.metric and METRICS[cell.metric.name].of_pairs:
                 self._add_contrasts(cell, answer, pictures, scores[cell])
             elif cell.metric:
@@ -155,8 +160,8 @@ class Explainer:
         """
         place, cell = scene.names.index(name), Cell("maps", "", method, of)
         asked = [i for i, own in enumerate(scene.targets[place].class_id.tolist()) if own >= 0]
-        if of.name == "pairs" and METHODS[method.name].family in PER_TARGET and len(asked) < len(pictures):
-            # Few classes have as many partners as the one that has most: the others' images are not explained for nothing.
+        if TARGETS[of.name].compared and METHODS[method.name].family in PER_TARGET and len(asked) < len(pictures):
+            # Few classes ask for as many maps as the one that asks for most: the others' images are not explained for nothing.
             some = pictures.at(asked)
             each = iter(self._maps(method, of, name, self._scene(some, [cell], scene.tally)[0], some) if asked else ())
             return [next(each) if i in asked else Undefined("not asked for") for i in range(len(pictures))]
@@ -306,8 +311,8 @@ class Explainer:
         for i, row in enumerate(pictures.rows):
             if not chosen[i]:
                 continue
-            if missing[i] and cell.target.name == "pairs" and row["label"] is not None:
-                continue  # its class makes no pair, or fewer than others
+            if missing[i] and TARGETS[cell.target.name].compared and row["label"] is not None:
+                continue  # its class asks for no map, or for fewer than others
             if missing[i]:
                 answer.fail(row, "target", "MissingLabel", f"no usable label, so target {cell.target.alias!r} has nothing to explain")
             elif isinstance(maps[i], Exception):
@@ -332,6 +337,22 @@ class Explainer:
                 width=[stack.shape[2]] * len(kept),
                 **{name: [None if np.isnan(v) else v for v in values.tolist()] for name, values in summaries(stack).items()},
             )
+
+    def _add_attributes(
+        self, cell: Cell, answer: Answer, pictures: Pictures, chosen: np.ndarray, maps: Mapping[str, list[np.ndarray | Exception]]
+    ) -> None:
+        """How like the map of each attribute is to those of the image's class, plain and against its rival."""
+        name = cell.target.alias
+        for i, row in enumerate(pictures.rows):
+            if not chosen[i] or row["label"] is None:
+                continue
+            apart = cell.target.argument.classes[row["label"]]
+            for k, (text, difference) in enumerate(apart.attributes, 1):
+                shown = maps[f"{name}#attribute_{k}"][i]
+                told = {"image_id": row["image_id"], "target": f"{name}#attribute_{k}", "class_id": row["label"], "rival": apart.rival}
+                told |= {"attribute": text, "difference": difference}
+                told |= {f"like_{of}": correlation(shown, maps[f"{name}#{of}"][i]) for of in ("finer", "label")}
+                answer.add(**{column: [value] for column, value in told.items()})
 
     def _add_scores(self, cell: Cell, answer: Answer, pictures: Pictures, scores: Mapping[int, Score], explained: Explained) -> None:
         class_id = explained.class_id.tolist()

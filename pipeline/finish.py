@@ -10,6 +10,7 @@ from operator import itemgetter
 import pyarrow as pa
 
 from pipeline import reduce, storage
+from pipeline.analysis import weight_similarity
 from pipeline.facts import facts_of
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
@@ -45,7 +46,8 @@ def finish(work: Work, each: Callable) -> Outcome:
         Damaged: where a task's file is missing or not what was written; nothing is published yet.
     """
     began, job = time.monotonic(), work.ready.job
-    plan = digest([sorted(member.cell for _, members in work.done for member in members), work.problems])
+    studies = ["weight_similarity"] if job.weight_similarity else []
+    plan = digest([sorted(member.cell for _, members in work.done for member in members), work.problems, *studies])
     if work.before and work.before["plan"] == plan:
         return Outcome(work.previous, work.before["counts"], new=False)
     if not work.done:
@@ -102,7 +104,14 @@ def _tables(work: Work, each: Callable, run_id: str) -> list[dict]:
     """Write all tables of a run; returns the entries of their files."""
     groups = _groups(work)
     entries = _compacted(work, groups, each, run_id)
-    entries += _summarised(work, groups, each, run_id, entries) if work.ready.questions.metrics else []
+    told = _summarised(work, groups, each, run_id, entries) if work.ready.questions.metrics else {}
+    if work.ready.job.weight_similarity:
+        curves = weight_similarity(work.ready.backbone)
+        told["curves"] = pa.concat_tables([told["curves"], curves]) if told else curves
+    name = digest([member.cell for group in groups for member in group])
+    for table, rows in told.items():
+        path = f"{table}/part-{name}.parquet"
+        entries.append(reduce.write(storage.join(work.ready.job.out, "runs", run_id, path), path, table, rows))
     return entries + _filled(work, run_id, entries)
 
 
@@ -115,8 +124,8 @@ def _compacted(work: Work, groups: Groups, each: Callable, run_id: str) -> list[
     return sorted(entries, key=lambda entry: entry["path"])
 
 
-def _summarised(work: Work, groups: Groups, each: Callable, run_id: str, entries: Sequence[dict]) -> list[dict]:
-    """Entries of `partials`, `summary` and `curves`, made of what has just been published and of the tasks' partials."""
+def _summarised(work: Work, groups: Groups, each: Callable, run_id: str, entries: Sequence[dict]) -> dict[str, pa.Table]:
+    """`partials`, `summary` and `curves`, made of what has just been published and of the tasks' partials."""
     out, asked = work.ready.job.out, work.ready.questions
     sums = sorted(each(partial(reduce.added_up, out), list(enumerate(groups))), key=itemgetter(0))
     partials = added(pa.concat_tables(rows for _, rows in sums))
@@ -126,14 +135,8 @@ def _summarised(work: Work, groups: Groups, each: Callable, run_id: str, entries
             scored.setdefault(entry["path"].split("/")[1], []).append(entry["path"])
     floor = scored.get("method=random", [])
     parts = list(each(partial(summary_of, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
-    written = []
     summary = joined([*parts, of_partials(partials, asked)])
-    tables = {"partials": without_groups(partials), "summary": summary, "curves": curves_of(partials)}
-    name = digest([member.cell for group in groups for member in group])
-    for table, rows in tables.items():
-        path = f"{table}/part-{name}.parquet"
-        written.append(reduce.write(storage.join(out, "runs", run_id, path), path, table, rows))
-    return written
+    return {"partials": without_groups(partials), "summary": summary, "curves": curves_of(partials)}
 
 
 def _filled(work: Work, run_id: str, entries: Sequence[dict]) -> list[dict]:
@@ -141,6 +144,8 @@ def _filled(work: Work, run_id: str, entries: Sequence[dict]) -> list[dict]:
     backbone, questions = work.ready.backbone, work.ready.questions
     forms = {"errors": schema.ERRORS, "images": schema.IMAGES} | ({"maps": schema.MAPS} if questions.methods else {})
     forms["predictions"] = schema.predictions(backbone.num_classes, "logits" not in questions.no_store)
+    if any(cell.table == "attributes" for cell in work.ready.cells):
+        forms["attributes"] = schema.ATTRIBUTES
     if questions.metrics:
         forms |= {"metrics": schema.metrics(questions.columns)}
     if "features" not in questions.no_store:

@@ -34,6 +34,8 @@ class Job:
     """Settings of targets: finer.gamma=0.8 ..."""
     metric_args: tuple[str, ...] = ()
     """Settings of metrics: pxap.bins=2000 ..."""
+    weight_similarity: bool = False
+    """How alike the classes are to the classifier, as rows of `curves`: cosines of its rows, most similar class first."""
     plugins: tuple[str, ...] = ()
     """Methods and metrics of your own: .py files or modules that use the decorators of pipeline.families."""
     weights: str | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pipeline import sources
+from pipeline.analysis import weights
 from pipeline.backbones import Backbone, checkpoint
 from pipeline.backbones.arguments import key_value
 from pipeline.class_sets import read_class_sets, with_sets
@@ -16,6 +17,7 @@ from pipeline.requests import Request
 from pipeline.sources.labels import Classes, folder_names, read_names
 from pipeline.stages import Read
 from pipeline.tables import Run, files
+from pipeline.targets import TARGETS
 
 log = logging.getLogger(__name__)
 
@@ -91,10 +93,13 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
     if job.class_sets:
         asked = with_sets(asked, read_class_sets(job.class_sets, classes, job.is_a))
     questions, skipped = fitted(asked, backbone)
+    if job.weight_similarity:
+        weights.classifier(backbone)
     if job.precision != "fp32":
         log.warning("--precision %s moves every map a little, and some by more: docs/precision.md says how far", job.precision)
     for item in skipped:
         log.warning("skipping %s: %s", item.get("method") or item["metric"], item["reason"])
+    network = replace(network, phrases=questions.phrases)  # a file of attributes has many, of which few are explained
     return Prepared(job, network, backbone, questions, skipped, shards, classes, named)
 
 
@@ -118,7 +123,7 @@ def _classes(
         return Classes(count, backbone.classes), True
     if not folders or len(folders) == count:
         return Classes(count, folders), True
-    if any(target.name in ("label", "pairs") for _, target in questions.pairs()):
+    if any(TARGETS[target.name].needs_label for _, target in questions.pairs()):
         raise Refusal(
             f"the folders name {len(folders)} classes and the network has {count}, so their order is unknown; "
             "give --classes FILE with one class name a line, or explain --targets predicted"

@@ -80,8 +80,9 @@ class Questions:
     @property
     def phrases(self) -> tuple[Phrase, ...]:
         """The texts that targets name, each once."""
-        asked = [(target, TARGETS[target.name].texts) for target in self.targets]
-        return tuple(dict.fromkeys((text, target.args["templates"]) for target, texts in asked if texts for text in texts(target.argument)))
+        asked = ((target.argument, target.args, TARGETS[target.name].texts) for target in self.targets)
+        named = ((text, settings["templates"]) for argument, settings, texts in asked if texts for text in texts(argument, settings))
+        return tuple(dict.fromkeys(named))
 
     def pairs(self) -> list[tuple[Request, Request]]:
         """Every method with every target it is computed for; class-free methods once, with target `none`."""
@@ -172,6 +173,7 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     absent = next((text for text, _ in set(questions.phrases) - set(backbone.phrases)), None)
     if absent:
         raise Refusal(f"the loaded {backbone.name} knows no phrase {absent!r}; load it with phrases=, or give the backbone by name")
+    questions = replace(questions, targets=tuple(_fit(target, backbone) for target in questions.targets))
     # One made-up answer shows at once what a target refuses: a class that is not there, more references than classes.
     trial = Answers(torch.zeros(1, backbone.num_classes), torch.zeros(1, dtype=torch.long), backbone.class_weights, backbone.phrases)
     for target in questions.targets:
@@ -189,6 +191,12 @@ def fitted(questions: Questions, backbone: backbones.Backbone) -> tuple[Question
     if questions.methods and not fit.pairs():
         raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
     return fit, skipped
+
+
+def _fit(target: Request, backbone: backbones.Backbone) -> Request:
+    """A target with what its argument comes to on this backbone: that decides the values."""
+    fit = TARGETS[target.name].fit
+    return replace(target, argument=fit(target.argument, target.args, backbone.class_weights())) if fit else target
 
 
 def _comparable(questions: Questions) -> tuple[tuple[Request, ...], list[dict]]:
@@ -262,12 +270,15 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
         }
         result.append(Cell("maps", digest({**answers, **asked}), method, target))
     maps = [cell for cell in result if cell.table == "maps"]
-    # The maps of a pair are there to be compared: other metrics would say the same of many, and cost as much for each.
+    for cell in maps:
+        if cell.target.name == "attributes":
+            result.append(Cell("attributes", digest({"kind": "attributes", "map": cell.identity}), cell.method, cell.target))
+    # Maps that are there to be compared: other metrics would say the same of many, and cost as much for each.
     return result + [
         each
         for cell in maps
         for metric in questions.metrics
-        if cell.target.name != "pairs" or METRICS[metric.name].of_pairs
+        if not TARGETS[cell.target.name].compared or (cell.target.name == "pairs" and METRICS[metric.name].of_pairs)
         for each in _scoring(cell, metric, questions)
     ]
 

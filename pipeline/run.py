@@ -20,6 +20,7 @@ from pipeline.refusal import Refusal
 from pipeline.stages import Land, Task
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
+from pipeline.targets import TARGETS
 from pipeline.watch import Watch
 from pipeline.work import Work
 
@@ -126,7 +127,7 @@ def _refuse_without_labels(ready: Prepared, indexes: dict[sources.Shard, sources
     if not images:
         problems = [problem for index in indexes.values() for problem in index.problems]
         raise Refusal(f"there is no image in {' '.join(ready.job.source)}" + (f": {problems[0].message}" if problems else ""))
-    if asked and asked <= {"label", "pairs"} and not any(index.labelled for index in indexes.values()):
+    if asked and all(TARGETS[name].needs_label for name in asked) and not any(index.labelled for index in indexes.values()):
         raise Refusal(f"no image carries a label, so --targets {' '.join(sorted(asked))} explains nothing; use --targets predicted")
 
 

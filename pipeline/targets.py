@@ -10,8 +10,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
+from pipeline.attributes import Attributes, Differing, differing
+from pipeline.attributes import read as read_attributes
 from pipeline.families import Parameter, parameters, register
-from pipeline.pairs import Pair, partners, read
+from pipeline.pairs import Pair, partners
+from pipeline.pairs import read as read_pairs
 from pipeline.refusal import Refusal, choose
 
 Phrase = tuple[str, tuple[str, ...]]  # a text and the templates it is filled into; without any, the network's own
@@ -66,7 +69,9 @@ class Target:
     """A named function of the network's answers; `takes_argument` says how the part after the colon is written, if there is one.
 
     Where the argument is a file, `reads` reads it, once. A target that asks for several maps of an image gives each a suffix.
-    `texts` gives the phrases in that part, where it is made of phrases.
+    `texts` gives the phrases that the argument and the settings name, where they name any. `fit` makes of them what the target explains
+    on a network, given the rows of its classifier [C D]. The maps of a `compared` target are of the label, as many as its class asks for,
+    and there to be compared with each other.
     """
 
     name: str
@@ -74,7 +79,13 @@ class Target:
     takes_argument: str | None
     version: int
     reads: Callable[[str], Any] | None = None
-    texts: Callable[[str], list[str]] | None = None
+    texts: Callable[[Any, Mapping], list[str]] | None = None
+    fit: Callable[[Any, Mapping, torch.Tensor | None], Any] | None = None
+    compared: bool = False
+
+    @property
+    def needs_label(self) -> bool:
+        return self.compared or self.name == "label"
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
@@ -90,12 +101,14 @@ def target(
     takes_argument: str | None = None,
     version: int = 1,
     reads: Callable[[str], Any] | None = None,
-    texts: Callable[[str], list[str]] | None = None,
+    texts: Callable[[Any, Mapping], list[str]] | None = None,
+    fit: Callable[[Any, Mapping, torch.Tensor | None], Any] | None = None,
+    compared: bool = False,
 ):
     """Add a function to the targets."""
 
     def add(function: Callable) -> Callable:
-        register(TARGETS, name, Target(name, function, takes_argument, version, reads, texts))
+        register(TARGETS, name, Target(name, function, takes_argument, version, reads, texts, fit, compared))
         return function
 
     return add
@@ -268,7 +281,7 @@ def reverse(answers: Answers) -> Explained:
     return Explained(directions.to(answers.logits.dtype), class_id, rival, 1.0)
 
 
-@target("pairs", takes_argument="<file>", reads=read)
+@target("pairs", takes_argument="<file>", reads=read_pairs, compared=True)
 def pairs(answers: Answers, argument: Sequence[Pair]) -> dict[str, Explained]:
     """What tells the label from each class it makes a pair with: for one after the other, the other's own map and that of y_A - y_B.
 
@@ -307,7 +320,7 @@ def _phrased(answers: Answers, weights: Mapping[Phrase, float], gamma: float | N
     return Explained(direction.expand(len(nobody), 1, -1), nobody, nobody.new_empty(len(nobody), 0), gamma, by_class=False)
 
 
-@target("text", takes_argument="<phrase>", texts=lambda argument: [argument.strip()])
+@target("text", takes_argument="<phrase>", texts=lambda argument, settings: [argument.strip()])
 def text(answers: Answers, argument: str, *, templates: tuple[str, ...] = ()) -> Explained:
     """A phrase: logit scale x cosine of the image's and the phrase's embedding (Finer-CAM supplement C.2), one more logit than the classes'.
 
@@ -323,8 +336,53 @@ def _pair(argument: str) -> list[str]:
     return phrases
 
 
-@target("text_contrast", takes_argument="<phrase>|<base phrase>", texts=_pair)
+@target("text_contrast", takes_argument="<phrase>|<base phrase>", texts=lambda argument, settings: _pair(argument))
 def text_contrast(answers: Answers, argument: str, *, gamma: float = 0.6, templates: tuple[str, ...] = ()) -> Explained:
     """What tells a phrase from a base phrase: y_phrase - gamma y_base (Finer-CAM eq. 5 on the cosines of supplement C.2)."""
     phrase, base = _pair(argument)
     return _phrased(answers, {(phrase, templates): 1.0, (base, templates): -gamma}, gamma)
+
+
+def _differing(argument: Attributes, settings: Mapping, weights: torch.Tensor | None) -> Differing:
+    """What tells each class from the one that is nearest to it by the classifier's rows."""
+    classes, described = 0 if weights is None else len(weights), len(argument.values)
+    if classes != described or classes < 2:
+        raise Refusal(f"{argument.url} describes {described} classes, the network has {classes}; both must have the same, two or more")
+    top, most = settings["top"], len(argument.names)
+    if not 1 <= top <= most:
+        raise Refusal(f"attributes.top is {top}; {argument.url} has {most} attributes, so it must be 1 to {most}")
+    rivals = by_weights(weights, torch.arange(classes, device=weights.device))[:, 0].tolist()
+    return differing(argument, rivals, top)
+
+
+@target(
+    "attributes",
+    takes_argument="<file>",
+    reads=read_attributes,
+    texts=lambda argument, settings: [settings["base"], *argument.texts],
+    fit=_differing,
+    compared=True,
+)
+def attributes(
+    answers: Answers, argument: Differing, *, base: str = "bird", gamma: float = 0.6, top: int = 3, templates: tuple[str, ...] = ()
+) -> dict[str, Explained]:
+    """Does the map that tells the label's class from its nearest rival show what tells them apart? (Finer-CAM supplement A.2)
+
+    The rival d of a class c is the one whose classifier row is nearest to c's by cosine; its attributes are the `top` with the largest
+    value_c - value_d above 0. `#label` is y_c and `#finer` y_c - gamma y_d; `#attribute_1` ... are y_attribute - gamma y_base of the
+    attributes' texts, the largest difference first. For an image whose class has fewer, class_id is -1.
+    """
+    labels, classes = answers.labels, answers.logits.shape[1]
+    own = _plain(labels, answers.logits)
+    rivals = labels.new_tensor([*(apart.rival for apart in argument.classes), -1])[labels]  # the last is that of no label
+    finer = own.directions - gamma * _plain(rivals, answers.logits).directions
+    explained = {"#label": own, "#finer": Explained(finer, labels, rivals[:, None], gamma)}
+    for k in range(top):
+        class_id, directions = torch.full_like(labels, -1), answers.logits.new_zeros(len(labels), 1, classes + len(answers.phrases))
+        for i, c in enumerate(labels.tolist()):
+            for text, _ in argument.classes[c].attributes[k : k + 1] if c >= 0 else ():
+                class_id[i] = c
+                directions[i, 0, classes + answers.phrases.index((text, templates))] += 1
+                directions[i, 0, classes + answers.phrases.index((base, templates))] -= gamma
+        explained[f"#attribute_{k + 1}"] = Explained(directions, class_id, labels.new_empty(len(labels), 0), gamma)
+    return explained

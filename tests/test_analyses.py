@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import pipeline
-from pipeline import analysis, backbones
+from jobs import explain, score
+from pipeline import analysis, backbones, tables
 from pipeline.analysis.weights import sorted_cosines
 from pipeline.backbones import randomised
 from pipeline.backbones.randomised import last, networks_of
@@ -14,6 +15,8 @@ from pipeline.metrics import METRICS
 from pipeline.metrics.selectivity import POWERS
 from pipeline.refusal import Refusal
 from pipeline.render import unit, upsample
+from tests.shards import dataset
+from tests.test_run import job
 
 SIDE, BOX = 64, (0.25, 0.25, 0.75, 0.5)
 LABELS = [0, 1, 2, 3]
@@ -271,3 +274,48 @@ def test_the_similarity_curve_is_the_mean_over_classes(backbone):
     assert {row["n"] for row in found} == {5}
     with pytest.raises(Refusal, match="no linear classifier"):
         analysis.weight_similarity(backbones.load("tests.tiny:build", args={"num_classes": 1}, image_size=SIDE))
+
+
+def curves(out) -> list[dict]:
+    return tables.open(str(out)).sql("SELECT * FROM curves ORDER BY ALL").to_pylist()
+
+
+def test_a_job_publishes_the_similarity_curve_without_a_pass_for_it(backbone, tmp_path):
+    plain = {"methods": ("grad_cam",), "targets": ("label",)}
+    source, out = dataset(tmp_path / "shards", shards=1, images=2), tmp_path / "out"
+    first = explain.run(job(source, out, **plain))
+    landed = set(out.glob("tasks/**/receipt.json"))
+    again = explain.run(job(source, out, **plain, weight_similarity=True))
+    assert again.new and again.run_id != first.run_id
+    assert set(out.glob("tasks/**/receipt.json")) == landed
+    expected = sorted(analysis.weight_similarity(backbone).to_pylist(), key=lambda row: (row["metric"], row["step"]))
+    assert curves(out) == expected
+    assert not explain.run(job(source, out, **plain, weight_similarity=True)).new
+    explain.run(job(source, out, **plain, weight_similarity=True, metrics=("deletion(steps=4)",)))
+    assert [row for row in curves(out) if row["method"] is None] == expected
+    assert {row["metric"] for row in curves(out) if row["method"] == "grad_cam"} == {"deletion", "deletion_label"}
+    explain.run(job(source, out, **plain))
+    assert "curves" not in tables.open(str(out)).tables, "a run holds what its job asks for"
+
+
+def test_scoring_keeps_the_similarity_curve(tmp_path):
+    source, out = dataset(tmp_path / "shards", shards=1, images=2), tmp_path / "out"
+    explain.run(job(source, out, methods=("random",), targets=(), weight_similarity=True))
+    before = curves(out)
+    assert score.main(["--out", str(out), "--metrics", "energy"]) == 0
+    assert curves(out) == before
+    assert "energy" in tables.open(str(out)).dataset("metrics").schema.names
+
+
+def test_a_network_without_a_linear_classifier_is_refused_before_any_work(tmp_path):
+    source = dataset(tmp_path / "shards", shards=1, images=1)
+    for changes in ({"backbone_args": ("num_classes=1",)}, {"backbone": "tests.tiny:calm"}):
+        with pytest.raises(Refusal, match="no linear classifier"):
+            explain.run(job(source, tmp_path / "out", methods=("grad_cam",), targets=("label",), weight_similarity=True, **changes))
+    assert not (tmp_path / "out" / "tasks").exists()
+
+
+def test_help_tells_of_the_similarity_curve(capsys):
+    with pytest.raises(SystemExit):
+        explain.main(["--help"])
+    assert "--weight-similarity" in capsys.readouterr().out

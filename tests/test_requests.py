@@ -82,7 +82,7 @@ NUMBERS = {int: ("-1000000", "1000000000000000000000"), float: ("-1e6", "1e999")
 FREE = {  # by what they mean: any weight of a rival, any number of references there may be, pixels of an image
     **{("finer", name): "gamma and ranks" for name in ("gamma", "T", "rank")},
     **{("reverse", name): "as finer" for name in ("gamma", "T", "rank")},
-    ("pairs", "gamma"): "as finer",
+    **{("attributes", name): "as finer" for name in ("gamma", "top")},
     ("text_contrast", "gamma"): "as finer",
 }
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline.attributes import Apart, Attributes, Differing
 from pipeline.pairs import Pair
 from pipeline.questions import explained_by
 from pipeline.refusal import Refusal
@@ -16,6 +17,8 @@ WEIGHTS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [-1.0, 0.0], [1.0, 1
 
 
 PHRASES = (("a red wing", ()), ("a bird", ()), ("a bird", ("a drawing of {}",)))
+
+APART = Differing(tuple(Apart(rival, (("a red wing", 0.5),) * (rival > 1)) for rival in (2, 0, 4, 2, 0)))
 
 NO_PHRASE = [0.0] * len(PHRASES)
 
@@ -167,8 +170,10 @@ def test_what_does_not_fit_the_classes_is_refused(written):
 def test_a_target_does_not_depend_on_batch_neighbours(name):
     written = name + {"class": ":1", "class_set": ":1+3", "text": ":a bird", "text_contrast": ":a red wing|a bird"}.get(name, "")
 
+    read = {"pairs": {"argument": PAIRS}, "attributes": {"argument": APART, "base": "a bird"}}
+
     def found(*batch):
-        each = explained(written, *batch) if name != "pairs" else TARGETS[name].explain(Answers(*batch), PAIRS)
+        each = TARGETS[name].explain(Answers(*batch, phrases=PHRASES), **read[name]) if name in read else explained(written, *batch)
         return each.values() if isinstance(each, dict) else [each]
 
     for i in range(3):
@@ -190,3 +195,27 @@ def test_pairs_explain_the_class_each_partner_and_each_difference():
     assert {tuple(each.class_id.tolist()) for each in alone.values()} == {(-1, -1, -1)}, "classes in no pair"
     with pytest.raises(Refusal, match="class 5"):
         TARGETS["pairs"].explain(Answers(LOGITS, LABELS), (Pair(0, 5, ("tail",)),))
+
+
+def test_attributes_explain_the_class_its_difference_and_each_text():
+    found = TARGETS["attributes"].explain(Answers(LOGITS, LABELS, phrases=PHRASES), APART, base="a bird", gamma=0.5, top=2)
+    assert {name: each.class_id.tolist() for name, each in found.items()} == {
+        "#label": [2, -1, 0], "#finer": [2, -1, 0], "#attribute_1": [2, -1, 0], "#attribute_2": [-1, -1, -1],
+    }  # fmt: skip
+    assert found["#label"].directions[0, 0].tolist() == [0, 0, 1, 0, 0]
+    assert found["#finer"].directions[:, 0].tolist()[::2] == [[0, 0, 1, 0, -0.5], [1, 0, -0.5, 0, 0]]
+    assert found["#finer"].reference_ids.tolist() == [[4], [-1], [2]] and found["#finer"].gamma == 0.5
+    assert found["#attribute_1"].directions[0, 0].tolist() == [0, 0, 0, 0, 0, 1, -0.5, 0]
+
+
+def test_the_rival_is_the_class_nearest_by_weights_and_the_attributes_are_its_own():
+    shares = ((1.0, 0.0, 0.5), (0.0, 1.0, 0.5), (0.0, 0.0, 0.5), (0.25, 0.75, 0.0), (0.5, 0.5, 0.75))
+    given = Attributes("file", ("has_wing_color::red", "has_size::large", "crested"), shares)
+    request = parse("attributes:file(top=2)", TARGETS, "target")
+    found = TARGETS["attributes"].fit(given, request.args, WEIGHTS)
+    assert [apart.rival for apart in found.classes] == [2, 4, 0, 1, 2]
+    assert found.classes[0].attributes == (("red wing color", 1.0),)
+    assert found.classes[2].attributes == ()
+    assert found.classes[4].attributes == (("red wing color", 0.5), ("large size", 0.5)), "the first of equals"
+    assert TARGETS["attributes"].texts(given, request.args) == ["bird", "red wing color", "large size", "crested"]
+    assert {*found.texts} == {"red wing color", "large size"}

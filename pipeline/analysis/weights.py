@@ -23,9 +23,7 @@ def weight_similarity(backbone: Backbone) -> pa.Table:
     Raises:
         Refusal: where the logits are not made by a linear layer of at least two classes.
     """
-    weights = backbone.class_weights()
-    if weights is None or len(weights) < 2:
-        raise Refusal(f"{backbone.name} has no linear classifier of two or more classes, whose rows could be compared")
+    weights = classifier(backbone)
     curves = sorted_cosines(weights)
     told = {"weight_similarity": curves.mean(0), "weight_similarity_std": curves.std(0)}
     rows = [
@@ -34,6 +32,18 @@ def weight_similarity(backbone: Backbone) -> pa.Table:
         for step, value in enumerate(curve.tolist())
     ]
     return pa.Table.from_pylist(rows, schema.CURVES)
+
+
+def classifier(backbone: Backbone) -> torch.Tensor:
+    """The weights of the classes [C D].
+
+    Raises:
+        Refusal: where the logits are not made by a linear layer of at least two classes.
+    """
+    weights = backbone.class_weights()
+    if weights is None or len(weights) < 2:
+        raise Refusal(f"{backbone.name} has no linear classifier of two or more classes, whose rows could be compared")
+    return weights
 
 
 def sorted_cosines(weights: torch.Tensor) -> torch.Tensor:

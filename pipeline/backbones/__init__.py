@@ -171,7 +171,7 @@ def load(
         size = size_of(settings.pop("img_size", None)) or size
     recipe = None
     if not name.startswith("open_clip/") and (text_classes or phrases):
-        what = "--text-classes" if text_classes else f"target text:{phrases[0][0]}"
+        what = "--text-classes" if text_classes else f"a target about the phrase {phrases[0][0]!r}"
         raise Refusal(
             f"{what} needs a text tower, and backbone {name!r} has none; use an open_clip backbone, as open_clip/ViT-B-16/laion400m_e32"
         )

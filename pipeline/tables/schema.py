@@ -45,6 +45,20 @@ MAPS = pa.schema(
     ]
 )
 
+ATTRIBUTES = pa.schema(
+    [
+        *_MODEL,
+        ("method", pa.string()),
+        ("target", pa.string()),
+        ("class_id", pa.int32()),
+        ("rival", pa.int32()),
+        ("attribute", pa.string()),
+        ("difference", pa.float64()),
+        ("like_finer", pa.float32()),
+        ("like_label", pa.float32()),
+    ]
+)
+
 # One value of one metric, as a task lands it; a published run has them side by side, in `metrics`.
 SCORES = pa.schema(
     [
@@ -126,8 +140,8 @@ def errors(rows: list[dict]) -> pa.Table:
     return pa.Table.from_pylist(rows, ERRORS)
 
 
-PARTITIONED = {"maps": "method", "metrics": "method"}
-TABLES = ("images", "features", "predictions", "maps", "metrics", "partials", "summary", "curves", "errors")
+PARTITIONED = {"maps": "method", "attributes": "method", "metrics": "method"}
+TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", "errors")
 _WORDS = {
     "model",
     "method",
@@ -135,6 +149,7 @@ _WORDS = {
     "render",
     "shard",
     "label_name",
+    "attribute",
     "stage",
     "error",
     "metric",

@@ -1,0 +1,90 @@
+"""Attributes of classes, and which of them tell a class from its nearest rival (Finer-CAM supplement A.2).
+
+C classes, A attributes
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.refusal import Refusal
+
+
+class Attributes(NamedTuple):
+    """A file of attributes: their names [A], and how often each is seen in a class [C A], in 0..1."""
+
+    url: str
+    names: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """The attributes as texts [A]."""
+        return [phrase(name) for name in self.names]
+
+
+class Apart(NamedTuple):
+    """A class's rival, and what the class has and the rival has not: texts and differences, largest first."""
+
+    rival: int
+    attributes: tuple[tuple[str, float], ...]
+
+
+class Differing(NamedTuple):
+    """What of a file of attributes concerns a network: how each of its classes [C] differs from its rival."""
+
+    classes: tuple[Apart, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of all classes, one after the other."""
+        return [text for apart in self.classes for text, _ in apart.attributes]
+
+
+def read(url: str) -> Attributes:
+    """The attributes of a file, {"attributes": [A names], "values": [[A shares] for each class]}, as `jobs.pack` writes it.
+
+    Raises:
+        Refusal: where there is no such file, or it is not one of attributes.
+    """
+    try:
+        given = json.loads(storage.read_bytes(url))
+        names, values = given["attributes"], np.array(given["values"], dtype=np.float64)
+        if not all(isinstance(name, str) for name in names) or values.ndim != 2 or values.shape[1] != len(names):
+            raise ValueError
+    except FileNotFoundError as error:
+        raise Refusal(
+            f"there is no file of attributes at {url}; python -m jobs.pack writes attributes.json where a dataset has any"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refusal(
+            f'{url} is no file of attributes; it must hold {{"attributes": [names], "values": [[one of each] a class]}}'
+        ) from error
+    return Attributes(url, tuple(names), tuple(map(tuple, values.tolist())))
+
+
+def phrase(name: str) -> str:
+    """An attribute as a text: `has_wing_color::blue` is `blue wing color`."""
+    what, _, value = name.removeprefix("has_").partition("::")
+    return " ".join(re.sub(r"[^\w-]+|_", " ", f"{value} {what}").split())
+
+
+def differing(attributes: Attributes, rivals: Sequence[int], top: int) -> Differing:
+    """What tells each class c from its rival d [C]: the `top` attributes with the largest value_c - value_d above 0, the first of equals."""
+    values, texts, found = np.array(attributes.values), attributes.texts, []
+    for own, rival in zip(values, rivals, strict=True):
+        apart = own - values[rival]
+        chosen = [a for a in np.argsort(-apart, kind="stable")[:top] if apart[a] > 0]
+        found.append(Apart(rival, tuple((texts[a], float(apart[a])) for a in chosen)))
+    return Differing(tuple(found))
+
+
+def correlation(one: np.ndarray | Exception, other: np.ndarray | Exception) -> float | None:
+    """Pearson's, over the cells of two maps [h w]; None where one is constant, not finite or none."""
+    if any(isinstance(each, Exception) or not np.isfinite(each).all() or not np.ptp(each) for each in (one, other)):
+        return None
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
