@@ -5,7 +5,6 @@ probabilities. Methods that amplify rounding say so beside their tolerance.
 """
 
 import copy
-import dataclasses
 
 import numpy as np
 import pytest
@@ -15,8 +14,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from pipeline import backbones, engine
-from pipeline.backbones.attention import attentive
-from pipeline.engine import attention
 from pipeline.engine.masks import masks_of
 from pipeline.families import Segments
 from pipeline.methods import METHODS
@@ -102,17 +99,12 @@ def test_attention_is_what_its_formulas_make_of_a_trained_vit(vit, large):
 
 @pytest.mark.parametrize("target", ["predicted", "finer"])
 def test_tibav_is_its_formula_on_a_trained_vit(vit, large, target):
-    """Relevance divides by sums that all but cancel; with the weights of training single precision moves it by up to 3 % of its peak."""
+    """Relevance divides by sums that all but cancel. In single precision a third of the images' maps would be off by a tenth and more."""
     backbone, network = vit
     seen = scene(backbone, large, target, ids=[0])
-    x, d = backbone.prepare(large), seen.targets[0].directions[:, 0]
-    expected = grid(test_attention.tibav(network, x, d)[0], backbone)
-    exact = dataclasses.replace(attentive(backbone), module=copy.deepcopy(attentive(backbone).module).double())
-    lists = attention._offered(METHODS["tibav"], exact, seen, x.double(), d.double(), "tibav")
-    close(grid(METHODS["tibav"].map(**lists)[0], backbone)[None], expected[None], 2e-4)  # relevance.STEADY
-    found = engine.maps(parse("tibav", METHODS, "method"), seen, 0)[0]
-    assert correlation(found, expected) >= 0.999
-    assert np.abs(found.numpy() - expected).max() <= 0.1 * expected.max()
+    expected = test_attention.tibav(network, backbone.prepare(large), seen.targets[0].directions[:, 0])[0]
+    found = engine.maps(parse("tibav", METHODS, "method"), seen, 0)
+    close(found, grid(expected, backbone)[None], 2e-4)  # relevance.STEADY
 
 
 MASKED = ["rise(masks=40,cells=5,p=0.4)", "glas(k=4)", "glas_light(k=4)", "glas_shadow(k=4)", "rglas(k=4,rounds=3)"]
