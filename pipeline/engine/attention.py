@@ -3,15 +3,13 @@
 B images, N tokens, L blocks, C classes, P phrases, h w cells
 """
 
-import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.backbones.attention import Attentive, Recorded, attentive
+from pipeline.backbones.attention import Attentive, Exact, attentive
 from pipeline.backbones.relevance import relevances
 from pipeline.backbones.stream import Passed, Stream, streamed
 from pipeline.engine.budget import within_budget
@@ -68,13 +66,11 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
             key = ("stream", method.name, method.settings)
             rows = _compared(scene.backbone, scene.once(key, lambda: _said(entry, network, scene, method)), directions[:, 0])
         else:
-            exact = scene.once("exact", lambda: replace(network, module=copy.deepcopy(network.module).double()))
 
             def mapped(x: torch.Tensor, part: slice) -> torch.Tensor:
-                offered = _offered(entry, exact, scene, x.double(), directions[part, 0].double(), method.alias)
-                return entry.map(**offered, **method.args).float()
+                return entry.map(**_offered(entry, network, scene, x, directions[part, 0], method.alias), **method.args).float()
 
-            rows = torch.cat(_in_parts(exact, scene, method.alias, "backward", NUMBERS // (2 * network.numbers), mapped))
+            rows = torch.cat(_in_parts(network, scene, method.alias, "backward", NUMBERS // (2 * network.numbers), mapped))
     return rows[:, network.prefix :].unflatten(1, scene.backbone.grid)
 
 
@@ -132,14 +128,14 @@ def _attention(network: Attentive, scene: Scene, payer: str) -> list[torch.Tenso
 def _offered(
     entry: Attention, network: Attentive, scene: Scene, x: torch.Tensor, d: torch.Tensor, payer: str
 ) -> dict[str, list[torch.Tensor]]:
-    """What a class-specific method asks for, from one pass and a way back for each; float64 in and out, whatever the precision asked for.
+    """What a class-specific method asks for, from one pass and a way back for each; in float64 whatever the precision asked for.
 
     Relevance divides by sums that may all but cancel: in float32 the maps of a trained ViT-Tiny correlate with these at 0.3 at worst.
     """
     logits, *nodes = network.nodes
-    recorded = Recorded(network.module, nodes[0])
+    recorded, d = Exact(network.module, nodes[0]), d.double()
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        y = recorded.run(x)[0]
+        y = recorded.run(x.double())[0]
     matrices = [recorded.env[node] for node in nodes]
     ways = {"dA": 1, "RA": 2 if (d < 0).any() else 1}  # relevance goes back as a gradient does, for what speaks against a class apart
     offered = {
