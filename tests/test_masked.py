@@ -1,6 +1,7 @@
 """Methods that ask about masked copies, against their formulas in double precision: one image, one mask, one pass at a time."""
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -61,13 +62,14 @@ def ours(written, scene, target=0):
 class Slow:
     """One image in double precision: what the network says of anything made of its pixels."""
 
-    def __init__(self, network, scene, image, target):
+    def __init__(self, network, scene, image, target, mean=MEAN, std=STD):
         self.network, self.direction = network, scene.targets[target].directions[image, 0].double()
+        self.mean, self.std, self.side = mean, std, scene.pixels.shape[3]
         self.x, self.scene, self.image = scene.pixels[image].double() / 255, scene, image
 
     @torch.no_grad()
     def logits(self, x):
-        return self.network(((x - MEAN) / STD)[None])[0]
+        return self.network(((x - self.mean) / self.std)[None])[0]
 
     def y(self, x):
         return float(self.direction @ self.logits(x))
@@ -77,35 +79,36 @@ class Slow:
 
     @torch.no_grad()
     def A(self):
-        return self.network[:6](((self.x - MEAN) / STD)[None])[0]
+        return self.network[:6](((self.x - self.mean) / self.std)[None])[0]
 
 
 def rise(slow):
-    draws = torch.Generator().manual_seed(seed_of(0, "bernoulli", 40, 5, 0.4))
+    draws, step = torch.Generator().manual_seed(seed_of(0, "bernoulli", 40, 5, 0.4)), math.ceil(slow.side / 5)
     grids = (torch.rand(40, 5, 5, generator=draws) < 0.4).double()
-    tops, lefts = (torch.randint(7, (40,), generator=draws) for _ in range(2))
-    total = torch.zeros(SIZE, SIZE).double()
+    tops, lefts = (torch.randint(step, (40,), generator=draws) for _ in range(2))
+    total = torch.zeros(slow.side, slow.side).double()
     for grid, top, left in zip(grids, tops.tolist(), lefts.tolist(), strict=True):
-        mask = F.interpolate(grid[None, None], (42, 42), mode="bilinear")[0, 0][top : top + SIZE, left : left + SIZE]
+        large = F.interpolate(grid[None, None], (6 * step, 6 * step), mode="bilinear")[0, 0]
+        mask = large[top : top + slow.side, left : left + slow.side]
         total += slow.p(slow.x * mask) * mask
     return total / (40 * 0.4)
 
 
-def gaussian(row, column, sigma, factor):
-    at = torch.arange(SIZE).double() + 0.5
+def gaussian(row, column, sigma, factor, side):
+    at = torch.arange(side).double() + 0.5
     return (-((at[:, None] - row) ** 2 + (at - column) ** 2) / (factor * sigma**2)).exp()
 
 
 def glas(slow, x=None, points=None, light=True, shadow=True, k=4, sigmas=(3, 3, 3)):
     """Eq. 3 by its double sum, pixels by points; sigmas in units of side / 15."""
-    x = slow.x if x is None else x
-    sigma_l, sigma_s, sigma_map = (sigma * SIZE / 15 for sigma in sigmas)
-    total = torch.zeros(SIZE, SIZE).double()
+    x, side = slow.x if x is None else x, slow.side
+    sigma_l, sigma_s, sigma_map = (sigma * side / 15 for sigma in sigmas)
+    total = torch.zeros(side, side).double()
     for i, j in points if points is not None else itertools.product(range(k), repeat=2):
-        centre = ((i + 0.5) * SIZE / k, (j + 0.5) * SIZE / k)
-        f_l = slow.p(x * gaussian(*centre, sigma_l, 2)) if light else 1
-        f_s = abs(slow.p(x) - slow.p(x * (1 - gaussian(*centre, sigma_s, 2)))) + 1e-5 if shadow else 1
-        total += gaussian(*centre, sigma_map, 1) * max(f_l * f_s, 0)
+        centre = ((i + 0.5) * side / k, (j + 0.5) * side / k)
+        f_l = slow.p(x * gaussian(*centre, sigma_l, 2, side)) if light else 1
+        f_s = abs(slow.p(x) - slow.p(x * (1 - gaussian(*centre, sigma_s, 2, side)))) + 1e-5 if shadow else 1
+        total += gaussian(*centre, sigma_map, 1, side) * max(f_l * f_s, 0)
     return total / k**2
 
 
@@ -114,7 +117,7 @@ def rglas(slow):
     for _ in range(3):
         S = torch.from_numpy(unit(glas(slow, x, sorted(points)).numpy()))
         total = total + S
-        points = {(i, j) for i, j in points if S[int((i + 0.5) * SIZE / 4), int((j + 0.5) * SIZE / 4)] <= 0.8}
+        points = {(i, j) for i, j in points if S[int((i + 0.5) * slow.side / 4), int((j + 0.5) * slow.side / 4)] <= 0.8}
         x = x * (1 - S)
         if not points or (S.mean() / max(slow.p(x), 1e-12)) ** 0.5 >= 5:
             break
@@ -572,7 +575,7 @@ def test_maps_agree_with_the_grad_cam_package_on_a_trained_network(realdata, nam
     backbone = backbones.load(arch, weights=weights, args={**args, "mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5"}, image_size=side)
     plain = timm.create_model(arch.removeprefix("timm/"), **args).eval()
     plain.load_state_dict(load_file(weights))
-    picture = _picture(realdata, side)
+    picture = real_picture(realdata, side)
     seen = look(backbone, backbone.prepare(picture))
     explained = TARGETS["predicted"].explain(Answers(seen.logits, torch.tensor([-1])))
     found = ours(written, Scene(seen, (explained,), picture, None)).numpy()
@@ -585,7 +588,7 @@ def test_maps_agree_with_the_grad_cam_package_on_a_trained_network(realdata, nam
     assert np.corrcoef(found.ravel(), theirs.ravel())[0, 1] >= 0.999
 
 
-def _picture(realdata, side):
+def real_picture(realdata, side):
     """One validation image, uint8 [1 3 side side]."""
     import io
     import tarfile

@@ -5,10 +5,12 @@ import resource
 import numpy as np
 import pytest
 
-from pipeline import backbones
+from pipeline import backbones, plugins
 from pipeline.explainer import Explainer
+from pipeline.methods import METHODS
 from pipeline.pictures import Pictures
 from pipeline.questions import ask, cells, fitted
+from tests.registries import registries
 
 BATCHES = 1000
 # The other families cost too much for a thousand; what one batch of sixteen keeps by accident is 1 MB and more.
@@ -22,11 +24,35 @@ OTHERS = {
         "lime(samples=5)",
         "occlusion(stride=32)",
     ],
+    "masked, half of glas": ["glas_light(k=3)", "glas_shadow(k=3)"],
     # a wide sigma needs blocks of 100 MB, whose places in the heap move the peak by more than a leak would
     "optimised": ["opti_cam(steps=3)", "mask(steps=3,start=ones)", "extremal(steps=2,sigma=6)"],
-    "path": ["gradient", "smooth_grad(samples=3)", "integrated_gradients(steps=3)", "gradient_shap(samples=3)"],
-    "attention": ["raw_attention", "rollout", "tibav"],
+    "path": [
+        "gradient",
+        "deconvnet",
+        "smooth_grad(samples=3)",
+        "var_grad(samples=3)",
+        "integrated_gradients(steps=3)",
+        "gradient_shap(samples=3)",
+    ],
+    "attention": ["raw_attention", "rollout", "tibav", "gem(depth=2)"],
+    "latent": ["calm"],
+    "captum": ["deep_lift", "ig(n_steps=3)"],
 }
+NETWORKS = {
+    "attention": ("timm/test_vit", {"pretrained": "false", "img_size": "64", "num_classes": "5"}),
+    "latent": ("tests.tiny:calm", {}),
+}
+
+
+def test_every_method_is_in_one_of_the_lists():
+    written = {
+        (family.partition(",")[0], method.partition("(")[0])
+        for family, methods in OTHERS.items()
+        for method in methods
+        if family != "captum"
+    }
+    assert written == {(entry.family, name) for name, entry in METHODS.items() if entry.family != "cam"}
 
 
 @pytest.mark.slow
@@ -39,9 +65,11 @@ def test_memory_is_flat_over_a_thousand_batches(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(OTHERS))
 def test_memory_is_flat_in_every_family(family):
-    vit = ("timm/test_vit", {"pretrained": "false", "img_size": "64", "num_classes": "5"})
-    name, args = vit if family == "attention" else ("tests.tiny:curved", {})
-    assert grown(backbones.load(name, args=args, image_size=64), OTHERS[family], 16, 40) < 20
+    name, args = NETWORKS.get(family, ("tests.tiny:curved", {}))
+    with registries():
+        if family == "captum":
+            plugins.load(["tests.own"])
+        assert grown(backbones.load(name, args=args, image_size=64), OTHERS[family], 16, 40) < 20
 
 
 def grown(backbone, methods, images, batches):

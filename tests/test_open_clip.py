@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -439,28 +440,33 @@ def test_raw_attention_is_that_of_the_librarys_blocks(own, loaded):
     assert attentive(backbone).unruled is None
 
 
+def self_self(read, qkv, heads, iterations, temperature):
+    """What one block's attention mixes [N D] where queries, keys and values each look at their like, head by head."""
+    tau = temperature or sum(token.norm() for token in read) / len(read) / math.sqrt(read.shape[1] / heads)
+    mixed = torch.zeros_like(read)
+    for t in qkv:
+        joined = []
+        for s, v in zip(t.chunk(heads, 1), qkv[2].chunk(heads, 1), strict=True):
+            for _ in range(iterations):
+                s = s / s.norm(dim=1, keepdim=True)
+                s = torch.softmax(s @ s.T * tau, 1) @ s
+            s = s / s.norm(dim=1, keepdim=True)
+            joined.append(torch.softmax(s @ s.T * tau, 1) @ v)
+        mixed = mixed + torch.cat(joined, 1) / 3
+    return mixed
+
+
 def reference_gem(model, x, texts, weights, depth, iterations, temperature):
-    """Methods 7.4 for one image [1 3 H W] in float64, block by block, head by head, patch by patch."""
+    """Methods 7.4 for one image [1 3 H W] in float64, block by block, patch by patch."""
     model, x = model.double(), model.visual._embeds(x.double())[0]
     blocks, gem = list(model.visual.transformer.resblocks), None
     for b, block in enumerate(blocks):
-        heads = block.attn.num_heads
         if b == len(blocks) - depth:
             gem = x
         if gem is not None:
             read = block.ln_1(x)
             qkv = (read @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, 1)
-            tau = temperature or sum(token.norm() for token in read) / len(read) / math.sqrt(read.shape[1] / heads)
-            mixed = torch.zeros_like(read)
-            for t in qkv:
-                joined = []
-                for s, v in zip(t.chunk(heads, 1), qkv[2].chunk(heads, 1), strict=True):
-                    for _ in range(iterations):
-                        s = s / s.norm(dim=1, keepdim=True)
-                        s = torch.softmax(s @ s.T * tau, 1) @ s
-                    s = s / s.norm(dim=1, keepdim=True)
-                    joined.append(torch.softmax(s @ s.T * tau, 1) @ v)
-                mixed = mixed + torch.cat(joined, 1) / 3
+            mixed = self_self(read, qkv, block.attn.num_heads, iterations, temperature)
             gem = gem + block.ls_1(mixed @ block.attn.out_proj.weight.T + block.attn.out_proj.bias)
         x = block(x[None])[0]
     looked_for = sum(weight * text for weight, text in zip(weights, texts.double(), strict=True))
@@ -482,13 +488,27 @@ def test_gem_follows_its_formula(name, settings, target, weights, own, loaded):
         torch.testing.assert_close(found[i].double(), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_gem_reads_the_clip_vits_of_timm_too():
+def test_gem_reads_the_clip_vits_of_timm_too(tmp_path):
     """A patch's value is the direction's projection of its normed token: <d, head(norm(token))> / |d W|."""
-    args = {"pretrained": "false", "depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 5}
-    backbone = load("timm/vit_base_patch16_clip_224", args=args, image_size=64)
-    found = engine.maps(parse("gem(depth=2)", METHODS, "method"), scene(backbone, images(backbone), ["label"]), 0)
-    assert found.shape == (3, 4, 4)
-    assert (found.flatten(1).std(1) > 0).all()
+    torch.manual_seed(0)
+    args = {"depth": 2, "embed_dim": 32, "num_heads": 2, "num_classes": 5}
+    network = timm.create_model("vit_base_patch16_clip_224", img_size=64, **args).eval().requires_grad_(False)
+    for value in network.parameters():
+        value += 0.1 * torch.randn_like(value)
+    save_file(network.state_dict(), tmp_path / "clip.safetensors")
+    backbone = load("timm/vit_base_patch16_clip_224", weights=str(tmp_path / "clip.safetensors"), args=args, image_size=64)
+    pixels = images(backbone)
+    found = engine.maps(parse("gem(depth=2)", METHODS, "method"), scene(backbone, pixels, ["class:3"]), 0)
+    network, length = network.double(), network.head.weight[3].norm().item()
+    for one, x in zip(found, backbone.prepare(pixels).double().split(1), strict=True):
+        tokens = gem = network.norm_pre(network._pos_embed(network.patch_embed(x)))[0]
+        for block in network.blocks:
+            read = block.norm1(tokens)
+            gem = gem + block.attn.proj(self_self(read, block.attn.qkv(read).chunk(3, 1), block.attn.num_heads, 1, 0.0))
+            tokens = block(tokens[None])[0]
+        said = network.head(network.norm(gem))[1:, 3] / length
+        torch.testing.assert_close(one.double(), said.reshape(4, 4), atol=1e-5, rtol=1e-4)
+    assert (found.flatten(1).std(1) > 0.01).all()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What every method costs: counted on the network itself, beside the cost model; and what it does where memory runs out."""
 
 import gc
+import math
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -26,10 +27,16 @@ SIZE, IMAGES = 64, 5
 BACKBONES = {
     "linear head": ("tests.tiny:build", {}),
     "curved head": ("tests.tiny:curved", {}),
+    "latent place": ("tests.tiny:calm", {}),
     "vit": ("timm/vit_tiny_patch16_224", {"embed_dim": 24, "num_heads": 2, "depth": 2, "num_classes": 5, "pretrained": False}),
 }
+ALONE = {
+    "cam": "tests.tiny:build",
+    "calm": "tests.tiny:calm",
+}  # what fits neither of the other two; the dearer tests use these two alone for it
 EXAMPLES = {name: SHORT.get(name, name).partition("=")[2] or name for name in METHODS}
 EXAMPLES["opti_cam"] = "opti_cam(steps=5,tolerance=0)"  # without one an image may stop early, which costs less
+EXAMPLES["gem"] = "gem(depth=2)"
 
 
 @pytest.fixture(scope="module", params=sorted(BACKBONES))
@@ -49,12 +56,18 @@ def answered(backbone, pictures, methods, targets=("label",), during=nullcontext
     """Every table's rows and the tally; `during` is entered once the questions are known to fit."""
     questions, _ = fitted(ask(methods, targets, **how), backbone)
     tally, wanted = Counter(), cells(questions, backbone, ())
+    explainer = Explainer(backbone, questions)
+    explainer.backbone.class_weights()  # found out by one image, once for all that it explains
     with during():
-        return Explainer(backbone, questions)(pictures, wanted, tally), tally
+        return explainer(pictures, wanted, tally), tally
 
 
 def fits(method, backbone):
-    return engine.misfit(parse(method, METHODS, "method"), backbone) is None
+    return engine.misfit(parse(EXAMPLES[method], METHODS, "method"), backbone) is None
+
+
+def tried_elsewhere(method, backbone):
+    return backbone.name in ALONE.values() and ALONE.get(method) != backbone.name
 
 
 class Meter:
@@ -82,7 +95,7 @@ class Meter:
 
 # The cost model (Opti-CAM's, GLAS's and Finer-CAM's tables; forwards F and backwards B of one image) at the settings above: what passes
 # through the whole network, the look among it, and through the head alone.
-K = {"tests.tiny:build": 12, "tests.tiny:curved": 12, "timm/vit_tiny_patch16_224": 24}
+K = {"tests.tiny:build": 12, "tests.tiny:curved": 12, "tests.tiny:calm": 12, "timm/vit_tiny_patch16_224": 24}
 MODEL = {
     **dict.fromkeys(["cam", "calm", "eigen_cam", "fake_cam", "random"], "1F"),
     **dict.fromkeys(["grad_cam", "grad_cam_pp", "xgrad_cam", "hires_cam", "layer_cam"], "1F + 1b"),
@@ -107,8 +120,13 @@ MODEL = {
 DEVIATIONS = {
     **{name: ("1F", "the look") for name, method in METHODS.items() if method.family in ("path", "attention")},
     "extremal": ("1F", "the look"),
+    "calm": ("1f", "the head is read once more, cell by cell"),
     "mask": ("1F + 35F", "the look, and the search for the disc that it starts from"),
     "tibav": ("1F + 1B", "the look; relevance goes back through the network as the gradient does"),
+}
+# What a difference of classes costs beyond that. It is one direction like any other, so nothing, but where there is no such direction.
+FINER = {
+    "tibav": ("1B", "relevance goes back once for what speaks for the class and once for what speaks against it; in one seed they cancel")
 }
 BOUNDED = {"rglas": "1F + 66F"}  # at most: 2 rounds of 2 k^2 + 1
 
@@ -121,19 +139,29 @@ def passes(written, K):
     return total
 
 
+def test_every_method_is_counted_on_some_network():
+    networks = [backbones.load(name, args=args, image_size=SIZE) for name, args in BACKBONES.values()]
+    assert {method for method in METHODS if any(fits(method, each) for each in networks)} == {*METHODS}
+    assert {method for method in METHODS if any(fits(method, n) and not tried_elsewhere(method, n) for n in networks)} == {*METHODS}
+
+
+@pytest.mark.parametrize("target", ["label", "finer"])
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_what_is_tallied_is_spent_and_is_the_cost_model_s(backbone, pictures, method):
+def test_what_is_tallied_is_spent_and_is_the_cost_model_s(backbone, pictures, method, target):
     if not fits(method, backbone):
         pytest.skip("does not fit this network")
     meter = Meter(backbone)
-    _, tally = answered(backbone, pictures, [EXAMPLES[method]], during=lambda: meter)
+    _, tally = answered(backbone, pictures, [EXAMPLES[method]], [target], during=lambda: meter)
     rows = meter.rows
     spent = Counter()
     for (_, kind), number in tally.items():
         spent[{"forwards": "F", "backwards": "B", "heads": "f", "head_backwards": "b"}[kind]] += number
-    relevance = IMAGES if "RA" in getattr(METHODS[method], "asks", ()) else 0  # by rules of its own, so no gradient passes
+    apart = passes(FINER.get(method, ("", ""))[0] if target == "finer" else "", 0)
+    # by rules of its own, so no gradient passes
+    relevance = IMAGES * (1 + apart["B"]) if "RA" in getattr(METHODS[method], "asks", ()) else 0
     assert rows["in"] == spent["F"]
-    assert rows["out"] == spent["F"] + spent["f"]
+    tokens = IMAGES * (math.prod(backbone.grid) + 1) if getattr(METHODS[method], "streams", False) else 0  # each is read out by itself
+    assert rows["out"] == spent["F"] + spent["f"] + tokens
     assert rows["out back"] == spent["B"] + spent["b"] - relevance
     if METHODS[method].family in ("path", "optimised"):
         assert rows["in back"] == spent["B"]
@@ -143,7 +171,7 @@ def test_what_is_tallied_is_spent_and_is_the_cost_model_s(backbone, pictures, me
     if method in BOUNDED:
         assert 1 + 32 <= found["F"] <= passes(BOUNDED[method], 0)["F"]
         return
-    expected = passes(MODEL[method], K[backbone.name]) + passes(DEVIATIONS.get(method, ("", ""))[0], 0)
+    expected = passes(MODEL[method], K[backbone.name]) + passes(DEVIATIONS.get(method, ("", ""))[0], 0) + apart
     if backbone.pooled_linear is not None:  # closed form: neither gradients nor ablations pass the head
         del expected["b"], expected["f"]
     assert found == expected
@@ -211,7 +239,7 @@ class Full:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_where_memory_runs_out_every_family_halves_and_goes_on(backbone, pictures, method):
     """Also the look, whose batch is halved: maps are the same to 1e-3 of their range, and no image is lost."""
-    if not fits(method, backbone) or backbone.name == "tests.tiny:build":
+    if not fits(method, backbone) or tried_elsewhere(method, backbone):
         pytest.skip("does not fit this network, or is tried on the other one")
     calm, _ = answered(backbone, pictures, [EXAMPLES[method]], map_size=SIZE)
     full = Full(backbone, most=2)
@@ -277,7 +305,7 @@ def survivors(call):
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_nothing_is_left_behind_by_calls_that_end_well_or_badly(backbone, pictures, method):
-    if not fits(method, backbone) or backbone.name == "tests.tiny:build":
+    if not fits(method, backbone) or tried_elsewhere(method, backbone):
         pytest.skip("does not fit this network, or is tried on the other one")
     before = state(backbone)
     questions, _ = fitted(ask([EXAMPLES[method]], ["label", "finer"]), backbone)

@@ -188,25 +188,30 @@ def test_without_noise_smooth_grad_is_the_gradient_and_var_grad_nothing(backbone
     assert run("var_grad(spread=0)", backbone, pixels).abs().max() < 1e-12
 
 
+def captum_draws_ours(monkeypatch, seed, side, samples):
+    """captum draws noise, baseline and step through three generators; from here on they return what ours draws. Gives the baselines."""
+    draws = path._Draws([seed], (side, side), torch.device("cpu"))
+    noise, baselines, steps = [], [], []
+    for _ in range(samples):
+        noise.append(draws.normal())
+        drawn = draws.normal()
+        baselines.append(drawn * (draws.uniform() * 21 >= 1))
+        steps.append(draws.uniform().item())
+    monkeypatch.setattr(torch, "normal", lambda mean, scale: torch.cat(noise) * scale)
+    monkeypatch.setattr(np.random, "choice", lambda bank, size: np.arange(size))
+    monkeypatch.setattr(np.random, "uniform", lambda low, high, size: np.array(steps))
+    return torch.cat(baselines)
+
+
 def test_gradient_shap_is_captum_s_on_the_same_draws(backbone, network, pixels, monkeypatch):
-    """captum draws noise, baseline and step through three generators; here they return what ours drew."""
     from captum.attr import GradientShap
 
     samples = 20
     for i in range(IMAGES):
         x = backbone.prepare(pixels[i : i + 1])
-        draws = path._Draws([31 * i + len("gradient_shap")], (SIZE, SIZE), torch.device("cpu"))
-        noise, baselines, steps = [], [], []
-        for _ in range(samples):
-            noise.append(draws.normal())
-            drawn = draws.normal()
-            baselines.append(drawn * (draws.uniform() * 21 >= 1))
-            steps.append(draws.uniform().item())
-        monkeypatch.setattr(torch, "normal", lambda mean, scale, noise=noise: torch.cat(noise) * scale)
-        monkeypatch.setattr(np.random, "choice", lambda bank, size, steps=steps: np.arange(size))
-        monkeypatch.setattr(np.random, "uniform", lambda low, high, size, steps=steps: np.array(steps))
+        baselines = captum_draws_ours(monkeypatch, 31 * i + len("gradient_shap"), SIZE, samples)
         stdev = 0.09 * (x.max() - x.min()).item()
-        theirs = GradientShap(network.eval()).attribute(x, torch.cat(baselines), n_samples=samples, stdevs=stdev, target=i % 5)
+        theirs = GradientShap(network.eval()).attribute(x, baselines, n_samples=samples, stdevs=stdev, target=i % 5)
         close(run("gradient_shap", backbone, pixels, ids=[i]), theirs.sum(1).relu())
 
 

@@ -398,6 +398,28 @@ def test_two_settings_of_one_method_side_by_side_under_names_of_their_own(source
         explain.run(job(source, tmp_path / "twice", methods=("rise(masks=20)", "rise(masks=30)")))
 
 
+def test_names_of_their_own_hold_different_maps_and_a_changed_setting_is_another_task(source, tmp_path):
+    out = tmp_path / "out"
+
+    def maps(**changes):
+        before = set(out.glob("tasks/**/receipt.json"))
+        outcome = explain.run(job(source, out, backbone="tests.test_optimised:lively", targets=("label",), **changes))
+        found = {}
+        for row in content(out)["maps"]:
+            found.setdefault(row["method"], []).append((row["map_min"], row["map_max"], row["map"]))
+        return found, len(set(out.glob("tasks/**/receipt.json")) - before), outcome.new
+
+    first, computed, _ = maps(methods=("a=opti_cam(steps=2)", "b=opti_cam(steps=5)"))
+    assert computed == 6
+    assert len(first["a"]) == len(first["b"]) == 12
+    assert all(one != other for one, other in zip(first["a"], first["b"], strict=True))
+    assert maps(methods=("x=opti_cam",), method_args=("x.steps=2",))[0] == {"x": first["a"]}, "a name changes nothing"
+    changed, computed, new = maps(methods=("x=opti_cam",), method_args=("x.steps=3",))
+    assert (computed, new) == (6, True)
+    assert all(row not in (*first["a"], *first["b"]) for row in changed["x"])
+    assert maps(methods=("x=opti_cam",), method_args=("x.steps=3",)) == (changed, 0, False)
+
+
 def test_help_lists_every_setting_of_every_method_target_and_metric(capsys):
     with pytest.raises(SystemExit):
         explain.main(["--help"])

@@ -55,6 +55,25 @@ class Recorded(fx.Interpreter):
         return value.detach().requires_grad_() if n is self.first else value
 
 
+class Exact(Recorded):
+    """The same in double precision, for x in double precision: parameters are widened as they are met, and none is kept so."""
+
+    def call_module(self, target: str, args: tuple, kwargs: dict) -> object:
+        module = self.fetch_attr(target)
+        wide = {name: _widened(value) for name, value in (*module.named_parameters(), *module.named_buffers())}
+        return torch.func.functional_call(module, wide, args, kwargs)
+
+    def get_attr(self, target: str, args: tuple, kwargs: dict) -> object:
+        return _widened(super().get_attr(target, args, kwargs))
+
+    def call_method(self, target: str, args: tuple, kwargs: dict) -> object:
+        return args[0] if target == "float" else super().call_method(target, args, kwargs)
+
+
+def _widened(value: object) -> object:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 def attentive(backbone: Backbone) -> Attentive | str:
     """The backbone with its attention in sight, or why it has none that could be followed; worked out once per network."""
     if backbone.cut not in _FOUND:
@@ -164,9 +183,9 @@ def _tried(module: fx.GraphModule, x: Tensor) -> tuple[bool, str | None]:
         if id(value) not in kept:
             value.data += 0.05 * torch.randn(value.shape, generator=draws).to(value)
     logits, *matrices = moved.graph.output_node().args[0]
-    recorded = Recorded(moved, matrices[0])
+    recorded = Exact(moved, matrices[0])
     with torch.enable_grad():
-        y = recorded.run(x)[0]
+        y = recorded.run(x.double())[0]
         d = torch.randn(y.shape, generator=draws).to(y)
         (gradient,) = torch.autograd.grad((d * y).sum(), recorded.env[matrices[-1]], allow_unused=True)
     reached, unruled = gradient is not None and bool(gradient[:, :, 0].any()), None

@@ -22,15 +22,16 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
 def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     """The map [B h w] of one method for one target."""
     latent: Latent = METHODS[method.name]
-    g, h = scene.once("branches", lambda: _branches(scene))
+    g, h = scene.once("branches", lambda: _branches(scene, method.alias))
     offered = {"g": g, "h": h, "d": scene.targets[target].directions[:, 0]}
     return latent.map(**{name: offered[name] for name in latent.asks}, **method.args)
 
 
 @torch.no_grad()
-def _branches(scene: Scene) -> tuple[torch.Tensor, torch.Tensor]:
+def _branches(scene: Scene, payer: str) -> tuple[torch.Tensor, torch.Tensor]:
     """p(y|x,z) [B C h w] and p(z|x) [B 1 h w]."""
     A = scene.look.A.detach()
     with autocast(A.device, scene.precision):
         log_g, h = scene.backbone.branches(A)
+    scene.tally[payer, "heads"] += len(A)
     return log_g.float().exp(), h.float()

@@ -3,7 +3,7 @@
 from pipeline.families import Whole, attention
 
 
-@attention
+@attention(version=2)
 def tibav(dA, RA, *, start: Whole = 0):
     row = dA[-1].new_zeros(dA[-1].shape[0], dA[-1].shape[2])
     row[:, 0] = 1
