@@ -6,7 +6,7 @@ from pipeline.methods import METHODS
 from pipeline.targets import TARGETS
 
 SIGMAS = {"sigma_light": 3.0, "sigma_shadow": 3.0, "sigma_map": 3.0}  # GLAS, fine-grained experiments, in units of side / 15
-GLAS = {"k": 15, "kernel_norm": False, "preset": "fine", "fill": "black"}
+GLAS = {"k": 15, "kernel_norm": False, "fill": "black"}
 LAM = 1e-5  # printed as 10^5, with which f_s would be constant
 RECTIFIED = {"norm": "relu"}
 SHARP = {"blur_ksize": 0}  # CALM's text blurs, its code by a kernel of one pixel
@@ -41,7 +41,7 @@ PUBLISHED = {
     # TorchRay
     "extremal": {
         "areas": (0.1,), "steps": 800, "lr": 0.01, "cell": 7, "sigma": 21.0, "away": 20.0, "levels": 8, "weight": 300.0,
-        "growth": 1.0035,
+        "growth": 1.0035, "smooth": 0.0,
     },
     **dict.fromkeys(["gradient", "deconvnet"], SHARP),
     # captum's 50 points of a Gauss-Legendre rule; `calm` is the other paper's form
@@ -61,6 +61,8 @@ EXPLAINED = {
     # Finer-CAM's paper; its released code has since moved to 1.0 and weights by probability
     "finer": {"gamma": 0.6, "T": 3, "rank": 1, "reference": "logit_rank", "weighting": "uniform", "aggregation": "mean_pre"},
     "class_set": {"sets": (), "aggregation": "sum"},  # CALM eq. 9
+    # its supplement: the three attributes that differ most, against "bird"
+    "attributes": {"base": "bird", "gamma": 0.6, "top": 3, "templates": ()},
     "text": {"templates": ()},
     "text_contrast": {"gamma": 0.6, "templates": ()},
 }
