@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -420,11 +421,18 @@ def test_names_of_their_own_hold_different_maps_and_a_changed_setting_is_another
     assert maps(methods=("x=opti_cam",), method_args=("x.steps=3",)) == (changed, 0, False)
 
 
+def words_of(parameter) -> list[str]:
+    """The default, then all other words that a setting knows."""
+    words = get_args(parameter.type) if get_origin(parameter.type) is Literal else ()
+    return [str(parameter.default), *(word for word in words if word != parameter.default)]
+
+
 def test_help_lists_every_setting_of_every_method_target_and_metric(capsys):
     with pytest.raises(SystemExit):
         explain.main(["--help"])
     told = "".join(capsys.readouterr().out.replace("│", " ").split())
     for registry in (METHODS, TARGETS, METRICS):
         for name, entry in registry.items():
-            settings = ",".join(f"{key}={parameter.default}" for key, parameter in entry.parameters.items())
+            settings = ",".join(f"{key}={'|'.join(words_of(parameter))}" for key, parameter in entry.parameters.items())
+            settings += ",preset=fine|ilsvrc" if "glas" in name else ""
             assert "".join(f"{name}({settings})".split() if settings else name) in re.sub(r":<[^>]*>(\|<[^>]*>)?", "", told), name

@@ -31,7 +31,7 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
     if isinstance(network, str):
         return network
     blocks = len(network.nodes) - 1
-    if not 0 <= start < blocks:
+    if start >= blocks:
         return f"start is {start}; the network has {blocks} blocks, so it must be 0 to {blocks - 1}"
     return network.unruled if "RA" in METHODS[method.name].asks else None
 
