@@ -373,6 +373,21 @@ def test_mpxap_is_there_for_every_method_target_pair_and_group(scored_creatures)
     assert {row["target"] for row in other} == {"label", "none"}, "other metrics leave the pairs' maps alone"
 
 
+def test_what_tells_classes_apart_shows_better_in_finer_maps_of_every_gradient_cam(scored_creatures, tmp_path):
+    """docs/cues.md has the whole table."""
+    _, _, how, _ = scored_creatures
+    shards, methods = creatures.write(str(tmp_path / "shards"), images_per_class=4, shards=4), ("grad_cam", "grad_cam_pp", "layer_cam")
+    targets = ("label", "finer", f"cues=pairs:{tmp_path}/shards/pairs.json")
+    explain.run(job(shards, tmp_path / "out", **{**how, "methods": methods, "targets": targets, "metrics": ("mpxap",), "task_images": 24}))
+    run = tables.open(str(tmp_path / "out"))
+    rows = run.sql("SELECT * FROM summary WHERE metric = 'mpxap' AND scope = 'all'").to_pylist()
+    found = {(row["method"], row["target"]): row for row in rows}
+    for method in methods:
+        assert found[method, "cues#finer"]["diff_label_low"] > 0, "the difference of two classes, beyond what resampled pairs would have"
+        assert found[method, "finer"]["diff_label"] > 0
+        assert found[method, "label"]["diff_random_low"] > 0.1
+
+
 def test_the_pairs_decide_and_not_where_their_file_lies(scored_creatures, tmp_path):
     folder, shards, how, pairs = scored_creatures
     write(f"{tmp_path}/moved.json", pairs)
