@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from operator import itemgetter
 
 import numpy as np
@@ -119,16 +120,16 @@ class Explainer:
                 computed = maps.get((method, name, False))
                 maps[method, name, stored] = self._as_stored(*about, computed) if stored else self._maps(*about)
         scores = self._scores(wanted, maps, pictures, said, chosen, scene)
+        kept = cache(lambda method, name: self._stored(method, maps[method, name, False]))
         # Nothing is added before everything above is computed: a chunk that fails leaves no half of itself behind.
         for cell, answer in answers.items():
             if cell.table in ("features", "predictions"):
                 self._add_rows(cell, answer, pictures, finite, scene.look.feature if cell.table == "features" else predictions)
             elif cell.table == "maps":
                 for name in _names(cell.target, scene):
-                    stored = self._stored(cell.method, maps[cell.method, name, False])
-                    self._add_maps(cell, answer, pictures, chosen, stored, name, scene.targets[scene.names.index(name)])
+                    self._add_maps(cell, answer, pictures, chosen, kept(cell.method, name), name, scene.targets[scene.names.index(name)])
             elif cell.table == "attributes":
-                of = {name: self._stored(cell.method, maps[cell.method, name, False]) for name in _names(cell.target, scene)}
+                of = {name: kept(cell.method, name) for name in _names(cell.target, scene)}
                 self._add_attributes(cell, answer, pictures, chosen, of)
             elif cell.metric and METRICS[cell.metric.name].of_pairs:
                 self._add_contrasts(cell, answer, pictures, scores[cell])

@@ -21,6 +21,7 @@ from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers
+from tests.untouched import assert_untouched
 
 SIZE, CLASSES = 64, 5
 TINY = {"embed_dim": 32, "num_heads": 2, "depth": 2, "num_classes": CLASSES, "img_size": SIZE}
@@ -412,10 +413,7 @@ def test_nothing_is_left_on_the_network(images, monkeypatch):
         assert engine.misfit(parse(method, METHODS, "method"), backbone) is None
         maps(backbone, images, method)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    for module in network.modules():
-        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
-        assert not module.training
-        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+    assert_untouched(network)
     cut = weakref.ref(backbone.cut)
     del backbone
     gc.collect()

@@ -21,6 +21,7 @@ from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers
 from tests import tiny
 from tests.test_path import Counted, run, scene
+from tests.untouched import assert_untouched
 
 SIZE, IMAGES = 32, 5
 
@@ -413,10 +414,7 @@ def test_nothing_is_left_on_the_network(backbone, pixels, method, precision):
     assert maps.isfinite().all()
     assert not maps.requires_grad
     assert maps.dtype == torch.float32
-    for module in backbone.cut.modules():
-        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
-        assert not module.training
-        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+    assert_untouched(backbone.cut)
 
 
 def test_a_network_that_answers_nan_gives_nan_for_that_image_alone(backbone, pixels):

@@ -16,6 +16,7 @@ from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers
 from tests import tiny
+from tests.untouched import assert_untouched
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
 SIZE, IMAGES = 32, 5
@@ -292,10 +293,7 @@ def test_nothing_is_left_on_the_network(backbone, pixels, method, precision):
     assert not maps.requires_grad
     assert maps.dtype == torch.float32
     assert (maps >= 0).all()
-    for module in backbone.cut.modules():
-        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
-        assert not module.training
-        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+    assert_untouched(backbone.cut)
 
 
 def test_settings_are_read_from_the_command_line():

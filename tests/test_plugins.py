@@ -27,6 +27,7 @@ from tests import tiny
 from tests.registries import registries
 from tests.shards import dataset
 from tests.test_run import content, job
+from tests.untouched import assert_untouched
 
 OWN = str(Path(__file__).with_name("own.py"))
 SIZE = 64
@@ -275,9 +276,7 @@ def test_whatever_captum_does_to_the_network_ends_with_the_copy(images, how, wor
             attributed(backbone, images, "forgetful")
     else:
         attributed(backbone, images, "forgetful")
-    for module in backbone.cut.modules():
-        assert not {**module._forward_hooks, **module._forward_pre_hooks, **module._backward_hooks}
-        assert all(parameter.grad is None and not parameter.requires_grad for parameter in module.parameters())
+    assert_untouched(backbone.cut)
 
 
 class Both(nn.Module):

@@ -140,12 +140,13 @@ def passed(
 
     def one_pass(start: int, stop: int) -> None:
         which, images = order[start:stop] // len(pixels), order[start:stop] % len(pixels)
-        x = torch.lerp(backdrop[images], pixels[images], _painted(masks, which, images)[:, None])
+        shown = pixels[images]
+        x = torch.lerp(backdrop[images], shown, _painted(masks, which, images)[:, None])
         with autocast(x.device, scene.precision):
             y = scene.backbone.logits(scene.backbone.prepare.normalise(x)).float()
         if own:
-            whole = (x == pixels[images]).flatten(1).all(1)
-            y = torch.where(whole[:, None], scene.look.logits[images].float(), y)
+            whole = (x == shown).flatten(1).all(1)
+            y = torch.where(whole[:, None], scene.look.logits[images], y)
         read(images, which, y)
 
     within_budget(scene, len(order), one_pass, payer)

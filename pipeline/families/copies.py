@@ -104,7 +104,8 @@ class Masked:
         draw     [B h w] -> [B H W], as stored maps of these settings are drawn
     and returns [B h w], or [B H W] when `grid` is "pixels", after the rectifier.
 
-    `drawn` is a function of settings that gives `render`; a preset is a word for values of several settings.
+    `drawn` is a function of settings that gives `render`; a preset is a word for values of several settings: all that any
+    preset sets, by default where it does not say.
     """
 
     name: str
@@ -130,6 +131,9 @@ class Masked:
         if self.fill:
             settings["fill"] = Parameter(str, self.fill)
         object.__setattr__(self, "parameters", MappingProxyType(settings))
+        # so that the word that is read last decides on all that any of the words is about
+        named = {key: settings[key].default for values in self.presets.values() for key in values}
+        object.__setattr__(self, "presets", MappingProxyType({word: named | values for word, values in self.presets.items()}))
 
     @property
     def seeded(self) -> bool:

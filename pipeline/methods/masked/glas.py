@@ -3,7 +3,7 @@
 from pipeline.families import Amount, Count, Positive, Spots, gaussians, masked
 
 SETS = {"light": lambda k, sigma_light: Spots(k, sigma_light), "shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True)}
-PRESETS = {"fine": {"sigma_light": 3.0, "sigma_map": 3.0}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
+PRESETS = {"fine": {}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
 
 
 @masked(SETS, presets=PRESETS, drawn=gaussians)

@@ -3,7 +3,7 @@
 from pipeline.families import Amount, Count, Positive, Spots, gaussians, masked
 
 SETS = {"shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True)}
-PRESETS = {"fine": {"sigma_map": 3.0}, "ilsvrc": {"sigma_map": 6.0}}
+PRESETS = {"fine": {}, "ilsvrc": {"sigma_map": 6.0}}
 
 
 @masked(SETS, presets=PRESETS, drawn=gaussians)

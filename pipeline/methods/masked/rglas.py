@@ -9,7 +9,7 @@ SETS = {
     "shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True),
     "whole": lambda: Even(1.0),
 }
-PRESETS = {"fine": {"sigma_light": 3.0, "sigma_map": 3.0}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
+PRESETS = {"fine": {}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
 
 
 @masked(SETS, grid="pixels", presets=PRESETS, drawn=gaussians)
