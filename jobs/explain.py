@@ -20,7 +20,7 @@ from pipeline.targets import TARGETS
 def about() -> str:
     """The end of `--help`: every method, target and metric with its settings, those of installed plugins too."""
     plugins.load(())
-    return f"methods: {described(METHODS)}\n\ntargets: {described(TARGETS)}\n\nmetrics: {described(METRICS)}\n\n{CODES}"
+    return f"Methods\n\n{described(METHODS)}\n\nTargets\n\n{described(TARGETS)}\n\nMetrics\n\n{described(METRICS)}\n\n{CODES}"
 
 
 def run(job: Job) -> Outcome | None:

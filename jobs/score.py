@@ -10,15 +10,13 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from jobs import explain
-from pipeline import rescore, tables
+from pipeline import plugins, rescore, tables
 from pipeline.ending import CODES, concluded
 from pipeline.finish import Outcome
 from pipeline.job import command_line
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
 from pipeline.requests import described
-
-EPILOGUE = f"metrics: {described(METRICS)}\n\n{CODES}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +41,8 @@ class Score:
     """Where the shards are now, if not where the run has read them."""
     weights: str | None = None
     """Where the same weights are now, if not where the run has read them."""
+    plugins: tuple[str, ...] = ()
+    """Where the modules of your own are now, if not where the run has found them, and any with more metrics: all that are needed."""
     batch_size: str | None = None
     """As for jobs.explain; the run's own by default, like all below."""
     workers: int | None = None
@@ -55,13 +55,19 @@ class Score:
     """Say what would be computed, and stop."""
 
 
+def about() -> str:
+    """The end of `--help`: every metric with its settings, those of installed plugins too."""
+    plugins.load(())
+    return f"Metrics\n\n{described(METRICS)}\n\n{CODES}"
+
+
 def run(score: Score) -> Outcome | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
     found = tables.open(score.out, score.name, score.run)
     name = score.as_ or found.facts["job"]["name"]
     if score.run and not score.as_ and tables.open(score.out, name).run_id != score.run:
         raise Refusal(f"run {score.run} is not the one published as {name!r} any more; give the new run another name with --as")
-    asked = {key: getattr(score, key) for key in ("source", "weights", "batch_size", "workers", "device")}
+    asked = {key: getattr(score, key) for key in ("source", "weights", "plugins", "batch_size", "workers", "device")}
     changes = {key: value for key, value in asked.items() if value not in (None, ())}
     changes |= {"name": name, "single_writer": score.single_writer, "dry": score.dry}
     return explain.carry_out(rescore.prepare_more(found, score.metrics, score.metric_args, score.recompute, **changes))
@@ -69,7 +75,7 @@ def run(score: Score) -> Outcome | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return concluded(lambda: explain.tell(run(command_line(Score, "jobs.score", arguments, EPILOGUE))))
+    return concluded(lambda: explain.tell(run(command_line(Score, "jobs.score", arguments, about()))))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from pipeline import passes, storage
 from pipeline.methods import METHODS
+from pipeline.metrics import METRICS
 from pipeline.prepare import Prepared
 from pipeline.work import Work
 
@@ -49,7 +50,8 @@ def _described(work: Work) -> dict:
         "methods": methods_of(ready),
         "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in ready.questions.targets],
         "metrics": [
-            {"name": m.alias, "metric": m.name, "stored": m.alias in ready.questions.stored, **m.args} for m in ready.questions.metrics
+            {**m.args, "name": m.alias, "metric": m.name, "version": METRICS[m.name].version, "stored": m.alias in ready.questions.stored}
+            for m in ready.questions.metrics
         ],
         "skipped": ready.skipped,
         "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in work.indexes.items()],

@@ -114,16 +114,15 @@ class Parts(NamedTuple):
 
 
 def parts_of(row: Mapping, size: tuple[int, int]) -> Parts | None:
-    """The parts of an image, cut off at its mask where it has one: from its exact index image, else each pixel is the part of
-    the point nearest to it (E23). None where nothing is known of its parts."""
+    """The parts of an image: from its exact index image, cut off at its mask where it has one; else each pixel is the part of the
+    point nearest to it, cut off at the mask's silhouette (E23). None where nothing is known of its parts."""
     if row.get("parts") is not None:
-        codes, names = row["parts"], tuple(row["part_names"])
+        codes, names, shown = row["parts"], tuple(row["part_names"]), row.get("mask")
     elif row.get("points"):
-        codes, names = nearest(row["points"], size)
+        (codes, names), shown = nearest(row["points"], size), row.get("silhouette")
     else:
         return None
-    mask = row.get("mask")
-    return Parts(codes if mask is None else np.where(mask > 0, codes, 0), names)
+    return Parts(codes if shown is None else np.where(shown > 0, codes, 0), names)
 
 
 def nearest(points: Mapping[str, tuple[float, float]], size: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+CODES = ("mask", "parts", "silhouette")  # what a row knows of every pixel [H W], or None
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -35,12 +37,12 @@ class Pictures:
 
 def packed(rows: Sequence[dict]) -> tuple[list[dict], bytes]:
     """Rows for JSON, and the codes [H W] they hold, one after the other."""
-    codes = [row[name] for row in rows for name in ("mask", "parts") if row[name] is not None]
-    told = [{**row, **{name: row[name] is not None for name in ("mask", "parts")}} for row in rows]
+    codes = [row[name] for row in rows for name in CODES if row[name] is not None]
+    told = [{**row, **{name: row[name] is not None for name in CODES}} for row in rows]
     return told, zlib.compress(np.array(codes, np.uint8).tobytes(), 1)
 
 
 def unpacked(rows: Sequence[dict], codes: bytes, size: tuple[int, int]) -> list[dict]:
     """The rows that `packed` packed."""
     each = iter(np.frombuffer(zlib.decompress(codes), np.uint8).reshape(-1, *size))
-    return [{**row, **{name: next(each) if row[name] else None for name in ("mask", "parts")}} for row in rows]
+    return [{**row, **{name: next(each) if row[name] else None for name in CODES}} for row in rows]

@@ -23,7 +23,7 @@ from pipeline.targets import TARGETS, Answers, Explained, Phrase
 from pipeline.templates import TEMPLATES
 
 NO_TARGET = Request("none", "none")
-TABLES_VERSION = 2
+TABLES_VERSION = 3
 CONTROLS = ("fake_cam", "random")
 
 
@@ -114,7 +114,7 @@ def ask(
     """
     loaded = load(plugins)
     explained = tuple(map(_read, parse_all(targets, TARGETS, "target", target_args)))
-    scored = *_with_ties(parse_all(metrics, METRICS, "metric", metric_args)), *stored
+    scored = *with_ties(parse_all(metrics, METRICS, "metric", metric_args)), *stored
     named = frozenset(metric.alias for metric in stored)
     asked = parse_all(methods, METHODS, "method", method_args)
     questions = Questions(asked, explained, **rest, plugins=loaded, metrics=scored, stored=named)
@@ -136,7 +136,7 @@ def _read(target: Request) -> Request:
     return replace(target, argument=reads(target.argument)) if reads else target
 
 
-def _with_ties(metrics: tuple[Request, ...]) -> tuple[Request, ...]:
+def with_ties(metrics: tuple[Request, ...]) -> tuple[Request, ...]:
     """Metrics, and `tie_share` beside those that break ties."""
     told = {"tie_share"} & {name for metric in metrics for name in (metric.name, metric.alias)}
     orders = any(METRICS[metric.name].orders for metric in metrics)

@@ -4,6 +4,8 @@ import numpy as np
 
 from pipeline.refusal import Refusal
 
+FLAT = 2**-18  # a map of a smaller range, as a share of its largest magnitude, is constant: drawing leaves rounding of half of that
+
 
 def upsample(maps, size: tuple[int, int], how: str):
     """Maps [B h w] (a torch tensor) at `size` (H, W), unnormalised.
@@ -59,4 +61,11 @@ def reduce(maps, size: int):
 def unit(maps: np.ndarray) -> np.ndarray:
     """Min-max to [0, 1] (Opti-CAM eq. 4); a map that is constant but for rounding becomes zero, whatever its scale."""
     low, high = maps.min(), maps.max()
-    return (maps - low) / (high - low) if high - low > 1e-7 * max(abs(low), abs(high)) else np.zeros_like(maps)
+    return (maps - low) / (high - low) if high - low > FLAT * max(abs(low), abs(high)) else np.zeros_like(maps)
+
+
+def units(maps):
+    """`unit` of each map of a batch [B h w] (a torch tensor)."""
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    varies = high - low > FLAT * low.abs().maximum(high.abs())
+    return ((maps - low) / (high - low).where(varies, 1)).where(varies, 0)

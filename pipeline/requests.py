@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pipeline.families import TOGETHER, Parameter
 from pipeline.refusal import Refusal, choose
 
+ANALYSIS = "analysis"  # the family that `all` leaves out
 _WRITTEN = re.compile(r"(?:(?P<alias>[\w.-]+)=)?(?P<name>[A-Za-z_]\w*)(?::(?P<argument>[^()]*))?(?:\((?P<settings>.*)\))?$", re.DOTALL)
 
 
@@ -35,8 +36,13 @@ class Request:
     def written(self) -> str:
         """The request as `parse` reads it."""
         asked = self.name if self.argument is None else f"{self.name}:{self.argument}"
-        settings = ",".join(f"{key}={value}" for key, value in self.settings)
+        settings = ",".join(f"{key}={_written(value)}" for key, value in self.settings)
         return (f"{self.alias}=" if self.alias != asked else "") + asked + (f"({settings})" if settings else "")
+
+
+def _written(value: Any) -> str:
+    """A setting's value as `value` reads it: words stand without quotes."""
+    return f"({','.join(map(str, value))})" if isinstance(value, (tuple, list)) else str(value)
 
 
 def value(text: str, type: Any, where: str) -> Any:
@@ -56,7 +62,7 @@ def value(text: str, type: Any, where: str) -> Any:
             raise Refusal(f"{where} is {text!r}; it must be one of {', '.join(map(str, get_args(type)))}")
         return text
     if get_origin(type) is tuple:
-        parts, each = [part for part in text.strip("()[] ").split(",") if part.strip()], get_args(type)[0]
+        parts, each = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()], get_args(type)[0]
         if not parts and get_origin(each) is Annotated:
             raise Refusal(f"{where} is empty; it must have at least one number")
         return tuple(value(part, each, where) for part in parts)
@@ -138,30 +144,48 @@ def parse_all(written: Iterable[str], registry: Mapping[str, Any], what: str, se
 
 
 def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
-    families = {getattr(entry, "family", None) for entry in registry.values()} - {None}
+    families = _families(registry)
     if text in TOGETHER and registry.keys() >= set(TOGETHER[text]):
         return [parse(name, registry, what) for name in TOGETHER[text]]
     if text == "all":
-        names = [name for name, entry in registry.items() if getattr(entry, "family", None) != "analysis"]
+        names = [name for name, entry in registry.items() if getattr(entry, "family", None) != ANALYSIS]
     elif text.startswith("family:"):
         family = choose(text.removeprefix("family:"), families, f"{what} family")
         names = [name for name, entry in registry.items() if entry.family == family]
     else:
         return [parse(text, registry, what)]
-    names = [name for name in names if not getattr(registry[name], "remaps", False)]
+    names = [name for name in names if not _dear(registry[name])]
     return [replace(parse(name, registry, what), explicit=False) for name in sorted(names)]
 
 
 def described(registry: Mapping[str, Any]) -> str:
-    """One line per entry with its settings and defaults, and the words that a setting knows, the default first, for `--help`."""
+    """One line per family, of entries with their settings and defaults, and the words that a setting knows, the default first; and what
+    `all` leaves out. For `--help`."""
+    families = _families(registry)
     lines = []
-    for name, entry in sorted(registry.items()):
-        each = [f"{key}={_known(parameter)}" for key, parameter in entry.parameters.items()]
-        presets = "|".join(getattr(entry, "presets", {}))
-        settings = ", ".join([*each, *([f"preset={presets}"] if presets else [])])
-        argument = f":{entry.takes_argument}" if getattr(entry, "takes_argument", False) else ""
-        lines.append(f"{name}{argument}" + (f" ({settings})" if settings else ""))
-    return "; ".join(lines)
+    for family in sorted(families) or [None]:
+        entries = (_described(name, entry) for name, entry in sorted(registry.items()) if getattr(entry, "family", None) == family)
+        lines.append((f"family:{family} " if family else "") + "; ".join(entries))
+    dear = [name for name, entry in sorted(registry.items()) if _dear(entry)]
+    left_out = [f"family:{ANALYSIS}"] * (ANALYSIS in families) + dear
+    return "\n\n".join(lines + ["computed only where they are named: " + ", ".join(left_out)] * bool(left_out))
+
+
+def _described(name: str, entry: Any) -> str:
+    each = [f"{key}={_known(parameter)}" for key, parameter in entry.parameters.items()]
+    presets = "|".join(getattr(entry, "presets", {}))
+    settings = ", ".join([*each, *([f"preset={presets}"] if presets else [])])
+    argument = f":{entry.takes_argument}" if getattr(entry, "takes_argument", False) else ""
+    return f"{name}{argument}" + (f" ({settings})" if settings else "")
+
+
+def _families(registry: Mapping[str, Any]) -> set[str]:
+    return {getattr(entry, "family", None) for entry in registry.values()} - {None}
+
+
+def _dear(entry: Any) -> bool:
+    """Whether no family brings it."""
+    return getattr(entry, "remaps", False)
 
 
 def _known(parameter: Parameter) -> str:

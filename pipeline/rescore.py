@@ -7,8 +7,9 @@ from pipeline import storage
 from pipeline.job import Job
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.plugins import load
 from pipeline.prepare import Prepared, prepare
-from pipeline.questions import Cell
+from pipeline.questions import Cell, with_ties
 from pipeline.refusal import Refusal
 from pipeline.requests import Request, parse, parse_all
 from pipeline.sources import ShardError
@@ -27,10 +28,12 @@ def prepare_more(run: Run, metrics: Sequence[str], metric_args: Sequence[str] = 
     Raises:
         Refusal: where a metric cannot be had from stored maps, or what the run holds would now be computed otherwise.
     """
-    facts, more = run.facts, parse_all(metrics, METRICS, "metric", metric_args)
+    facts = run.facts
+    load(changes.get("plugins", facts["job"]["plugins"]))  # before names are looked up: some may be theirs
+    more = parse_all(metrics, METRICS, "metric", metric_args)
     if not more:
         raise Refusal("no metric is asked for; name some with --metrics, for example --metrics energy or family:faithfulness")
-    more = more if recompute else tuple(metric for metric in more if _from_stored(metric))
+    more = with_ties(more if recompute else tuple(metric for metric in more if _from_stored(metric)))
     exact, stored = ([_request(entry, METRICS, "metric") for entry in facts["metrics"] if entry["stored"] is how] for how in (False, True))
     fresh = [metric for metric in more if _same(metric) not in map(_same, exact if recompute else exact + stored)]
     if recompute:
@@ -75,16 +78,10 @@ def _from_stored(metric: Request) -> bool:
     Raises:
         Refusal: where it cannot, and was named.
     """
-    entry = METRICS[metric.name]
-    if not entry.exact and not entry.remaps:
+    if not METRICS[metric.name].remaps:
         return True
     if metric.explicit:
-        why = (
-            "asks its method for new maps"
-            if entry.remaps
-            else "needs the map before it is rounded to 8 bits, which gives it ties of its own"
-        )
-        raise Refusal(f"metric {metric.alias!r} {why}; add --recompute, which computes the maps again")
+        raise Refusal(f"metric {metric.alias!r} asks its method for new maps; add --recompute, which computes the maps again")
     return False
 
 

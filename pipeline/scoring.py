@@ -33,7 +33,8 @@ class Drawn:
         map: [h w], or the exception its method raised.
         render: how it becomes an image.
         size: (H, W).
-        row: what is known of the image: label, boxes, and `mask` [H W] where the data has one (bool, or 0 the ground and IGNORED neither).
+        row: what is known of the image: label, boxes, and `mask` [H W] where the data has one (0 the ground, IGNORED neither,
+            all else the object).
         predicted: the class with the highest logit, -1 where there are no classes.
         clean: what the network says of the image as it is.
         said: the answers to the codes of metrics; None, or an exception, where there is none.
@@ -76,7 +77,11 @@ class Drawn:
 
     @cached_property
     def positive(self) -> np.ndarray:
-        return self.inside if self.row.get("mask") is None else (self.row["mask"] > 0) & self.counted
+        mask = self.row.get("mask")
+        found = self.inside if mask is None else (mask > 0) & self.counted
+        if not found.any():
+            raise Undefined("no pixel of the mask shows the object")
+        return found
 
     @cached_property
     def counted(self) -> np.ndarray:
@@ -211,8 +216,16 @@ def _settings(function: Callable, asked: Request) -> dict:
 
 def columns(asked: Request) -> dict[str, str | None]:
     """What a metric fills under the name it was asked for by -> which way is better."""
-    metric = METRICS[asked.name]
-    return {asked.alias + column.removeprefix(metric.name): better for column, better in metric.columns.items()}
+    return {_named(asked, column): better for column, better in METRICS[asked.name].columns.items()}
+
+
+def binary(asked: Request) -> set[str]:
+    """Those of its columns whose values are 0 or 1."""
+    return {_named(asked, column) for column in METRICS[asked.name].binary}
+
+
+def _named(asked: Request, column: str) -> str:
+    return asked.alias + column.removeprefix(asked.name)
 
 
 def group_of(image_id: str) -> str:

@@ -178,6 +178,9 @@ def _codes(picture: Picture, sample: Sample, fail: Callable) -> dict:
     if found["parts"] is not None and found["parts"].max() > len(sample.part_names):
         fail("decode", "BadMask", f"parts.png: it holds {found['parts'].max()}, and part_names has {len(sample.part_names)} names")
         found["parts"] = None
+    # pixels go to the nearest point, as far as the object reaches
+    nearest = found["mask"] is not None and found["parts"] is None and sample.points
+    found["silhouette"] = picture.silhouette(sample.members["mask.png"]) if nearest else None
     return {**found, "has_mask": found["mask"] is not None, "part_names": sample.part_names}
 
 

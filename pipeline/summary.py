@@ -57,7 +57,7 @@ def floor_of(metrics: pa.Table) -> pa.Table:
 def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
     """The summary of one method's rows, against the rows of `random`."""
     rows, columns = [], _columns(asked)
-    binary = np.array([METRICS[metric.name].binary for metric, _, _ in columns], bool)
+    binary = np.array([column in scoring.binary(metric) for metric, column, _ in columns], bool)
     for target in sorted(pc.unique(metrics["target"]).to_pylist()):
         own = metrics.filter(pc.field("target") == target).sort_by("image_id")
         plain = metrics.filter(pc.field("target") == "label") if target not in ("label", "none") else metrics.slice(0, 0)

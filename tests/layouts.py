@@ -78,7 +78,7 @@ def cub(root: Path) -> Mini:
         samples[f"images/{name}"] |= {"attributes": [0, 0]}
     attributes = {"attributes": ["has_bill_shape::dagger", "has_wing_color::blue"], "values": [[0, 0.25], [1, 0.125]]}
     classes = ["001.Black_footed_Albatross", "002.Laysan_Albatross"]
-    return Mini(classes, samples, attributes=attributes, masks={f"images/{names[0]}": half(255)})
+    return Mini(classes, samples, attributes=attributes, masks={f"images/{names[0]}": half(153, 102)})
 
 
 CARS = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ferrari FF Coupe 2012"]

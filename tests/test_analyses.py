@@ -15,7 +15,11 @@ from pipeline.metrics import METRICS
 from pipeline.metrics.selectivity import POWERS
 from pipeline.refusal import Refusal
 from pipeline.render import unit, upsample
+from pipeline.requests import parse
+from pipeline.scoring import Drawn, scored
+from pipeline.summary import exact_interval
 from tests.shards import dataset
+from tests.test_metrics import ODD
 from tests.test_run import job
 
 SIDE, BOX = 64, (0.25, 0.25, 0.75, 0.5)
@@ -193,6 +197,7 @@ def test_what_depends_on_no_weight_stays_and_what_depends_on_the_classifier_chan
     methods = ["grad_cam", "eigen_cam", "fake_cam", "random"]
     tables = pipeline.explain(images[:2], LABELS[:2], resnet, methods, metrics=["sanity"])
     assert set(METRICS["sanity"].columns) < set(tables["metrics"].column_names)
+    drawn = []
     for row in tables["metrics"].to_pylist():
         found = {column: row[column] for column in METRICS["sanity"].columns}
         if row["method"] in ("fake_cam", "random"):
@@ -201,7 +206,9 @@ def test_what_depends_on_no_weight_stays_and_what_depends_on_the_classifier_chan
             assert [found[f"sanity_{name}_1"] for name in ("spearman", "spearman_abs", "ssim", "hog")] == pytest.approx([1] * 4)
             assert max(found[f"sanity_ssim_{step}"] for step in range(2, 6)) < 0.999
         if row["method"] == "grad_cam":
-            assert max(found[f"sanity_spearman_{step}"] for step in range(1, 6)) < 0.999
+            drawn.append(found["sanity_ssim_1"] is not None)
+            assert not drawn[-1] or max(found[f"sanity_spearman_{step}"] for step in range(1, 6)) < 0.999
+    assert any(drawn), "not all of its maps are constant"
 
 
 def test_a_map_by_a_changed_network_is_the_map_that_network_has(images, resnet):
@@ -213,8 +220,10 @@ def test_a_map_by_a_changed_network_is_the_map_that_network_has(images, resnet):
     )
     row = pipeline.explain(images[:2], LABELS[:2], resnet, ["grad_cam"], metrics=["sanity"])["metrics"].to_pylist()
     maps = [[pipeline.tables.render(r, (size, size)).astype(float) for r in tables["maps"].to_pylist()] for tables in (plain, other)]
-    for found, one, two in zip([r for r in row if r["method"] == "grad_cam"], *maps, strict=True):
-        assert found["sanity_ssim_5"] == pytest.approx(ssim(one, two), abs=0.02)
+    pairs = list(zip([r for r in row if r["method"] == "grad_cam"], *maps, strict=True))
+    assert any(one.any() for _, one, _ in pairs), "not all maps are constant"
+    for found, one, two in pairs:
+        assert found["sanity_ssim_5"] == (pytest.approx(ssim(one, two), abs=0.02) if one.any() else None)
 
 
 def test_too_few_layers_stop_the_job(images, backbone):
@@ -255,6 +264,42 @@ def test_hog_sees_edges_and_not_which_side_is_bright():
     assert list(found[-5:]) == pytest.approx([1, 1, found[-3], 0, 1])
     assert found[-3] < 0.5
     assert found[3] == 0, "a constant map correlates with nothing"
+
+
+@pytest.mark.parametrize("odd", sorted(ODD))
+def test_where_there_is_no_map_or_a_constant_one_there_is_no_likeness(odd):
+    """All other metrics' odd cases are in test_metrics; of an image, `sanity` needs none but its map."""
+    map, about, reason = ODD[odd]
+    asked, other = parse("sanity", METRICS, "metric"), np.random.default_rng(0).random((5, SIDE, SIDE))
+    told = dict.fromkeys(METRICS["sanity"].codes(asked.args, (SIDE, SIDE)).values(), other)
+    score = scored(asked, Drawn(map, "bilinear", (SIDE, SIDE), about, 0, None, told))
+    assert score.reason == (reason if odd in ("a constant map", "NaN", "no map") else None)
+
+
+def test_a_map_that_a_changed_network_makes_constant_correlates_with_nothing():
+    """Constant but for rounding as well, whatever its scale."""
+    M, noise = np.random.default_rng(0).random((2, SIDE, SIDE))
+    for constant in (np.zeros_like(M), 5 + 1e-8 * noise, -1e6 * (1 + 1e-9 * noise)):
+        found = dict(zip(METRICS["sanity"].columns, METRICS["sanity"].score(M, np.stack([constant] * 5)), strict=True))
+        assert {value for name, value in found.items() if "ssim" not in name} == {0}
+        assert found["sanity_ssim_1"] == pytest.approx(ssim(unit(M), np.zeros_like(M)))
+
+
+def test_the_shares_among_the_columns_have_the_intervals_of_shares(studied):
+    told = {
+        (row["metric"], row["scope"]): row
+        for row in studied["summary"].to_pylist()
+        if (row["method"], row["target"]) == ("grad_cam", "label")
+    }
+    for scope in {scope for _, scope in told}:
+        ends = [told[name, scope][end] for name in ("ai", "selectivity_ai_100") for end in ("mean", "ci_low", "ci_high")]
+        assert ends[:3] == ends[3:]
+    for name in ("selectivity", "bbox_study"):
+        for column in METRICS[name].columns:
+            row = told[column, "all"]
+            exact = exact_interval(np.array([row["n"]], float), np.array([row["mean"]]))
+            same = [row["ci_low"], row["ci_high"]] == [exact["ci_low"][0], exact["ci_high"][0]]
+            assert same is ("_ai_" in column), column
 
 
 def test_similar_classes_come_first():

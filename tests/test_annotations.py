@@ -121,12 +121,41 @@ def test_tars_and_parquet_carry_the_same_annotations(tmp_path):
 
 def test_codes_travel_packed():
     rng = np.random.default_rng(0)
-    rows = [{"key": i, "mask": None, "parts": None} for i in range(4)]
-    rows[1]["mask"], rows[3]["mask"], rows[3]["parts"] = rng.integers(0, 256, (3, 6, 8), dtype=np.uint8)
+    rows = [{"key": i, "mask": None, "parts": None, "silhouette": None} for i in range(4)]
+    rows[1]["mask"], rows[1]["silhouette"], rows[3]["mask"], rows[3]["parts"] = rng.integers(0, 256, (4, 6, 8), dtype=np.uint8)
     told, content = packed(rows)
     for row, same in zip(rows, unpacked(json.loads(json.dumps(told)), content, (6, 8)), strict=True):
         assert {name: repr(value) for name, value in row.items()} == {name: repr(value) for name, value in same.items()}
     assert unpacked(*packed(rows[:1]), (6, 8)) == rows[:1]
+
+
+def test_points_speak_for_all_that_any_annotator_marked(tmp_path):
+    """CUB's masks are grey by how many of five marked a pixel. CALM resizes them by the library's own filter and keeps what is above zero."""
+    y, x = np.mgrid[:150, :200]
+    votes = sum(((x - 90 - 3 * i) ** 2 / 60**2 + (y - 70) ** 2 / (40 - 2 * i) ** 2 < 1) * 51 for i in range(5)).astype(np.uint8)
+    shard = tar_bytes([("x", members(codes(votes), image=Image.new("RGB", (200, 150)), truth={"label": 1, "parts": {"beak": [0.5, 0.5]}}))])
+    (tmp_path / "a.tar").write_bytes(shard)
+    (tmp_path / "pairs.json").write_text(json.dumps({"pairs": [{"classes": [0, 1], "parts": ["head"]}]}))
+    about = {"methods": ("grad_cam",), "targets": (f"cues=pairs:{tmp_path}/pairs.json",), "metrics": ("mpxap", "pxap")}
+    explain.run(job(str(tmp_path / "a.tar"), tmp_path / "out", **about))
+    counts = tables.open(str(tmp_path / "out")).sql("SELECT DISTINCT metric, list_sum(values) AS n FROM partials WHERE kind = 'positive'")
+    found = {row["metric"]: row["n"] for row in counts.to_pylist()}
+    shown = decode(encoded(Image.fromarray(votes)), (64, 64))
+    assert found["mpxap"] == (np.asarray(Image.fromarray(votes).resize((64, 64))) > 0).sum() == shown.silhouette(codes(votes)).sum()
+    assert (np.asarray(Image.fromarray(votes).resize((64, 64))) > 127).sum() < (shown.codes(codes(votes)) > 0).sum() < found["mpxap"]
+
+
+@pytest.mark.parametrize(("crop", "crop_pct"), [("squash", 1.0), ("center", 0.875)])
+def test_a_silhouette_is_where_its_object_is(crop, crop_pct):
+    """It holds every pixel whose surroundings are the object's, and none that has no object near."""
+    y, x = np.mgrid[:120, :180]
+    disc = (((x - 100) ** 2 + (y - 50) ** 2) < 35**2) * 255
+    shown = decode(encoded(Image.fromarray(disc.astype(np.uint8))), (40, 48), crop=crop, crop_pct=crop_pct)
+    silhouette, inside = shown.silhouette(codes(disc)), shown.codes(codes(disc)) > 0
+    from scipy.ndimage import binary_dilation, binary_erosion
+
+    assert (silhouette >= binary_erosion(inside)).all() and (silhouette <= binary_dilation(inside, iterations=2)).all()
+    assert 0 < silhouette.sum() < silhouette.size
 
 
 def test_a_damaged_annotation_is_told_and_its_image_goes_on_without_it(tmp_path):

@@ -1,6 +1,8 @@
 """CALM: its formulas against float64 references, its maps against its probabilities, trunks on finer grids, sets of classes."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +269,62 @@ def test_class_sets_are_read_by_number_by_name_and_by_synset(tmp_path):
 def test_class_sets_that_say_nothing_are_refused(tmp_path, content, words):
     with pytest.raises(Refusal, match=words):
         sets(tmp_path, content)
+
+
+SUPERSETS = Path(__file__).parents[1] / "docs" / "imagenet_supersets.json"
+# Sets of which WordNet has more classes than CALM's table counts; which of them it leaves out, nothing says.
+LARGER = {
+    "canine": 130, "bird": 59, "building": 14, "ball": 10, "feline": 13, "aircraft": 4, "place of business": 9, "piece of cloth": 5,
+}  # fmt: skip
+
+
+@pytest.fixture
+def listed(realdata) -> list[tuple[str, str, int]]:
+    """(name, synset, classes) of each entry of CALM's table 4."""
+    paper = realdata.parent / "papers" / "calm.txt"
+    if not paper.is_file():
+        pytest.skip(f"the paper's text is not at {paper}")
+    lines = (line.split("\t") for line in paper.read_text().splitlines())
+    found = [line[i : i + 3] for line in lines if len(line) == 9 and re.fullmatch(r"n\d{8}", line[1]) for i in (0, 3, 6)]
+    return [(name.partition(",")[0].strip(), synset, int(classes)) for name, synset, classes in found]
+
+
+def test_the_supersets_are_those_that_calm_lists(listed):
+    """120 rows, of which two come twice; their sizes are as listed but for eight."""
+    assert (len(listed), sum(classes for *_, classes in listed)) == (120, 687)
+    sizes = {name: classes for name, _, classes in listed}
+    assert sizes.keys() == json.loads(SUPERSETS.read_text()).keys() and len(sizes) == 118
+    found = read_class_sets(str(SUPERSETS), Classes(1000, ()))
+    assert {name: len(found[name]) for name in sizes} == sizes | LARGER
+    assert all(LARGER[name] > sizes[name] for name in LARGER)
+
+
+def test_the_supersets_are_wordnets(listed, realdata, tmp_path):
+    """All classes at or below a synset, once where the listed sizes leave those of a set below, or beside it, out."""
+    nouns = Path("/usr/share/wordnet/data.noun")
+    if not nouns.is_file():
+        pytest.skip("WordNet 3.0 is not here: it comes with Debian's wordnet-base")
+    lines = (line.split() for line in nouns.read_text("latin-1").splitlines() if not line.startswith("  "))
+    above = ((line[0], re.findall(r" @i? (\d{8}) n", " ".join(line).partition(" | ")[0])) for line in lines)
+    (tmp_path / "isa.txt").write_text("".join(f"n{parent} n{synset}\n" for synset, parents in above for parent in parents))
+    (tmp_path / "sets.json").write_text(json.dumps({name: {"synset": synset} for name, synset, _ in listed}))
+    wnids = tuple((realdata / "imagenet_wnids.txt").read_text().split())
+    whole = read_class_sets(str(tmp_path / "sets.json"), Classes(1000, wnids), str(tmp_path / "isa.txt"))
+    for name, beside in (("ship", "warship"), ("stringed instrument", "piano"), ("truck", "car")):
+        whole[name] = tuple(sorted({*whole[name]} - {*whole[beside]}))
+    assert whole == read_class_sets(str(SUPERSETS), Classes(1000, wnids))
+
+
+def test_of_two_supersets_the_deeper_one_is_a_classs_own():
+    known = read_class_sets(str(SUPERSETS), Classes(1000, ()))
+    written = tuple(f"{name}={' '.join(map(str, members))}" for name, members in known.items())
+    classes = torch.arange(1000)
+    found = TARGETS["class_set"].explain(Answers(torch.zeros(1000, 1000), classes), "own", sets=written).directions[:, 0]
+    assert torch.equal(found.diagonal(), torch.ones(1000))
+    assert {*known["bovid"], *known["swine"]} < {*known["ungulate"]}
+    for name in ("bovid", "swine", "piano", "warship"):
+        assert all(found[member].nonzero()[:, 0].tolist() == list(known[name]) for member in known[name])
+    assert (found.sum(1) == 1).sum() == 1000 - len({member for members in known.values() for member in members}) == 298
 
 
 def test_own_is_the_smallest_set_that_holds_the_images_class():

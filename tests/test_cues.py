@@ -99,12 +99,12 @@ def test_a_pixel_is_the_part_of_its_nearest_point_and_the_heads_points_are_one()
     for y, x in np.ndindex(8, 10):
         distances = [(x - a) ** 2 + (y - b) ** 2 for a, b in places]
         assert codes[y, x] == distances.index(min(distances)) + 1
-    row = {"points": points, "mask": np.where(np.arange(10) < 5, 255, 0) * np.ones((8, 1), int)}
+    row = {"points": points, "silhouette": np.where(np.arange(10) < 5, 255, 0) * np.ones((8, 1), int)}
     found = parts_of(row, (8, 10))
     assert not found.codes[:, 5:].any() and np.array_equal(found.codes[:, :5], codes[:, :5])
     assert np.array_equal(found.showing(("leg", "tail")), (found.codes == 2) | (found.codes == 3))
     exact = np.eye(4, dtype=np.uint8)
-    assert np.array_equal(parts_of({**row, "mask": None, "parts": exact, "part_names": ["tail"]}, (4, 4)).showing(["tail"]), exact > 0)
+    assert np.array_equal(parts_of({**row, "parts": exact, "part_names": ["tail"]}, (4, 4)).showing(["tail"]), exact > 0)
     assert parts_of({"points": {}}, (4, 4)) is None
 
 

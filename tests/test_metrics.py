@@ -208,6 +208,8 @@ ODD = {
     "a box outside": (MAP, row((1.2, 1.2, 1.6, 1.6)), "no box lies in the image"),
     "a box without area": (MAP, row((0.5, 0.2, 0.5, 0.9)), "no box lies in the image"),
     "a box between pixels": (MAP, row((0.4, 0.4, 0.6, 0.6)), "no pixel's centre lies in a box"),
+    "a mask without an object": (MAP, row(BOX, mask=np.zeros((4, 4), np.uint8)), "no pixel of the mask shows the object"),
+    "a mask of what is neither": (MAP, row(BOX, mask=np.full((4, 4), 128, np.uint8)), "no pixel of the mask shows the object"),
     "no label": (MAP, row(BOX, label=None), "no label"),
     "a constant map": (np.full((4, 4), 0.3, np.float32), row(BOX), "the map is constant"),
     "NaN": (np.where(MAP == 1, np.nan, MAP), row(BOX), "the map holds NaN or infinity"),
@@ -225,6 +227,8 @@ def test_where_there_is_nothing_to_say_there_is_a_reason(name, odd):
     silent = {
         "no label": {"official", "remove", "remove_and_classify"},
         "a box between pixels": {"energy", "pointing", "f1", "iou", "pxap", "mpxap", "bbox_study"},
+        "a mask without an object": {"pxap", "mpxap"},
+        "a mask of what is neither": {"pxap", "mpxap"},
         "a constant map": {name for name, entry in METRICS.items() if not entry.constant},
         "NaN": set(METRICS),
         "no map": set(METRICS),

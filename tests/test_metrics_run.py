@@ -55,7 +55,7 @@ def test_a_run_with_metrics_publishes_them_for_every_map_and_control(published):
     }
     assert [row["mean"] for row in found["summary"] if row["method"] == "fake_cam" and row["metric"] == "pointing"] == [1.0] * 6
     assert {row["better"] for row in found["summary"]} == {"higher"}
-    told = {"name": "box_acc", "metric": "box_acc", "stored": False, "step": 0.1, "components": "all", "by_class": False}
+    told = {"name": "box_acc", "metric": "box_acc", "version": 1, "stored": False, "step": 0.1, "components": "all", "by_class": False}
     assert tables.open(str(published)).facts["metrics"][4] == told
 
 

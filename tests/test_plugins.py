@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections import Counter
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 import pipeline
-from jobs import explain
+from jobs import explain, score
 from pipeline import backbones, plugins, tables
 from pipeline.engine import captums
 from pipeline.explainer import Explainer
@@ -97,6 +98,27 @@ def test_the_main_job_computes_a_changed_plugin_again_and_nothing_else(tmp_path)
     assert changed.new and more == 6 * (2 * 3 + 3)
     found = tables.open(str(tmp_path / "out")).sql("SELECT DISTINCT method FROM maps").to_pylist()
     assert {row["method"] for row in found} == {"mean_cam", "ig", "cam", "fake_cam", "random"}
+
+
+def test_a_run_with_plugins_is_scored_and_knows_where_they_are(tmp_path):
+    source, mine = dataset(tmp_path / "shards"), written(tmp_path, Path(OWN).read_text())
+    explain.run(job(source, tmp_path / "out", methods=("mean_cam", "cam"), targets=("label",), plugins=(mine,)))
+
+    def more(*flags):
+        with registries():  # as a process of its own, which has loaded no plugin yet
+            for table in (METHODS, METRICS, plugins._INSTALLED):
+                for name in {"mean_cam", "deep_lift", "ig", "peak", mine} & set(table):
+                    del table[name]
+            return score.main(["--out", str(tmp_path / "out"), "--metrics", *flags])
+
+    assert more("energy", "peak") == 0
+    assert more("f1", "--recompute") == 0
+    found = tables.open(str(tmp_path / "out")).sql("SELECT method, energy, peak, f1 FROM metrics").to_pylist()
+    assert {row["method"] for row in found} == {"mean_cam", "cam", "fake_cam", "random"}
+    assert all(any(row[name] is not None for row in found) for name in ("energy", "peak", "f1"))
+    moved = shutil.move(mine, tmp_path / "elsewhere.py")
+    assert more("pointing") == 2
+    assert more("pointing", "--plugins", str(moved)) == 0
 
 
 def test_a_plugin_is_a_flag_of_the_command_line(tmp_path):

@@ -16,6 +16,7 @@ from pipeline.job import Job
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
+from pipeline.requests import parse_all
 from pipeline.targets import TARGETS
 from tests.shards import dataset, encoded, good, picture, tar_bytes
 
@@ -436,3 +437,8 @@ def test_help_lists_every_setting_of_every_method_target_and_metric(capsys):
             settings = ",".join(f"{key}={'|'.join(words_of(parameter))}" for key, parameter in entry.parameters.items())
             settings += ",preset=fine|ilsvrc" if "glas" in name else ""
             assert "".join(f"{name}({settings})".split() if settings else name) in re.sub(r":<[^>]*>(\|<[^>]*>)?", "", told), name
+            assert f"family:{getattr(entry, 'family', '')}" in told
+        if registry is not TARGETS:
+            left_out = set(registry) - {request.alias for request in parse_all(["all"], registry, "")}
+            alone = {name for name in left_out if registry[name].family != "analysis" or getattr(registry[name], "remaps", False)}
+            assert not left_out or f"onlywheretheyarenamed:family:analysis,{','.join(sorted(alone))}" in told

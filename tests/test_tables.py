@@ -102,6 +102,29 @@ def test_averaging_down_keeps_the_mean_and_paints_back_as_blocks():
     torch.testing.assert_close(rendering.reduce(painted, 7), small)
 
 
+@pytest.mark.parametrize("how", ["bilinear", "area", "gaussian:3:norm"])
+def test_what_drawing_makes_of_a_constant_map_is_constant(how):
+    """Interpolation in float32 leaves rounding, which is not to be taken for a map, whatever its scale."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    for value in (rng.random(40) - 0.5) * 10.0 ** rng.integers(-6, 6, 40):
+        cells, size = rng.integers(4, 40, 2), tuple(rng.integers(40, 256, 2).tolist())
+        drawn = rendering.upsample(torch.full((1, *cells), value, dtype=torch.float32), size, how)
+        assert not rendering.unit(drawn[0].numpy()).any() and not rendering.units(drawn).any()
+
+
+@given(MAPS)
+def test_a_batch_is_brought_to_the_unit_range_map_by_map(maps):
+    import torch
+
+    found = rendering.units(torch.from_numpy(maps)).numpy()
+    assert np.array_equal(found, np.stack([rendering.unit(each) for each in maps]))
+    for each, own in zip(found, maps, strict=True):
+        assert not each.any() or (each.min(), each.max()) == (0, 1)
+        assert not each.any() or (each.flat[own.argmax()], each.flat[own.argmin()]) == (1, 0)
+
+
 def test_an_unknown_render_is_refused():
     with pytest.raises(Refusal, match="bilinear"):
         render({"map": [0], "map_min": 0, "map_max": 0, "height": 1, "width": 1, "render": "cubist"})

@@ -5,6 +5,7 @@ import torch
 from pipeline.backbones import Backbone
 from pipeline.engine.scene import Scene
 from pipeline.families import METHODS, Cam, rectify
+from pipeline.render import units
 from pipeline.requests import Request
 
 
@@ -29,14 +30,8 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     if explained.join == "mean_post":
         return torch.stack([rectify(m, norm) for m in each]).mean(0)
     if explained.join == "sum_unit":
-        return torch.stack([_unit(rectify(m, norm)) for m in each]).sum(0)
+        return torch.stack([units(rectify(m, norm)) for m in each]).sum(0)
     return rectify(torch.stack(each).amax(0), norm)
-
-
-def _unit(maps: torch.Tensor) -> torch.Tensor:
-    """Maps [B h w], each brought to [0, 1]; a flat one becomes zero."""
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - low) / (high - low).where(high > low, 1)
 
 
 def _one(payer: str, cam: Cam, scene: Scene, target: int, direction: int, settings: dict) -> torch.Tensor:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import Bernoulli, Channels, Even, Segments, Spots, Superpixels, Windows
+from pipeline.render import units, upsample
 from pipeline.tables.identity import seed_of
 
 
@@ -105,10 +105,7 @@ def channels(code: Channels, scene: Scene) -> Masks:
     A = scene.look.A.detach().float()
 
     def paint(masks, images):
-        maps = F.interpolate(A[images, masks][:, None], scene.size, mode="bilinear", align_corners=False)[:, 0]
-        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-        varies = high - low > 1e-7 * torch.maximum(low.abs(), high.abs())
-        return torch.where(varies, (maps - low) / torch.where(varies, high - low, 1), 0)
+        return units(upsample(A[images, masks], scene.size, "bilinear"))
 
     return Masks(code, A.shape[1], paint, shared=False)
 

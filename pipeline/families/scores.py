@@ -3,7 +3,7 @@
 H W pixels, N boxes, or N changed images
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -45,8 +45,7 @@ class Metric:
     Attributes:
         columns: what it fills -> which way is better, None where neither is; every column begins with the metric's name.
         constant: whether a constant map has a value.
-        exact: whether it needs the map as it was computed, and says something else of one that was stored with 8 bits a cell.
-        binary: whether its values are 0 or 1, so that their mean is a share.
+        binary: the columns whose values are 0 or 1, so that their mean is a share; True for all of them.
         curves: whether `score` returns a curve for each column [columns N], in [0, 1] over equal steps. Then the column's number is the
             area under it, by the trapezoid rule over [0, 1], and the mean curve goes to the table `curves`.
         parameters: the settings, keyword-only parameters of `score`, `total` and the sets.
@@ -61,8 +60,7 @@ class Metric:
     curves: bool = False
     family: str = "localisation"
     constant: bool = False
-    exact: bool = False
-    binary: bool = False
+    binary: bool | Collection[str] = False
     of_pairs: bool = False
     version: int = 1
     asks: frozenset[str] = field(init=False)
@@ -72,10 +70,14 @@ class Metric:
         asks = offered(self.name, self.score, {*OFFERED, *self.sets}, self.family)
         if not all(column.startswith(self.name) for column in self.columns):
             raise Refusal(f"metric {self.name!r} fills {sorted(self.columns)}; every column must begin with its name")
+        binary = frozenset(self.columns if self.binary is True else self.binary or ())
+        if binary - set(self.columns):
+            raise Refusal(f"metric {self.name!r} fills {sorted(self.columns)}; binary names {sorted(binary - set(self.columns))}")
         for code in self.sets.values():
             offered(self.name, code, {"size"}, self.family)
         settings = {name: setting for function in (*self.sets.values(), self.score) for name, setting in parameters(function).items()}
         object.__setattr__(self, "asks", asks)
+        object.__setattr__(self, "binary", binary)
         if self.total:
             settings |= parameters(self.total) | ({} if self.of_pairs else {"by_class": Parameter(bool, False)})
         object.__setattr__(self, "parameters", MappingProxyType(settings))

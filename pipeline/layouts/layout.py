@@ -41,7 +41,7 @@ class Seen:
 
     boxes: tuple[Box, ...] = ()
     frame: tuple[float, float] | None = None
-    mask: np.ndarray | None = None  # uint8 [H W]: 0 background, 255 object, 128 ignore
+    mask: np.ndarray | None = None  # uint8 [H W]: 0 ground, 128 neither, all else the object
     parts: np.ndarray | None = None  # uint8 [H W]: 0 nothing, i = part_names[i - 1]
 
 

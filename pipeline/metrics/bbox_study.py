@@ -10,10 +10,11 @@ from pipeline.families import Boxed, metric
 PARTS = ("b", "rest", "s_b", "s_rest")
 BETTER = {"ad": "lower", "ag": "higher", "ai": "higher"}
 COLUMNS = {f"bbox_study_{name}_{part}": better for name, better in BETTER.items() for part in PARTS}
+SHARES = [column for column in COLUMNS if "_ai_" in column]
 SETS = {"boxed": lambda: Boxed(), "dimmed": lambda: Boxed(dimmed=True)}
 
 
-@metric(sets=SETS, columns=COLUMNS, family="analysis", constant=True)
+@metric(sets=SETS, columns=COLUMNS, family="analysis", constant=True, binary=SHARES)
 def bbox_study(p, q, inside, boxed, dimmed):
     p, q, o = p[0], q[0], np.concatenate([boxed.p[:, 0], dimmed.p[:, 0]])
     drop, gain = np.maximum(p - o, 0) / max(p, 1e-12), np.maximum(o - p, 0) / max(q, 1e-12)

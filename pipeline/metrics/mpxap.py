@@ -16,6 +16,6 @@ def with_chance(positive, negative, *, cumulative: bool = False):
     return average_precision(positive, negative), positive.sum() / (positive.sum() + negative.sum())
 
 
-@metric(total=with_chance, columns={"mpxap": "higher", "mpxap_chance": None}, of_pairs=True)
+@metric(total=with_chance, columns={"mpxap": "higher", "mpxap_chance": None}, of_pairs=True, version=2)
 def mpxap(S, raw, positive, counted, *, bins: Count = 1000, thresholds: Literal["even", "log"] = "even"):
     return by_value(S if thresholds == "even" else np.clip(raw, 0, 1), positive, counted, bins, thresholds)

@@ -1,12 +1,14 @@
 """Cascading randomisation (Opti-CAM appendix G; E30): how like the map is to those of networks whose last 1 ... 5 layers are drawn anew.
 
 Rank correlation of the maps as they are and of their absolute values, SSIM of the maps brought to [0, 1] (Gaussian weights, data range
-1) and the correlation of their HOG descriptors (16 x 16 pixels a cell). A constant map correlates with nothing: 0.
+1) and the correlation of their HOG descriptors (16 x 16 pixels a cell). Of a map that is constant nothing is said; where that of a
+changed network is, the changes have left nothing of the map, and it correlates with 0.
 """
 
 import numpy as np
 
 from pipeline.families import Randomised, Remapped, Undefined, Whole, metric
+from pipeline.render import unit
 
 STEPS = 5
 SIMILARITIES = ("spearman", "spearman_abs", "ssim", "hog")
@@ -21,7 +23,7 @@ def correlation(one, other):
     return np.corrcoef(one, other)[0, 1] if np.ptp(one) and np.ptp(other) else 0.0
 
 
-@metric(sets={"networks": networks}, columns=COLUMNS, family="analysis", constant=True)
+@metric(sets={"networks": networks}, columns=COLUMNS, family="analysis", version=2)
 def sanity(raw, networks):
     from scipy.stats import rankdata
     from skimage.feature import hog
@@ -29,9 +31,10 @@ def sanity(raw, networks):
 
     if min(raw.shape) < 48:
         raise Undefined("HOG describes no image below 48 pixels")
-    raw = raw.astype(np.float64)
+    raw, *networks = (each.astype(np.float64) for each in (raw, *networks))
+    S, *others = map(unit, (raw, *networks))
+    networks = [each if other.any() else other for each, other in zip(networks, others, strict=True)]  # constant but for rounding
     ranked = [[correlation(rankdata(f(raw)), rankdata(f(other))) for other in networks] for f in (np.asarray, np.abs)]
-    S, *others = ((each - each.min()) / (np.ptp(each) or 1) for each in (raw, *networks))
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
     ssim = [structural_similarity(S, other, **settings) for other in others]
     described = [hog(each, pixels_per_cell=(16, 16)) for each in (S, *others)]

@@ -5,7 +5,7 @@ import numpy as np
 from pipeline.families import metric
 
 
-@metric(better="lower", family="shape", constant=True, exact=True)
+@metric(better="lower", family="shape", constant=True)
 def tie_share(S):
     _, counts = np.unique(S, return_counts=True)
     return counts[counts > 1].sum() / S.size

@@ -3,6 +3,7 @@
 import torch
 
 from pipeline.families import Amount, Count, Even, Fraction, Positive, Spots, gaussians, masked
+from pipeline.render import units
 
 SETS = {
     "light": lambda k, sigma_light: Spots(k, sigma_light),
@@ -44,13 +45,8 @@ def rglas(
             break
         f_l, shadow = again("light", pixels, points).prob, again("shadow", pixels, points).prob
         found = (f_l * ((prob[:, None] - shadow).abs() + lam)).relu() * points
-        S = _unit(draw(found.view(-1, k, k)))
+        S = units(draw(found.view(-1, k, k)))
         total, pixels = total + S, pixels * (1 - S[:, None])
         under = S[:, rows][:, :, columns].flatten(1)
         points = points & (under <= t1) & S.flatten(1).any(1, keepdim=True)
     return total
-
-
-def _unit(maps: torch.Tensor) -> torch.Tensor:
-    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return torch.where(high > low, (maps - low) / (high - low).clamp(min=1e-30), 0)
