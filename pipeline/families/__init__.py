@@ -29,6 +29,7 @@ from pipeline.families.ranges import Amount, Count, Fraction, Level, Positive, R
 from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
 from pipeline.families.scores import Metric, Undefined, metric
 from pipeline.families.walks import Path, Walk, magnitude, noisy, path, spans
+from pipeline.render import unit, units
 
 __all__ = [
     "metric",
@@ -90,4 +91,6 @@ __all__ = [
     "rectify",
     "register",
     "spans",
+    "unit",
+    "units",
 ]

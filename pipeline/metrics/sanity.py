@@ -7,8 +7,7 @@ changed network is, the changes have left nothing of the map, and it correlates 
 
 import numpy as np
 
-from pipeline.families import Randomised, Remapped, Undefined, Whole, metric
-from pipeline.render import unit
+from pipeline.families import Randomised, Remapped, Undefined, Whole, metric, unit
 
 STEPS = 5
 SIMILARITIES = ("spearman", "spearman_abs", "ssim", "hog")
@@ -31,8 +30,7 @@ def sanity(raw, networks):
 
     if min(raw.shape) < 48:
         raise Undefined("HOG describes no image below 48 pixels")
-    raw, *networks = (each.astype(np.float64) for each in (raw, *networks))
-    S, *others = map(unit, (raw, *networks))
+    S, *others = map(unit, (raw.astype(np.float64), *networks))
     networks = [each if other.any() else other for each, other in zip(networks, others, strict=True)]  # constant but for rounding
     ranked = [[correlation(rankdata(f(raw)), rankdata(f(other))) for other in networks] for f in (np.asarray, np.abs)]
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}

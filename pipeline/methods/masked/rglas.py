@@ -2,8 +2,7 @@
 
 import torch
 
-from pipeline.families import Amount, Count, Even, Fraction, Positive, Spots, gaussians, masked
-from pipeline.render import units
+from pipeline.families import Amount, Count, Even, Fraction, Positive, Spots, gaussians, masked, units
 
 SETS = {
     "light": lambda k, sigma_light: Spots(k, sigma_light),
