@@ -361,6 +361,21 @@ def test_a_gaussian_drawing_with_its_norm_keeps_a_constant_map_constant():
     torch.testing.assert_close(drawn, torch.full((1, 40, 40), 0.7))
 
 
+def test_of_a_constant_answer_glas_shows_a_flat_top_that_falls_off_at_the_border():
+    """Kernels of three cells. By the integral, which the sum is the midpoint rule of: all of it well inside, half at an edge, a quarter in a corner."""
+    S = upsample(torch.ones(1, 15, 15), (224, 224), "gaussian:3")[0].numpy()
+
+    def along(cells):
+        return 3 * math.sqrt(math.pi) * (math.erf(cells / 3) + math.erf((15 - cells) / 3)) / 2
+
+    for y, x in itertools.product((0.5, 56.5, 112.5, 223.5), repeat=2):
+        assert S[int(y), int(x)] == pytest.approx(along(y * 15 / 224) * along(x * 15 / 224) / 225, rel=0.01)
+    assert np.ptp(S[100:124, 100:124]) < 0.002 * S[112, 112]
+    assert S[0, 0] / S[112, 112] == pytest.approx(0.25, abs=0.02) and S[0, 112] / S[112, 112] == pytest.approx(0.5, abs=0.02)
+    assert (unit(S)[0, 0], unit(S).max()) == (0, 1), "min-max does not hide it"
+    assert np.ptp(upsample(torch.ones(1, 15, 15), (224, 224), "gaussian:3:norm").numpy()) < 1e-5
+
+
 def test_occlusion_of_a_linear_model_is_the_mean_box_sum(network, pixels):
     """p(m) = sum_j a_j m_j: what a window takes away is its sum of a."""
     scene, code = scene_of(network[0], pixels), Windows(8, 4)

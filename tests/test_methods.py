@@ -188,6 +188,20 @@ def test_nothing_is_left_on_the_network(backbone, images):
         assert_untouched(part)
 
 
+def test_on_a_resnet50_four_methods_are_one():
+    """Its head is pooling and a linear layer; drawn at random, for a downloaded one is out of a test's reach."""
+    backbone = backbones.load("timm/resnet50", args={"pretrained": "false", "num_classes": "10"}, image_size=128)
+    images, four = (
+        np.random.default_rng(0).integers(0, 256, (3, 3, 128, 128), dtype=np.uint8),
+        ("cam", "grad_cam", "xgrad_cam", "hires_cam"),
+    )
+    found = maps(backbone, images, [f"{name}(norm=minmax)" for name in four], ["label", "finer"])
+    for target, i in itertools.product(("label", "finer"), range(3)):
+        plain, *others = (values(found[name, target, f"{i:08d}"]).astype(float) for name in four)
+        for other in others:
+            assert np.corrcoef(plain, other)[0, 1] > 0.999
+
+
 HAND_A = torch.tensor([[[[1.0, 2.0], [0.0, 4.0]], [[3.0, 0.0], [1.0, 1.0]]]])
 HAND_G = torch.tensor([[[[1.0, -1.0], [2.0, 0.0]], [[-1.0, 0.0], [0.0, 3.0]]]])
 # Each worked out on paper from the formula, channel weights first.
