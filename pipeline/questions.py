@@ -136,9 +136,9 @@ def _read(target: Request) -> Request:
     return replace(target, argument=reads(target.argument)) if reads else target
 
 
-def with_ties(metrics: tuple[Request, ...]) -> tuple[Request, ...]:
-    """Metrics, and `tie_share` beside those that break ties."""
-    told = {"tie_share"} & {name for metric in metrics for name in (metric.name, metric.alias)}
+def with_ties(metrics: tuple[Request, ...], had: Sequence[Request] = ()) -> tuple[Request, ...]:
+    """Metrics, and `tie_share` beside those that break ties, where it is neither among them nor among those a run has."""
+    told = {"tie_share"} & {name for metric in (*metrics, *had) for name in (metric.name, metric.alias)}
     orders = any(METRICS[metric.name].orders for metric in metrics)
     return (*metrics, replace(parse("tie_share", METRICS, "metric"), explicit=False)) if orders and not told else metrics
 

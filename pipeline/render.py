@@ -59,13 +59,13 @@ def reduce(maps, size: int):
 
 
 def unit(maps: np.ndarray) -> np.ndarray:
-    """Min-max to [0, 1] (Opti-CAM eq. 4); a map that is constant but for rounding becomes zero, whatever its scale."""
+    """Min-max to [0, 1] (Opti-CAM eq. 4); a map that is constant but for rounding becomes zero, whatever its scale. NaN stays."""
     low, high = maps.min(), maps.max()
-    return (maps - low) / (high - low) if high - low > FLAT * max(abs(low), abs(high)) else np.zeros_like(maps)
+    return np.zeros_like(maps) if high - low <= FLAT * max(abs(low), abs(high)) else (maps - low) / (high - low)
 
 
 def units(maps):
     """`unit` of each map of a batch [B h w] (a torch tensor)."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    varies = high - low > FLAT * low.abs().maximum(high.abs())
-    return ((maps - low) / (high - low).where(varies, 1)).where(varies, 0)
+    flat = high - low <= FLAT * low.abs().maximum(high.abs())
+    return ((maps - low) / (high - low).masked_fill(flat, 1)).masked_fill(flat, 0)

@@ -28,20 +28,21 @@ def prepare_more(run: Run, metrics: Sequence[str], metric_args: Sequence[str] = 
     Raises:
         Refusal: where a metric cannot be had from stored maps, or what the run holds would now be computed otherwise.
     """
-    facts = run.facts
-    load(changes.get("plugins", facts["job"]["plugins"]))  # before names are looked up: some may be theirs
+    facts, told = run.facts, job_of(run.facts)
+    load(changes.get("plugins", told.plugins))  # before names are looked up: some may be theirs
     more = parse_all(metrics, METRICS, "metric", metric_args)
     if not more:
         raise Refusal("no metric is asked for; name some with --metrics, for example --metrics energy or family:faithfulness")
-    more = with_ties(more if recompute else tuple(metric for metric in more if _from_stored(metric)))
     exact, stored = ([_request(entry, METRICS, "metric") for entry in facts["metrics"] if entry["stored"] is how] for how in (False, True))
-    fresh = [metric for metric in more if _same(metric) not in map(_same, exact if recompute else exact + stored)]
+    more = more if recompute else tuple(metric for metric in more if _from_stored(metric))
+    had = exact if recompute else exact + stored
+    fresh = [metric for metric in with_ties(more, had) if _same(metric) not in map(_same, had)]
     if recompute:
         exact, stored = exact + fresh, [metric for metric in stored if _same(metric) not in map(_same, fresh)]
     else:
         stored = stored + fresh
     job = replace(
-        job_of(facts),
+        told,
         out=run.out,
         methods=tuple(_request(entry, METHODS, "method").written for entry in facts["methods"]),
         metrics=tuple(metric.written for metric in exact),

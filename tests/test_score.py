@@ -223,6 +223,12 @@ def test_the_share_of_ties_of_a_stored_map_comes_with_what_goes_by_its_order(out
     assert ties[0].keys() == ties[1].keys() and all(ties[0][image] >= ties[1][image] for image in ties[0])
 
 
+def test_a_share_of_ties_that_is_there_by_another_name_is_enough(out):
+    assert "ties" in scored(out, "--metrics", "ties=tie_share")["metrics"][0]
+    columns = scored(out, "--metrics", "rd")["metrics"][0].keys()
+    assert {"ties", "rd_05"} < columns and "tie_share" not in columns
+
+
 def test_what_would_now_be_computed_otherwise_is_refused(out, monkeypatch):
     monkeypatch.setitem(METHODS, "grad_cam", METHODS["grad_cam"].__class__(**{**traits(METHODS["grad_cam"]), "version": 99}))
     assert "holds maps grad_cam label as another version" in refused(out, "ad")

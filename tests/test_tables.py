@@ -125,6 +125,15 @@ def test_a_batch_is_brought_to_the_unit_range_map_by_map(maps):
         assert not each.any() or (each.flat[own.argmax()], each.flat[own.argmin()]) == (1, 0)
 
 
+def test_a_map_that_is_not_finite_is_not_taken_for_a_constant_one():
+    import torch
+
+    maps = np.ones((2, 3, 3), np.float32)
+    maps[0, 1, 1] = np.nan
+    assert np.isnan(rendering.unit(maps[0])).all()
+    assert rendering.units(torch.from_numpy(maps)).isnan().all((1, 2)).tolist() == [True, False]
+
+
 def test_an_unknown_render_is_refused():
     with pytest.raises(Refusal, match="bilinear"):
         render({"map": [0], "map_min": 0, "map_max": 0, "height": 1, "width": 1, "render": "cubist"})
