@@ -77,10 +77,9 @@ def with_sets(questions: Questions, sets: Mapping[str, tuple[int, ...]]) -> Ques
     written = {name: f"{name}={' '.join(map(str, members))}" for name, members in sets.items()}
     targets = []
     for target in questions.targets:
-        if target.name == "class_set" and (target.argument == "own" or target.argument in written):
-            known = tuple(sorted(written.values())) if target.argument == "own" else (written[target.argument],)
-            target = replace(target, settings=(("sets", known),))
-        elif target.name == "class_set" and written:
-            target = replace(target, settings=(("sets", tuple(sorted(written.values()))),))  # a slip of the hand is told what there is
+        if target.name == "class_set" and written:
+            # all of them to `own`, and to a slip of the hand, which is told what there is
+            known = (written[target.argument],) if target.argument in written else tuple(sorted(written.values()))
+            target = replace(target, settings=tuple(sorted({**target.args, "sets": known}.items())))
         targets.append(target)
     return replace(questions, targets=tuple(targets))

@@ -23,7 +23,8 @@ from pipeline.targets import TARGETS, Answers, Explained, Phrase
 from pipeline.templates import TEMPLATES
 
 NO_TARGET = Request("none", "none")
-TABLES_VERSION = 3
+TABLES_VERSION = 2
+DRAWN_VERSION = 2  # raised when maps come to metrics in another way
 CONTROLS = ("fake_cam", "random")
 
 
@@ -286,7 +287,7 @@ def cells(questions: Questions, backbone: backbones.Backbone, classes: Sequence[
 def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
     """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
     entry, stored = METRICS[metric.name], metric.alias in questions.stored
-    asked = {"kind": "metric", "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
+    asked = {"kind": "metric", "drawn": DRAWN_VERSION, "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
     asked |= code_of(questions.plugins, metric=metric.name)
     if entry.of_pairs:
         asked["pairs"] = questions.class_pairs

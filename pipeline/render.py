@@ -4,7 +4,7 @@ import numpy as np
 
 from pipeline.refusal import Refusal
 
-FLAT = 2**-18  # a map of a smaller range, as a share of its largest magnitude, is constant: drawing leaves rounding of half of that
+FLAT = 2**-18  # a map of a smaller range, as a share of its largest magnitude, is constant: drawing leaves rounding of less
 
 
 def upsample(maps, size: tuple[int, int], how: str):
@@ -59,13 +59,17 @@ def reduce(maps, size: int):
 
 
 def unit(maps: np.ndarray) -> np.ndarray:
-    """Min-max to [0, 1] (Opti-CAM eq. 4); a map that is constant but for rounding becomes zero, whatever its scale. NaN stays."""
+    """Min-max to [0, 1] (Opti-CAM eq. 4); a map that is constant but for rounding becomes zero, whatever its scale.
+
+    One that is not finite stays so.
+    """
     low, high = maps.min(), maps.max()
-    return np.zeros_like(maps) if high - low <= FLAT * max(abs(low), abs(high)) else (maps - low) / (high - low)
+    flat = np.isfinite(high - low) and high - low <= FLAT * max(abs(low), abs(high))
+    return np.zeros_like(maps) if flat else (maps - low) / (high - low)
 
 
 def units(maps):
     """`unit` of each map of a batch [B h w] (a torch tensor)."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    flat = high - low <= FLAT * low.abs().maximum(high.abs())
+    flat = (high - low).isfinite() & (high - low <= FLAT * low.abs().maximum(high.abs()))
     return ((maps - low) / (high - low).masked_fill(flat, 1)).masked_fill(flat, 0)

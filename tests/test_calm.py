@@ -13,10 +13,11 @@ import pipeline
 from pipeline import backbones, engine
 from pipeline.backbones import strides
 from pipeline.backbones.heads import Calm, location, log_classes, log_marginal
-from pipeline.class_sets import read_class_sets
+from pipeline.class_sets import read_class_sets, with_sets
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.methods import METHODS
+from pipeline.questions import ask
 from pipeline.refusal import Refusal
 from pipeline.render import unit
 from pipeline.requests import parse
@@ -271,6 +272,7 @@ def test_class_sets_that_say_nothing_are_refused(tmp_path, content, words):
         sets(tmp_path, content)
 
 
+JOINED = {"own": "own", "named": "low", "several": "0+1", "every": "all"}
 SUPERSETS = Path(__file__).parents[1] / "docs" / "imagenet_supersets.json"
 # Sets of which WordNet has more classes than CALM's table counts; which of them it leaves out, nothing says.
 LARGER = {
@@ -349,6 +351,25 @@ def test_a_set_of_unit_maps_is_the_sum_of_its_members_maps():
     np.testing.assert_allclose(whole[0], unit(each[0][0]) + unit(each[2][0]), rtol=1e-6)
     np.testing.assert_allclose(whole[1], unit(each[1][1]), rtol=1e-6)
     assert "only the CAM family" in engine.misfit(parse("gradient", METHODS, "method"), backbone, [ask])
+
+
+def test_a_set_keeps_how_its_members_are_joined():
+    asked = ask(["cam"], [f"{name}=class_set:{argument}(aggregation=sum_unit)" for name, argument in JOINED.items()] + ["class_set:own"])
+    found = {target.alias: target.args for target in with_sets(asked, {"low": (0, 1), "high": (3, 4)}).targets}
+    assert found.pop("class_set:own") == {"aggregation": "sum", "sets": ("high=3 4", "low=0 1")}
+    assert {name: args["aggregation"] for name, args in found.items()} == dict.fromkeys(JOINED, "sum_unit")
+    assert found["named"]["sets"] == ("low=0 1",) and found["own"]["sets"] == ("high=3 4", "low=0 1")
+
+
+def test_maps_of_sets_of_a_file_are_joined_as_asked():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
+    targets = ["class_set:low", "unit=class_set:low(aggregation=sum_unit)", "same=class_set:0+1(aggregation=sum_unit)"]
+    backbone = backbones.load("tests.tiny:build", image_size=64)
+    tables = pipeline.explain(images, [0, 1], backbone, ["cam"], targets, class_sets={"low": (0, 1)})
+    maps = {(row["target"], row["image_id"]): row for row in tables["maps"].to_pylist()}
+    for image in {image for _, image in maps}:
+        plain, joined, same = (maps[name, image] for name in ("class_set:low", "unit", "same"))
+        assert (joined["map"], joined["map_max"]) == (same["map"], same["map_max"]) != (plain["map"], plain["map_max"])
 
 
 def test_a_set_that_is_not_there_is_refused_with_what_is():

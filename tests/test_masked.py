@@ -16,7 +16,7 @@ from pipeline.engine.fills import fill_of
 from pipeline.engine.look import look
 from pipeline.engine.masks import masks_of
 from pipeline.engine.scene import Scene, pixels_of
-from pipeline.families import Bernoulli, Copies, Segments, Windows
+from pipeline.families import Bernoulli, Copies, Masked, Segments, Windows
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.render import unit, upsample
@@ -374,6 +374,13 @@ def test_of_a_constant_answer_glas_shows_a_flat_top_that_falls_off_at_the_border
     assert S[0, 0] / S[112, 112] == pytest.approx(0.25, abs=0.02) and S[0, 112] / S[112, 112] == pytest.approx(0.5, abs=0.02)
     assert (unit(S)[0, 0], unit(S).max()) == (0, 1), "min-max does not hide it"
     assert np.ptp(upsample(torch.ones(1, 15, 15), (224, 224), "gaussian:3:norm").numpy()) < 1e-5
+
+
+def test_a_preset_is_about_settings_that_there_are():
+    with pytest.raises(Refusal, match=r"presets of \['sgima'\]; its settings are \['fill', 'sigma'\]"):
+        Masked("new", lambda clean, *, sigma=3.0: clean.prob, presets={"wide": {"sgima": 6.0}})
+    made = Masked("new", lambda clean, *, sigma=3.0: clean.prob, presets={"wide": {"sigma": 6.0}, "usual": {}})
+    assert made.presets == {"wide": {"sigma": 6.0}, "usual": {"sigma": 3.0}}
 
 
 def test_occlusion_of_a_linear_model_is_the_mean_box_sum(network, pixels):

@@ -125,13 +125,15 @@ def test_a_batch_is_brought_to_the_unit_range_map_by_map(maps):
         assert not each.any() or (each.flat[own.argmax()], each.flat[own.argmin()]) == (1, 0)
 
 
-def test_a_map_that_is_not_finite_is_not_taken_for_a_constant_one():
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_a_map_that_is_not_finite_is_not_taken_for_a_constant_one(odd):
     import torch
 
-    maps = np.ones((2, 3, 3), np.float32)
-    maps[0, 1, 1] = np.nan
-    assert np.isnan(rendering.unit(maps[0])).all()
-    assert rendering.units(torch.from_numpy(maps)).isnan().all((1, 2)).tolist() == [True, False]
+    maps = np.ones((3, 3, 3), np.float32)
+    maps[0, 1, 1], maps[1] = odd, odd
+    assert [np.isfinite(rendering.unit(each)).all() for each in maps] == [False, False, True]
+    assert rendering.units(torch.from_numpy(maps)).isfinite().all(2).all(1).tolist() == [False, False, True]
 
 
 def test_an_unknown_render_is_refused():

@@ -132,6 +132,9 @@ class Masked:
             settings["fill"] = Parameter(str, self.fill)
         object.__setattr__(self, "parameters", MappingProxyType(settings))
         # so that the word that is read last decides on all that any of the words is about
+        unknown = {key for values in self.presets.values() for key in values} - settings.keys()
+        if unknown:
+            raise Refusal(f"method {self.name!r} has presets of {sorted(unknown)}; its settings are {sorted(settings)}")
         named = {key: settings[key].default for values in self.presets.values() for key in values}
         object.__setattr__(self, "presets", MappingProxyType({word: named | values for word, values in self.presets.items()}))
 

@@ -12,7 +12,7 @@ SETS = {
 PRESETS = {"fine": {}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
 
 
-@masked(SETS, grid="pixels", presets=PRESETS, drawn=gaussians)
+@masked(SETS, grid="pixels", presets=PRESETS, drawn=gaussians, version=2)
 def rglas(
     pixels,
     clean,

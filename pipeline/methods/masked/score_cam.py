@@ -10,7 +10,7 @@ def _black(score_norm):
     return Even(0.0) if score_norm == "none" else None
 
 
-@masked({"copies": Channels, "black": _black})
+@masked({"copies": Channels, "black": _black}, version=2)
 def score_cam(A, copies, black, *, score_norm: Literal["softmax", "none"] = "softmax"):
     """S = relu(sum_k w_k A_k), w = softmax_k(u) or u, with u_k = <d, y(x m_k)> - <d, y(x_b)> and m_k = n(up(A_k))."""
     weights = copies.logit.softmax(1) if score_norm == "softmax" else copies.logit - black.logit
