@@ -4,6 +4,8 @@ python -m jobs.explain --source 's3://b/val/{00000..00049}.tar' --backbone timm/
 """
 
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from pipeline import plugins
 from pipeline.ending import CODES, concluded
@@ -16,11 +18,13 @@ from pipeline.requests import described
 from pipeline.run import Hands, execute
 from pipeline.targets import TARGETS
 
+ASKED = {"Methods": METHODS, "Targets": TARGETS, "Metrics": METRICS}
 
-def about() -> str:
-    """The end of `--help`: every method, target and metric with its settings, those of installed plugins too."""
+
+def about(registries: Mapping[str, Mapping[str, Any]]) -> str:
+    """The end of `--help`: every entry of some registries with its settings, those of installed plugins too."""
     plugins.load(())
-    return f"Methods\n\n{described(METHODS)}\n\nTargets\n\n{described(TARGETS)}\n\nMetrics\n\n{described(METRICS)}\n\n{CODES}"
+    return "\n\n".join([*(f"{name}\n\n{described(registry)}" for name, registry in registries.items()), CODES])
 
 
 def run(job: Job) -> Outcome | None:
@@ -48,7 +52,7 @@ def _own_devices() -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return concluded(lambda: tell(run(command_line(Job, "jobs.explain", arguments, about()))))
+    return concluded(lambda: tell(run(command_line(Job, "jobs.explain", arguments, about(ASKED)))))
 
 
 def tell(outcome: Outcome | None) -> int:

@@ -10,13 +10,12 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from jobs import explain
-from pipeline import plugins, rescore, tables
-from pipeline.ending import CODES, concluded
+from pipeline import rescore, tables
+from pipeline.ending import concluded
 from pipeline.finish import Outcome
 from pipeline.job import command_line
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
-from pipeline.requests import described
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +54,6 @@ class Score:
     """Say what would be computed, and stop."""
 
 
-def about() -> str:
-    """The end of `--help`: every metric with its settings, those of installed plugins too."""
-    plugins.load(())
-    return f"Metrics\n\n{described(METRICS)}\n\n{CODES}"
-
-
 def run(score: Score) -> Outcome | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
     found = tables.open(score.out, score.name, score.run)
@@ -75,7 +68,7 @@ def run(score: Score) -> Outcome | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return concluded(lambda: explain.tell(run(command_line(Score, "jobs.score", arguments, about()))))
+    return concluded(lambda: explain.tell(run(command_line(Score, "jobs.score", arguments, explain.about({"Metrics": METRICS})))))
 
 
 if __name__ == "__main__":

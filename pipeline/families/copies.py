@@ -131,12 +131,12 @@ class Masked:
         if self.fill:
             settings["fill"] = Parameter(str, self.fill)
         object.__setattr__(self, "parameters", MappingProxyType(settings))
+        named = {key for values in self.presets.values() for key in values}
+        if named - settings.keys():
+            raise Refusal(f"method {self.name!r} has presets of {sorted(named - settings.keys())}; its settings are {sorted(settings)}")
         # so that the word that is read last decides on all that any of the words is about
-        unknown = {key for values in self.presets.values() for key in values} - settings.keys()
-        if unknown:
-            raise Refusal(f"method {self.name!r} has presets of {sorted(unknown)}; its settings are {sorted(settings)}")
-        named = {key: settings[key].default for values in self.presets.values() for key in values}
-        object.__setattr__(self, "presets", MappingProxyType({word: named | values for word, values in self.presets.items()}))
+        usual = {key: settings[key].default for key in named}
+        object.__setattr__(self, "presets", MappingProxyType({word: usual | values for word, values in self.presets.items()}))
 
     @property
     def seeded(self) -> bool:
