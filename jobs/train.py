@@ -9,7 +9,7 @@ import sys
 from pipeline import storage
 from pipeline.ending import concluded
 from pipeline.job import command_line
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line
 from pipeline.train import loop
 from pipeline.train.job import Training
 from pipeline.train.prepare import prepare
@@ -54,7 +54,7 @@ def tell(job: Training) -> int:
     try:
         told = run(job)
     except RuntimeError as failure:
-        print(f"error: {storage.one_line(failure)}; the same command goes on from the last whole epoch", file=sys.stderr)
+        print(f"error: {one_line(failure)}; the same command goes on from the last whole epoch", file=sys.stderr)
         return 3
     accuracies = {"validation": told["val_accuracy"], "test": told["test_accuracy"]}
     shown = ", ".join(f"{name} accuracy {value:.3f}" for name, value in accuracies.items() if value is not None)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pipeline import storage
 from pipeline.questions import Questions
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line
 from pipeline.sources.labels import Classes, resolve
 
 
@@ -23,7 +23,7 @@ def read_class_sets(url: str, classes: Classes, is_a: str | None = None) -> dict
     except FileNotFoundError as error:
         raise Refusal(f"there is no file of class sets at {url}") from error
     except ValueError as error:
-        raise Refusal(f"{url} is no JSON ({storage.one_line(error)}); write {{name: [classes], ...}}") from error
+        raise Refusal(f"{url} is no JSON ({one_line(error)}); write {{name: [classes], ...}}") from error
     if not isinstance(content, dict) or not all(isinstance(value, (list, dict)) for value in content.values()):
         raise Refusal(f"{url} holds no sets of classes; write {{name: [class numbers or names], ...}}, or a set as {{synset: id}}")
     children = _children(is_a) if is_a else {}

@@ -4,8 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from pipeline.refusal import Refusal
-from pipeline.storage import one_line
+from pipeline.refusal import Refusal, one_line
 from pipeline.tables.publish import Overtaken, TooManyFailed
 from pipeline.tables.receipts import Damaged
 

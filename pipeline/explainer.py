@@ -25,10 +25,10 @@ from pipeline.metrics import METRICS
 from pipeline.pairs import partners, parts_of
 from pipeline.pictures import Pictures
 from pipeline.questions import Cell, Questions, explained_by, selected
+from pipeline.refusal import one_line
 from pipeline.render import reduce
 from pipeline.requests import Request
 from pipeline.scoring import Contrast, Drawn, Score, scored
-from pipeline.storage import one_line
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
 from pipeline.tables.maps import quantise, rounded, summaries
@@ -364,11 +364,11 @@ class Explainer:
                 answer.fail(row, "metric", score.error, f"{what}: {one_line(score.error)}")
             if cell.table == "partials":
                 group = scoring.group_of(row["image_id"]) if METRICS[cell.metric.name].total else None
-                scoring.added(answer.sums.setdefault((cell.target.alias, "all"), {}), score, group)
+                scoring.add_score(answer.sums.setdefault((cell.target.alias, "all"), {}), score, group)
                 if cell.metric.args.get("by_class") and row["label"] is not None:
-                    scoring.added(answer.sums.setdefault((cell.target.alias, str(row["label"])), {}), score)
+                    scoring.add_score(answer.sums.setdefault((cell.target.alias, str(row["label"])), {}), score)
                 continue
-            for column in scoring.columns(cell.metric):
+            for column in scoring.columns_of(cell.metric):
                 about = {"image_id": row["image_id"], "class_id": class_id[i] if class_id[i] >= 0 else None, "label": row["label"]}
                 said = {"metric": column, "value": score.values.get(column), "reason": score.reason}
                 answer.add(**{name: [value] for name, value in (about | said).items()})
@@ -378,7 +378,7 @@ class Explainer:
             if score.error:
                 what = f"{cell.metric.alias} of {cell.method.alias} for {target} and the classes {scope}"
                 answer.fail(pictures.rows[i], "metric", score.error, f"{what}: {one_line(score.error)}")
-            scoring.added(answer.sums.setdefault((target, scope), {}), score)
+            scoring.add_score(answer.sums.setdefault((target, scope), {}), score)
 
     def _table(self, cell: Cell, answer: Answer) -> pa.Table:
         columns = dict(answer.columns)

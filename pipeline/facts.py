@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pipeline import passes, storage
+from pipeline import passes
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.prepare import Prepared
+from pipeline.refusal import public
 from pipeline.work import Work
 
 _ASKED = ("method", "target", "metric")
@@ -72,7 +73,7 @@ def _public(value):
     """A field of the job without the credentials that a URL may carry."""
     if isinstance(value, tuple):
         return [_public(part) for part in value]
-    return storage.public(value) if isinstance(value, str) else value
+    return public(value) if isinstance(value, str) else value
 
 
 def _accounts(work: Work) -> Iterator[dict]:

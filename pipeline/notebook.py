@@ -11,7 +11,7 @@ from pipeline import backbones
 from pipeline.class_sets import with_sets
 from pipeline.explainer import Explainer
 from pipeline.pictures import Pictures
-from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
+from pipeline.questions import Cell, Network, Questions, build_spec, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.summary import curves_of, summarised
 from pipeline.tables import schema
@@ -59,7 +59,7 @@ def explain(
     """
     if isinstance(backbone, str):
         backbone = Network(backbone)
-    asked = ask(methods, targets, method_args, target_args, metrics, metric_args, **questions)
+    asked = build_spec(methods, targets, method_args, target_args, metrics, metric_args, **questions)
     if isinstance(backbone, Network):
         backbone = replace(backbone, phrases=asked.phrases).load()
     images = np.ascontiguousarray(images)

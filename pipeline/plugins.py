@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.families.registry import register
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line, public
 
 GROUP = "saliency_atlas.methods"
 TABLES = (METHODS, METRICS)
@@ -66,7 +66,7 @@ def _read(name: str) -> str:
     try:
         return storage.read_bytes(name).decode()
     except (OSError, ValueError) as error:
-        raise Refusal(f"--plugins {storage.public(name)} cannot be read: {storage.one_line(error)}") from error
+        raise Refusal(f"--plugins {public(name)} cannot be read: {one_line(error)}") from error
 
 
 def _arrived(name: str, code: str | None, digest: str) -> Plugin:
@@ -94,8 +94,8 @@ def _install(name: str, code: str | None, before_others: bool = False) -> Plugin
         for table, old in zip(TABLES, before, strict=True):
             table.clear()
             table.update(old)
-        told = str(error) if isinstance(error, Refusal) else f"cannot be imported ({type(error).__name__}: {storage.one_line(error)})"
-        raise Refusal(f"--plugins {storage.public(name)}: {told}") from error
+        told = str(error) if isinstance(error, Refusal) else f"cannot be imported ({type(error).__name__}: {one_line(error)})"
+        raise Refusal(f"--plugins {public(name)}: {told}") from error
     for table, old in zip(TABLES, before, strict=True):
         table.update(old | table)
     return _INSTALLED[name][0]

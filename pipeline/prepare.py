@@ -11,7 +11,7 @@ from pipeline.backbones import Backbone, checkpoint
 from pipeline.backbones.arguments import key_value
 from pipeline.class_sets import read_class_sets, with_sets
 from pipeline.job import Job
-from pipeline.questions import Cell, Network, Questions, ask, cells, fitted
+from pipeline.questions import Cell, Network, Questions, build_spec, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.requests import Request
 from pipeline.sources.labels import Classes, folder_names, read_names
@@ -70,7 +70,7 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
     arguments = tuple(key_value(item, "--backbone-args") for item in job.backbone_args)
     texts = read_texts(job.text_classes) if job.text_classes else ()
     network = Network(job.backbone, job.weights, arguments, job.layer, job.image_size, job.crop, job.seed, texts, job.templates)
-    asked = ask(
+    asked = build_spec(
         job.methods,
         job.targets,
         job.method_args,

@@ -70,7 +70,7 @@ class Questions:
     @property
     def columns(self) -> dict[str, str | None]:
         """The columns of the metrics table that metrics fill -> which way is better."""
-        each = [scoring.columns(metric) for metric in self.metrics if not METRICS[metric.name].total]
+        each = [scoring.columns_of(metric) for metric in self.metrics if not METRICS[metric.name].total]
         return {column: better for columns in each for column, better in columns.items()}
 
     @property
@@ -94,7 +94,7 @@ class Questions:
         return result
 
 
-def ask(
+def build_spec(
     methods: Sequence[str],
     targets: Sequence[str],
     method_args: Sequence[str] = (),

@@ -16,7 +16,7 @@ from pipeline.finish import Outcome, damaged, finish
 from pipeline.job import Job
 from pipeline.prepare import Prepared
 from pipeline.progress import Progress
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line
 from pipeline.stages import Land, Task
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
@@ -67,7 +67,7 @@ def execute(ready: Prepared, hands: Hands) -> Outcome | None:
     try:
         outcome = _finished(_explained(work, todo, hands, watch), hands, watch)
     except BaseException as error:
-        watch.tell(now=True, state="failed", reason=f"{type(error).__name__}: {storage.one_line(error)}")
+        watch.tell(now=True, state="failed", reason=f"{type(error).__name__}: {one_line(error)}")
         raise
     watch.tell(now=True, state="finished", run_id=outcome.run_id, published=outcome.new, counts=outcome.counts)
     return outcome
@@ -138,7 +138,7 @@ def _answered(out: str, previous: str | None) -> dict[str, tuple[Receipt, ...]]:
         try:
             known = receipts.unpack(storage.read_bytes(storage.join(out, "runs", previous, "receipts.parquet")))
         except (OSError, Damaged, pa.ArrowException) as error:
-            log.warning("the receipts of run %s cannot be read (%s): every task is looked up", previous, storage.one_line(error))
+            log.warning("the receipts of run %s cannot be read (%s): every task is looked up", previous, one_line(error))
     return _by_task({}, receipts.load(out, known))
 
 

@@ -13,10 +13,9 @@ import torch
 from pipeline import boxes as geometry
 from pipeline.families import METRICS, Perturbation, Said, Undefined, asked_for, parameters
 from pipeline.pairs import Pair, Parts
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line
 from pipeline.render import unit, upsample
 from pipeline.requests import Request
-from pipeline.storage import one_line
 from pipeline.tables.identity import seed_of
 
 WHOLE = 2**20  # curves are added up in these parts: whole numbers, exact in any order up to 2^33 images
@@ -190,14 +189,14 @@ def scored(asked: Request, drawn: Drawn | Contrast) -> Score:
         # In a fixed order, what costs no pass first: of several reasons to say nothing it is always the same that is told.
         asks = sorted(metric.asks, key=lambda name: (name in codes, name))
         given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in asks}
-        found = metric.score(**given, **_settings(metric.score, asked))
+        found = metric.score(**given, **settings_of(metric.score, asked))
         if metric.total:
             return Score(found)
-        curves = dict(zip(columns(asked), np.array(found, dtype=np.float64), strict=True)) if metric.curves else {}
+        curves = dict(zip(columns_of(asked), np.array(found, dtype=np.float64), strict=True)) if metric.curves else {}
         values = [_area(curve) for curve in curves.values()] if curves else np.array(found, dtype=np.float64).reshape(-1)
         if not np.isfinite(values).all():
             raise Undefined("the metric is not finite")
-        return Score(dict(zip(columns(asked), map(float, values), strict=True)), curves)
+        return Score(dict(zip(columns_of(asked), map(float, values), strict=True)), curves)
     except Undefined as undefined:
         return Score(reason=str(undefined))
     except Exception as error:
@@ -209,22 +208,22 @@ def _area(curve: np.ndarray) -> float:
     return float(np.trapezoid(curve) / (len(curve) - 1) if len(curve) > 1 else curve[0])
 
 
-def _settings(function: Callable, asked: Request) -> dict:
+def settings_of(function: Callable, asked: Request) -> dict:
     """The settings that one of a metric's functions takes."""
     return {name: value for name, value in asked.args.items() if name in parameters(function)}
 
 
-def columns(asked: Request) -> dict[str, str | None]:
+def columns_of(asked: Request) -> dict[str, str | None]:
     """What a metric fills under the name it was asked for by -> which way is better."""
-    return {_named(asked, column): better for column, better in METRICS[asked.name].columns.items()}
+    return {_column_name(asked, column): better for column, better in METRICS[asked.name].columns.items()}
 
 
-def binary(asked: Request) -> set[str]:
+def binary_columns(asked: Request) -> set[str]:
     """Those of its columns whose values are 0 or 1."""
-    return {_named(asked, column) for column in METRICS[asked.name].binary}
+    return {_column_name(asked, column) for column in METRICS[asked.name].binary}
 
 
-def _named(asked: Request, column: str) -> str:
+def _column_name(asked: Request, column: str) -> str:
     return asked.alias + column.removeprefix(asked.name)
 
 
@@ -233,7 +232,7 @@ def group_of(image_id: str) -> str:
     return f"group {seed_of('group', image_id) % GROUPS:02d}"
 
 
-def added(sums: dict[str, np.ndarray], score: Score, group: str | None = None) -> None:
+def add_score(sums: dict[str, np.ndarray], score: Score, group: str | None = None) -> None:
     """Add one map's counts to sums by name: `n` and `n_null` count maps with and without them, `null: REASON` says why.
 
     A curve counts as `curve: COLUMN`, rounded to whole parts. Counts of an image that has a `group` count once more as `GROUP: NAME`.
@@ -260,11 +259,11 @@ def totals(asked: Request, sums: Mapping[str, np.ndarray]) -> dict[str, float | 
     """What a dataset-level metric fills, from its sums; None where no map had a value."""
     metric = METRICS[asked.name]
     if "n" not in sums:
-        return dict.fromkeys(columns(asked))
+        return dict.fromkeys(columns_of(asked))
     told = {**sums, "n": sums["n"][0]}
-    found = metric.total(**{name: told[name] for name in asked_for(metric.total)}, **_settings(metric.total, asked))
+    found = metric.total(**{name: told[name] for name in asked_for(metric.total)}, **settings_of(metric.total, asked))
     values = np.array(found, dtype=np.float64).reshape(-1).tolist()
-    return {column: value if np.isfinite(value) else None for column, value in zip(columns(asked), values, strict=True)}
+    return {column: value if np.isfinite(value) else None for column, value in zip(columns_of(asked), values, strict=True)}
 
 
 def refuse_clashes(asked: Sequence[Request]) -> None:
@@ -275,7 +274,7 @@ def refuse_clashes(asked: Sequence[Request]) -> None:
     """
     taken = dict.fromkeys(FIXED, "the tables")
     for metric in asked:
-        for column in columns(metric):
+        for column in columns_of(metric):
             if column in taken:
                 raise Refusal(f"metric {metric.alias!r} fills {column!r}, which {taken[column]!r} fills already; give one an alias")
             taken[column] = metric.alias

@@ -7,7 +7,6 @@ import errno
 import logging
 import os
 import random
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,8 @@ from posixpath import dirname
 from typing import TypeVar
 
 import fsspec
+
+from pipeline.refusal import one_line
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -213,17 +214,3 @@ def _info(fs, path: str) -> dict | None:
         return retrying(lambda: fs.info(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def public(text: str) -> str:
-    """`text` fit to be shown: UTF-8, without the secrets of URLs (user:password@ and the query of a signed address)."""
-    text = str(text).encode("utf-8", "backslashreplace").decode()
-    text = re.sub(r"://[^/\s@]+@", "://***@", text)
-    text = re.sub(r"/[^/\s@:]+:[^/\s@]+@", "/***@", text)  # as some file systems repeat the path
-    return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1?***", text)
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception as one readable line, without the credentials that URLs may carry."""
-    text = public(" ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= limit else text[: limit - 3] + "..."

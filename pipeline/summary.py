@@ -57,7 +57,7 @@ def floor_of(metrics: pa.Table) -> pa.Table:
 def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
     """The summary of one method's rows, against the rows of `random`."""
     rows, columns = [], _columns(asked)
-    binary = np.array([column in scoring.binary(metric) for metric, column, _ in columns], bool)
+    binary = np.array([column in scoring.binary_columns(metric) for metric, column, _ in columns], bool)
     for target in sorted(pc.unique(metrics["target"]).to_pylist()):
         own = metrics.filter(pc.field("target") == target).sort_by("image_id")
         plain = metrics.filter(pc.field("target") == "label") if target not in ("label", "none") else metrics.slice(0, 0)
@@ -75,7 +75,7 @@ def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
 def _columns(asked: Questions) -> list[tuple[Request, str, str | None]]:
     """Every metric of single images with each column that it fills and which way that is better."""
     each = [metric for metric in asked.metrics if not METRICS[metric.name].total]
-    return [(metric, column, better) for metric in each for column, better in scoring.columns(metric).items()]
+    return [(metric, column, better) for metric in each for column, better in scoring.columns_of(metric).items()]
 
 
 def _scopes(own: pa.Table) -> tuple[list[str], np.ndarray]:
@@ -161,7 +161,7 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
         else:
             told, resampled = _of_scopes(metric, scopes), _resampled_groups(metric, scopes)
         for scope, (images, values) in told.items():
-            for column, better in scoring.columns(metric).items():
+            for column, better in scoring.columns_of(metric).items():
                 row = {"model": model, "method": method, "target": target, "metric": column, "scope": scope, "mean": values[column]}
                 rows.append({**row, **images, "better": better, "stored": alias in asked.stored})
                 found[model, column, scope, method, target] = values[column], resampled.get((scope, column), UNKNOWN)
@@ -185,7 +185,7 @@ def _resampled_groups(metric: Request, scopes: Mapping[str, Mapping[str, np.ndar
     for kind in {kind for each in groups.values() for kind in each}:
         have = [kind in each for each in groups.values()]
         sums[kind] = draws[have].T @ np.stack([each[kind] for each in groups.values() if kind in each])
-    found = {("all", column): UNKNOWN.copy() for column in scoring.columns(metric)}
+    found = {("all", column): UNKNOWN.copy() for column in scoring.columns_of(metric)}
     for r in np.flatnonzero(sums["n"]):
         for column, value in scoring.totals(metric, {kind: values[r] for kind, values in sums.items()}).items():
             found["all", column][r] = np.nan if value is None else value
@@ -199,7 +199,7 @@ def _resampled_pairs(metric: Request, told: Mapping[str, tuple[dict, dict]], pai
     found = {}
     for scope, members in _groups(pairs).items():
         names = [pair.name for pair in members if pair.name in told]
-        for column in scoring.columns(metric):
+        for column in scoring.columns_of(metric):
             values = np.array([[told[name][1][column] for name in names]], np.float64)
             found[scope, column] = bootstrap.means(values, names)[0]
     return found
@@ -244,7 +244,7 @@ def _of_pairs(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]], pai
     means = {}
     for scope, members in _groups(pairs).items():
         of = [told[pair.name][1] for pair in members if pair.name in told]
-        columns = {column: [each[column] for each in of if each[column] is not None] for column in scoring.columns(metric)}
+        columns = {column: [each[column] for each in of if each[column] is not None] for column in scoring.columns_of(metric)}
         n = max(map(len, columns.values()))
         means[scope] = {"n": n, "n_null": len(members) - n}, {c: float(np.mean(each)) if each else None for c, each in columns.items()}
     return told | means

@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 
 from pipeline import storage
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line
 from pipeline.tables import files, publish, receipts
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _receipts(out: str, run: str) -> list[receipts.Receipt]:
         return receipts.unpack(storage.read_bytes(storage.join(out, "runs", run, "receipts.parquet")))
     except Exception as error:
         raise Refusal(
-            f"the receipts of run {run} cannot be read ({storage.one_line(error)}), so it is not known what it needs and nothing is removed; "
+            f"the receipts of run {run} cannot be read ({one_line(error)}), so it is not known what it needs and nothing is removed; "
             "run its job again, or remove the folder of that run"
         ) from error
 

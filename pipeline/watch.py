@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 from pipeline import storage
 from pipeline.progress import Progress
+from pipeline.refusal import one_line
 from pipeline.tables import files
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Watch:
         try:
             files.write_json(place(self.out, self.name), content)
         except Exception as error:
-            log.warning("the progress of the job cannot be written: %s", storage.one_line(error))
+            log.warning("the progress of the job cannot be written: %s", one_line(error))
 
     def task(self, progress: Progress, tasks: int, facts: dict) -> None:
         """One task is done, or has failed."""

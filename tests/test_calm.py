@@ -17,7 +17,7 @@ from pipeline.class_sets import read_class_sets, with_sets
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.methods import METHODS
-from pipeline.questions import ask
+from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
 from pipeline.render import unit
 from pipeline.requests import parse
@@ -354,7 +354,9 @@ def test_a_set_of_unit_maps_is_the_sum_of_its_members_maps():
 
 
 def test_a_set_keeps_how_its_members_are_joined():
-    asked = ask(["cam"], [f"{name}=class_set:{argument}(aggregation=sum_unit)" for name, argument in JOINED.items()] + ["class_set:own"])
+    asked = build_spec(
+        ["cam"], [f"{name}=class_set:{argument}(aggregation=sum_unit)" for name, argument in JOINED.items()] + ["class_set:own"]
+    )
     found = {target.alias: target.args for target in with_sets(asked, {"low": (0, 1), "high": (3, 4)}).targets}
     assert found.pop("class_set:own") == {"aggregation": "sum", "sets": ("high=3 4", "low=0 1")}
     assert {name: args["aggregation"] for name, args in found.items()} == dict.fromkeys(JOINED, "sum_unit")
@@ -386,9 +388,9 @@ def test_the_members_of_a_set_are_part_of_what_identifies_its_maps():
     images = np.zeros((1, 3, 64, 64), np.uint8)
     network = backbones.load("tests.tiny:calm", image_size=64)
     from pipeline.class_sets import with_sets
-    from pipeline.questions import ask, cells
+    from pipeline.questions import build_spec, cells
 
-    asked = [with_sets(ask(["calm"], ["class_set:b"]), {"b": members}) for members in ((1,), (1, 2))]
+    asked = [with_sets(build_spec(["calm"], ["class_set:b"]), {"b": members}) for members in ((1,), (1, 2))]
     one, two = ([cell.identity for cell in cells(each, network, ()) if cell.table == "maps"] for each in asked)
     assert one != two
     assert images.shape[0] == 1

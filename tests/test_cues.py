@@ -16,7 +16,7 @@ from pipeline import backbones, creatures, engine, scoring, tables
 from pipeline.metrics import METRICS
 from pipeline.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
 from pipeline.precision import average_precision
-from pipeline.questions import ask
+from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.scoring import Contrast, Drawn, scored
@@ -131,7 +131,7 @@ def test_what_is_no_file_of_pairs_is_refused_in_one_line(tmp_path, content, word
     if content is not None:
         (tmp_path / "p.json").write_text(content)
     with pytest.raises(Refusal, match=words) as told:
-        ask(["grad_cam"], [f"pairs:{tmp_path}/p.json"])
+        build_spec(["grad_cam"], [f"pairs:{tmp_path}/p.json"])
     assert "p.json" in str(told.value) and "\n" not in str(told.value)
 
 
@@ -147,7 +147,7 @@ def contrast(maps, truth, row=None, pair=Pair(0, 1, ("tail",))):
 def value(written, contrasts):
     asked, sums = parse(written, METRICS, "metric"), {}
     for each in contrasts:
-        scoring.added(sums, scored(asked, each))
+        scoring.add_score(sums, scored(asked, each))
     return scoring.totals(asked, sums)
 
 
@@ -217,7 +217,7 @@ def test_pairs_are_averaged_and_the_released_evaluation_adds_them_up():
     drawn = {pair.name: [contrast((rng.random((8, 8)),), rng.random((8, 8)) < 0.2) for _ in range(2)] for pair in pairs[:4]}
     for name, contrasts in drawn.items():
         for one in contrasts:
-            scoring.added(each.setdefault(name, {}), scored(asked, one))
+            scoring.add_score(each.setdefault(name, {}), scored(asked, one))
     each[pairs[3].name] = {"n_null": np.ones(1)}
     found = _of_pairs(asked, each, pairs)
     alone = {name: value("mpxap(bins=50)", contrasts)["mpxap"] for name, contrasts in drawn.items()}
@@ -249,7 +249,7 @@ def test_the_interval_of_a_mean_over_pairs_is_from_resampling_the_pairs():
         values.append(average_precision(counts["positive"], counts["negative"]))
         about = {"model": "m", "method": method, "target": "none", "scope": pair.name}
         rows += [{**about, "metric": name, "kind": kind, "values": told} for name in ("mpxap", "sum") for kind, told in counts.items()]
-    asked = replace(ask(["random"], [], metrics=["mpxap(bins=10)", "sum=mpxap(bins=10,cumulative=true)"]), targets=(target,))
+    asked = replace(build_spec(["random"], [], metrics=["mpxap(bins=10)", "sum=mpxap(bins=10,cumulative=true)"]), targets=(target,))
     found = of_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
     found = {(row["metric"], row["method"], row["scope"]): row for row in found}
     noise = np.sqrt(0.025 * 0.975) / norm.pdf(norm.ppf(0.025)) * np.sqrt(1 / 1000 + 1 / 4000)

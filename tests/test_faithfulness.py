@@ -23,7 +23,7 @@ from pipeline.engine.fills import fill_of
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.families import METHODS, METRICS, Cam
-from pipeline.questions import ask
+from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
 from pipeline.render import unit
 from pipeline.tables.identity import seed_of
@@ -438,9 +438,9 @@ def test_every_faithfulness_metric_has_a_cost():
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_the_share_of_ties_comes_with_whatever_breaks_ties(name):
     breaks = {"deletion", "insertion", "rd", "aopc", "remove", "remove_and_classify"}
-    (asked, *others) = [metric.alias for metric in ask(["cam"], ["label"], metrics=[name]).metrics]
+    (asked, *others) = [metric.alias for metric in build_spec(["cam"], ["label"], metrics=[name]).metrics]
     assert (asked, others) == (name, ["tie_share"] if name in breaks else [])
-    twice = ask(["cam"], ["label"], metrics=[f"x={name}", "ties=tie_share"]).metrics
+    twice = build_spec(["cam"], ["label"], metrics=[f"x={name}", "ties=tie_share"]).metrics
     assert [metric.alias for metric in twice] == ["x", "ties"]
 
 
@@ -452,15 +452,20 @@ def test_metrics_that_explain_anew_are_only_computed_where_they_are_named():
     dear = {"adcc", "coherency", "max_sensitivity", "sanity"}
     assert {name for name, entry in METRICS.items() if entry.remaps} == dear
     for everything in ("all", "family:faithfulness"):
-        names = {metric.name for metric in ask(["cam"], ["label"], metrics=[everything]).metrics}
+        names = {metric.name for metric in build_spec(["cam"], ["label"], metrics=[everything]).metrics}
         assert "deletion" in names and not names & dear
-    assert {metric.name for metric in ask(["cam"], ["label"], metrics=["all", "adcc"]).metrics} >= {"adcc", "deletion"}
+    assert {metric.name for metric in build_spec(["cam"], ["label"], metrics=["all", "adcc"]).metrics} >= {"adcc", "deletion"}
 
 
 def test_ad_ai_ag_stands_for_three_metrics_and_nothing_else():
-    assert [metric.alias for metric in ask(["cam"], ["label"], metrics=["energy", "ad_ai_ag"]).metrics] == ["energy", "ad", "ai", "ag"]
+    assert [metric.alias for metric in build_spec(["cam"], ["label"], metrics=["energy", "ad_ai_ag"]).metrics] == [
+        "energy",
+        "ad",
+        "ai",
+        "ag",
+    ]
     with pytest.raises(Refusal):
-        ask(["ad_ai_ag"], ["label"])
+        build_spec(["ad_ai_ag"], ["label"])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from pipeline.class_sets import with_sets
 from pipeline.layouts import Record
 from pipeline.packing.sample import Item
 from pipeline.packing.shard import fingerprint
-from pipeline.questions import Network, ask, cells, fitted
+from pipeline.questions import Network, build_spec, cells, fitted
 from pipeline.sources import Index, Shard
 from pipeline.sources.labels import Classes
 from pipeline.stages import Task
@@ -110,7 +110,7 @@ def test_the_cells_of_a_job(networks, name):
         targets = ["text:a wren", "text_contrast:a wren|a bird"]
     metrics = ["all", "selectivity", "bbox_study", "max_sensitivity", "coarse=pxap(bins=100)"]
     metrics += ["sanity"] * (name != "own")  # which has four layers, one less than sanity draws anew
-    asked = ask(methods, targets, metrics=metrics, select="predicted <> label", seed=3)
+    asked = build_spec(methods, targets, metrics=metrics, select="predicted <> label", seed=3)
     fit, _ = fitted(with_sets(asked, {"some": (0, 1)}), backbone)
     found = {" ".join(r.alias for r in (c.metric, c.method, c.target) if r) or c.table: c for c in cells(fit, backbone, ())}
     kept = {f"{key} ({cell.table})": cell.identity for key, cell in found.items()}

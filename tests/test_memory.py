@@ -13,7 +13,7 @@ from pipeline import backbones, plugins
 from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
 from pipeline.pictures import Pictures
-from pipeline.questions import ask, cells, fitted
+from pipeline.questions import build_spec, cells, fitted
 from tests.registries import registries
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux and its libc")
@@ -79,7 +79,7 @@ def test_memory_is_flat_in_every_family(family):
 
 def grown(backbone, methods, images, batches):
     """Megabytes that the process has grown by over the last four fifths of the batches, but for what its heap holds free."""
-    questions, _ = fitted(ask(methods, ["label", "finer"]), backbone)
+    questions, _ = fitted(build_spec(methods, ["label", "finer"]), backbone)
     explainer, wanted = Explainer(backbone, questions), cells(questions, backbone, ())
     pixels = np.random.default_rng(0).integers(0, 256, (images, 3, 64, 64), dtype=np.uint8)
     rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i % 5} for i in range(images)]

@@ -15,7 +15,7 @@ from pipeline.families import Boxed, Cam, Cropped, Dimmed, Metric, Powered, Rema
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.metrics.selectivity import POWERS
-from pipeline.questions import CONTROLS, ask
+from pipeline.questions import CONTROLS, build_spec
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.scoring import Drawn, scored
@@ -128,7 +128,7 @@ def numbers(written, draws):
         return dict(score.values) or score.reason
     sums = {}
     for draw in draws:
-        scoring.added(sums, scored(asked, draw))
+        scoring.add_score(sums, scored(asked, draw))
     return {**sums, **scoring.totals(asked, sums)}
 
 
@@ -285,9 +285,9 @@ def test_counts_added_in_any_order_and_split_are_those_of_the_whole(name, order,
     scores = [scored(asked, random_case(seed)) for seed in range(5)] + [scoring.Score(reason="no box")]
     whole, parts = {}, ({}, {})
     for score in scores:
-        scoring.added(whole, score)
+        scoring.add_score(whole, score)
     for place, i in enumerate(order):
-        scoring.added(parts[place < cut], scores[i])
+        scoring.add_score(parts[place < cut], scores[i])
     merged = {kind: parts[0].get(kind, 0) + parts[1].get(kind, 0) for kind in whole}
     assert all((merged[kind] == whole[kind]).all() and (whole[kind] == np.round(whole[kind])).all() for kind in whole)
     assert scoring.totals(asked, merged) == scoring.totals(asked, whole)
@@ -484,7 +484,7 @@ def test_an_error_of_a_metric_is_told_and_its_neighbours_stand(answered, monkeyp
 
 def test_the_names_of_the_controls_are_kept():
     with pytest.raises(Refusal, match="random"):
-        ask(["random=grad_cam"], ["label"], metrics=["energy"])
+        build_spec(["random=grad_cam"], ["label"], metrics=["energy"])
 
 
 def test_one_map_is_drawn_once_for_all_its_metrics(answered, monkeypatch):
@@ -495,13 +495,13 @@ def test_one_map_is_drawn_once_for_all_its_metrics(answered, monkeypatch):
 
 
 def test_metrics_bring_the_controls_and_nothing_else_does():
-    assert [m.alias for m in ask(["grad_cam"], ["label"], metrics=["energy"]).methods] == ["grad_cam", "fake_cam", "random"]
-    assert [m.alias for m in ask(["random"], ["label"], metrics=["energy"]).methods] == ["random", "fake_cam"]
-    assert [m.alias for m in ask(["grad_cam"], ["label"]).methods] == ["grad_cam"]
+    assert [m.alias for m in build_spec(["grad_cam"], ["label"], metrics=["energy"]).methods] == ["grad_cam", "fake_cam", "random"]
+    assert [m.alias for m in build_spec(["random"], ["label"], metrics=["energy"]).methods] == ["random", "fake_cam"]
+    assert [m.alias for m in build_spec(["grad_cam"], ["label"]).methods] == ["grad_cam"]
 
 
 def test_columns_follow_the_alias():
-    assert list(ask(["cam"], ["label"], metrics=["fine=iou", "tight=pointing_blob(threshold=0.99)"]).columns) == [
+    assert list(build_spec(["cam"], ["label"], metrics=["fine=iou", "tight=pointing_blob(threshold=0.99)"]).columns) == [
         *(f"fine_{t}" for t in (10, 30, 50, 70, 90)),
         "tight",
         "tight_small",
@@ -514,7 +514,7 @@ def test_columns_follow_the_alias():
 )
 def test_metrics_that_cannot_be_are_refused(metrics, words):
     with pytest.raises(Refusal, match=words):
-        ask(["cam"], ["label"], metrics=metrics)
+        build_spec(["cam"], ["label"], metrics=metrics)
 
 
 def test_a_metric_that_asks_for_what_does_not_exist_is_refused():

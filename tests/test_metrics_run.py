@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jobs import explain
 from pipeline import backbones, scoring, tables
-from pipeline.questions import ask, cells
+from pipeline.questions import build_spec, cells
 from pipeline.summary import curves_of, exact_interval, moments, of_partials, summarised
 from pipeline.tables import schema
 from pipeline.tables.metrics import added, widened, without_groups
@@ -112,9 +112,9 @@ def test_curves_add_up_exactly_in_any_order(order, cut):
     curves = np.random.default_rng(0).random((9, 4))
     whole, parts = {}, ({}, {})
     for curve in curves:
-        scoring.added(whole, scoring.Score({"m": 0.5}, {"m": curve}))
+        scoring.add_score(whole, scoring.Score({"m": 0.5}, {"m": curve}))
     for place, i in enumerate(order):
-        scoring.added(parts[place < cut], scoring.Score({"m": 0.5}, {"m": curves[i]}))
+        scoring.add_score(parts[place < cut], scoring.Score({"m": 0.5}, {"m": curves[i]}))
     rows = [
         {"metric": "m", "model": "n", "method": "a", "target": "t", "scope": "all", "kind": kind, "values": values}
         for part in parts
@@ -261,7 +261,7 @@ def test_counts_of_other_groups_are_other_counts(monkeypatch):
     assert moved == {"pxap"}
 
 
-SHARED = ask(["grad_cam"], ["label", "finer"], metrics=["energy", "ai", "pxap(bins=4)"])
+SHARED = build_spec(["grad_cam"], ["label", "finer"], metrics=["energy", "ai", "pxap(bins=4)"])
 
 
 def dealt(seed, images=9):
@@ -278,7 +278,7 @@ def dealt(seed, images=9):
                 scores.append({**about, **reason, "image_id": f"i{i}", "class_id": i, "label": label, "metric": metric, "value": value})
             sums = {}
             counted = scoring.Score({"positive": rng.integers(0, 99, 5), "negative": rng.integers(0, 99, 5)})
-            scoring.added(sums, counted, scoring.group_of(f"i{i}"))
+            scoring.add_score(sums, counted, scoring.group_of(f"i{i}"))
             partials += [{**about, "metric": "pxap", "scope": "all", "kind": kind, "values": values} for kind, values in sums.items()]
         yield pa.Table.from_pylist(scores, schema.SCORES), pa.Table.from_pylist(partials, schema.PARTIALS)
 
@@ -313,12 +313,12 @@ def test_however_images_are_dealt_out_the_summary_is_the_same_to_the_last_digit(
 def test_resampled_groups_make_an_interval_about_as_wide_as_the_exact_one():
     """Narrower by sqrt(19 / 20), as for any 20 things; one width is off by 1 / sqrt(2 * 19), a sixth, and the mean of 60 by less."""
     rng = np.random.default_rng(0)
-    asked = ask(["random"], [], metrics=["remove_and_classify"])
+    asked = build_spec(["random"], [], metrics=["remove_and_classify"])
     groups, rows = [scoring.group_of(f"shard-{i % 7}.tar/{i}") for i in range(600)], []
     for method in (f"m{i}" for i in range(12)):
         sums = {}
         for group, right in zip(groups, rng.random((600, 5)) < [0.1, 0.3, 0.5, 0.7, 0.9], strict=True):
-            scoring.added(sums, scoring.Score({"right": right, "right_at_random": np.ones(5)}), group)
+            scoring.add_score(sums, scoring.Score({"right": right, "right_at_random": np.ones(5)}), group)
         about = {"metric": "remove_and_classify", "model": "n", "method": method, "target": "none", "scope": "all"}
         rows += [{**about, "kind": kind, "values": values} for kind, values in sums.items()]
     found = of_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
@@ -334,10 +334,10 @@ def test_resampled_groups_make_an_interval_about_as_wide_as_the_exact_one():
 
 
 def test_one_group_alone_or_a_class_has_no_interval():
-    asked, sums = ask(["random"], [], metrics=["pxap(bins=4,by_class=true)"]), {}
+    asked, sums = build_spec(["random"], [], metrics=["pxap(bins=4,by_class=true)"]), {}
     counted = scoring.Score({"positive": np.arange(5), "negative": np.arange(5)[::-1]})
-    scoring.added(sums, counted, "group 03")
-    scoring.added(sums, counted, "group 03")
+    scoring.add_score(sums, counted, "group 03")
+    scoring.add_score(sums, counted, "group 03")
     about = {"metric": "pxap", "model": "n", "method": "random", "target": "none"}
     rows = [{**about, "scope": scope, "kind": kind, "values": values} for kind, values in sums.items() for scope in ("all", "7")]
     table = pa.Table.from_pylist(rows, schema.PARTIALS)

@@ -17,7 +17,7 @@ from pipeline.engine import budget
 from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
 from pipeline.pictures import Pictures
-from pipeline.questions import ask, cells, fitted
+from pipeline.questions import build_spec, cells, fitted
 from pipeline.requests import parse
 from tests.shards import dataset
 from tests.test_methods import SHORT
@@ -54,7 +54,7 @@ def pictures():
 
 def answered(backbone, pictures, methods, targets=("label",), during=nullcontext, **how):
     """Every table's rows and the tally; `during` is entered once the questions are known to fit."""
-    questions, _ = fitted(ask(methods, targets, **how), backbone)
+    questions, _ = fitted(build_spec(methods, targets, **how), backbone)
     tally, wanted = Counter(), cells(questions, backbone, ())
     explainer = Explainer(backbone, questions)
     explainer.backbone.class_weights()  # found out by one image, once for all that it explains
@@ -308,7 +308,7 @@ def test_nothing_is_left_behind_by_calls_that_end_well_or_badly(backbone, pictur
     if not fits(method, backbone) or tried_elsewhere(method, backbone):
         pytest.skip("does not fit this network, or is tried on the other one")
     before = state(backbone)
-    questions, _ = fitted(ask([EXAMPLES[method]], ["label", "finer"]), backbone)
+    questions, _ = fitted(build_spec([EXAMPLES[method]], ["label", "finer"]), backbone)
     explainer, wanted = Explainer(backbone, questions), cells(questions, backbone, ())
     last, passed = Meter(backbone).ends["out"], []
 

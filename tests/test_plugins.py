@@ -21,7 +21,7 @@ from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.pictures import Pictures
-from pipeline.questions import ask, cells, fitted
+from pipeline.questions import build_spec, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.targets import TARGETS, Answers
 from tests import tiny
@@ -71,7 +71,7 @@ def test_a_file_and_a_module_explain_and_score_like_the_built_in_ones(images, na
 def test_an_installed_package_announces_its_methods(monkeypatch, capsys):
     entry = EntryPoint("mine", "tests.own", plugins.GROUP)
     monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == plugins.GROUP else [])
-    assert ask(["mean_cam"], ["label"]).plugins[0].name == "tests.own"
+    assert build_spec(["mean_cam"], ["label"]).plugins[0].name == "tests.own"
     with pytest.raises(SystemExit):
         explain.main(["--help"])
     assert "mean_cam (norm=relu|minmax, share=0.5)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
@@ -145,7 +145,7 @@ def test_a_plugin_that_cannot_be_used_is_refused_in_one_line_and_leaves_nothing(
     if code is not None:
         written(tmp_path, code)
     with pytest.raises(Refusal, match="--plugins .*mine.py") as refused:
-        ask(["cam"], ["label"], plugins=[path])
+        build_spec(["cam"], ["label"], plugins=[path])
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
     assert before == METHODS
@@ -153,15 +153,15 @@ def test_a_plugin_that_cannot_be_used_is_refused_in_one_line_and_leaves_nothing(
 
 def test_a_module_that_is_not_there_and_two_files_with_one_name_are_refused(tmp_path):
     with pytest.raises(Refusal, match="no_such_module"):
-        ask(["cam"], ["label"], plugins=["no_such_module"])
+        build_spec(["cam"], ["label"], plugins=["no_such_module"])
     code = "from pipeline.families import cam\n@cam\ndef mine(A): return A.{}(1)\n"
     paths = [written(tmp_path, code.format(how), f"{how}.py") for how in ("sum", "mean")]
     with pytest.raises(Refusal, match="two entries are named 'mine'"):
-        ask(["mine"], ["label"], plugins=paths)
+        build_spec(["mine"], ["label"], plugins=paths)
 
 
 def test_a_plugin_installs_itself_where_it_arrives():
-    questions = ask(["mean_cam"], ["label"], plugins=[OWN, OWN])
+    questions = build_spec(["mean_cam"], ["label"], plugins=[OWN, OWN])
     sent = pickle.dumps(questions)
     for table, brought in ((METHODS, questions.plugins[0].methods), (METRICS, questions.plugins[0].metrics)):
         for name in brought:
@@ -178,7 +178,7 @@ def test_in_a_worker_the_plugin_of_an_earlier_job_gives_way(tmp_path):
     for how, other in (("sum", "first"), ("mean", "second")):
         path = written(tmp_path, code.format(how, other), f"{how}.py")
         with registries():
-            sent.append((other, pickle.dumps(ask(["mine"], ["label"], plugins=[path]))))
+            sent.append((other, pickle.dumps(build_spec(["mine"], ["label"], plugins=[path]))))
     made = []
     for other, questions in (*sent, sent[0]):
         pickle.loads(questions)
@@ -189,7 +189,7 @@ def test_in_a_worker_the_plugin_of_an_earlier_job_gives_way(tmp_path):
 
 
 def test_a_worker_with_another_version_of_a_module_says_so():
-    sent = pickle.dumps(ask(["mean_cam"], ["label"], plugins=["tests.own"]))
+    sent = pickle.dumps(build_spec(["mean_cam"], ["label"], plugins=["tests.own"]))
     here, brought = plugins._INSTALLED["tests.own"]
     plugins._INSTALLED["tests.own"] = replace(here, digest="other"), brought
     with pytest.raises(Refusal, match="another version"):
@@ -203,7 +203,7 @@ def network():
 
 def attributed(backbone, images, method, target="label", part=slice(None), tally=None, batch_size=None):
     """Float maps [B H W] at the network's own size."""
-    questions, _ = fitted(ask([method], [target], map_size=SIZE), backbone)
+    questions, _ = fitted(build_spec([method], [target], map_size=SIZE), backbone)
     rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(len(images))]
     pictures = Pictures(images, rows, [f"{i}" for i in range(len(images))])[part]
     answers = Explainer(backbone, questions, batch_size=batch_size)(pictures, cells(questions, backbone, ()), tally)
@@ -216,7 +216,7 @@ def attributed(backbone, images, method, target="label", part=slice(None), tally
 def test_deep_lift_in_one_line_is_captum_s_own(images, network, colours):
     from captum.attr import DeepLift
 
-    ask(["cam"], ["label"], plugins=[OWN])
+    build_spec(["cam"], ["label"], plugins=[OWN])
     backbone = backbones.load("tests.tiny:curved", image_size=SIZE)
     x = backbone.prepare(torch.from_numpy(images)).requires_grad_()
     theirs = DeepLift(network.eval()).attribute(x, target=torch.arange(5)).detach()
@@ -245,7 +245,7 @@ def test_every_image_keeps_its_own_direction_however_captum_repeats_it(images, n
     """`finer` differs from image to image; captum's steps and the rows of a pass must not mix them up."""
     from captum.attr import IntegratedGradients
 
-    ask(["cam"], ["label"], plugins=[OWN])
+    build_spec(["cam"], ["label"], plugins=[OWN])
     backbone, tally = backbones.load("tests.tiny:curved", image_size=SIZE), Counter()
     x = backbone.prepare(torch.from_numpy(images))
     directions = TARGETS["finer"].explain(Answers(backbone.logits(x), torch.arange(5))).directions[:, 0]
@@ -263,10 +263,10 @@ def test_what_draws_follows_each_image_s_seed_and_must_say_so(tmp_path, images):
         "captum_method('tunnel', lambda model: NoiseTunnel(Saliency(model)), nt_samples=3{})\n"
     )
     backbone = backbones.load("tests.tiny:curved", image_size=SIZE)
-    ask(["cam"], ["label"], plugins=[written(tmp_path, code.format(""))])
+    build_spec(["cam"], ["label"], plugins=[written(tmp_path, code.format(""))])
     with pytest.raises(Refusal, match="draws=True"):
         attributed(backbone, images, "tunnel")
-    ask(["cam"], ["label"], plugins=[written(tmp_path, code.format(", draws=True"))])
+    build_spec(["cam"], ["label"], plugins=[written(tmp_path, code.format(", draws=True"))])
     state, whole = torch.get_rng_state(), attributed(backbone, images, "tunnel")
     assert np.array_equal(attributed(backbone, images, "tunnel"), whole)
     alone = np.concatenate([attributed(backbone, images, "tunnel", part=slice(i, i + 1)) for i in range(5)])
@@ -327,7 +327,7 @@ def test_a_network_with_its_own_trunk_and_head_is_attributed_too(images, hold, m
         return held
 
     monkeypatch.setattr("tests.tiny.own", build, raising=False)
-    ask(["cam"], ["label"], plugins=[OWN])
+    build_spec(["cam"], ["label"], plugins=[OWN])
     own, plain = backbones.load("tests.tiny:own", image_size=SIZE), backbones.load("tests.tiny:build", image_size=SIZE)
     theirs = attributed(plain, images, "deep_lift")
     assert np.abs(attributed(own, images, "deep_lift") - theirs).max() <= theirs.max() * (2 / 255)

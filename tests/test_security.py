@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobs import explain
-from pipeline import storage, tables
+from pipeline import tables
+from pipeline.refusal import public
 from pipeline.sources.decode import PIXEL_LIMIT
 from pipeline.sources.sample import JSON_LIMIT, NESTING_LIMIT, parse_json
 from pipeline.tables import files
@@ -125,7 +126,7 @@ def test_credentials_of_a_url_are_written_nowhere(tmp_path, caplog, capsys):
 
 def test_what_is_public_of_a_url():
     signed = f"https://bucket.s3.amazonaws.com/a.tar?X-Amz-Credential=AKIA&X-Amz-Signature={SECRET}"
-    assert storage.public(f"cannot read s3://me:{SECRET}@host/x and {signed} today") == (
+    assert public(f"cannot read s3://me:{SECRET}@host/x and {signed} today") == (
         "cannot read s3://***@host/x and https://bucket.s3.amazonaws.com/a.tar?*** today"
     )
 

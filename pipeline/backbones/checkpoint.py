@@ -12,7 +12,7 @@ from pipeline import storage
 from pipeline.backbones import strides, timm_models
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.heads import Calm, Headed, Plain
-from pipeline.refusal import Refusal, choose
+from pipeline.refusal import Refusal, choose, one_line
 
 FORMAT = "saliency-atlas network 1"
 HEADS = ("plain", "calm_ml", "calm_em")
@@ -129,7 +129,7 @@ def read(source: str) -> tuple[Recipe, dict[str, Tensor]]:
     try:
         content = storage.read_bytes(source)
     except Exception as error:  # each file system has its own
-        raise Refusal(f"checkpoint {source!r} cannot be read ({type(error).__name__}: {storage.one_line(error)})") from error
+        raise Refusal(f"checkpoint {source!r} cannot be read ({type(error).__name__}: {one_line(error)})") from error
     return decode(content, source)[:2]
 
 

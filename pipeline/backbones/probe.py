@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline import storage
 from pipeline.backbones import open_clip_models
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, public
 from pipeline.tables import files
 
 FORM = "saliency-atlas linear probe 1"
@@ -59,14 +59,14 @@ def read(url: str) -> Probe:
     try:
         content = storage.read_bytes(url)
     except OSError as error:
-        raise Refusal(f"there is no probe at {storage.public(url)}; python -m jobs.probe trains one") from error
+        raise Refusal(f"there is no probe at {public(url)}; python -m jobs.probe trains one") from error
     try:
         tensors = load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
     except (SafetensorError, ValueError) as error:
-        raise Refusal(f"{storage.public(url)} is no safetensors file; give a probe that jobs.probe has written") from error
+        raise Refusal(f"{public(url)} is no safetensors file; give a probe that jobs.probe has written") from error
     if metadata.get("form") != FORM or set(tensors) != {"weight", "bias"}:
-        raise Refusal(f"{storage.public(url)} holds {_few(list(tensors))} and no linear probe; weights of a network go to --weights")
+        raise Refusal(f"{public(url)} holds {_few(list(tensors))} and no linear probe; weights of a network go to --weights")
     told = {key: json.loads(metadata[key]) for key in ("classes", "pool", "trunk", "about")}
     return Probe(tensors["weight"], tensors["bias"], **{**told, "classes": tuple(told["classes"])})
 
@@ -105,9 +105,7 @@ def refuse_another(probe: Probe, trunk: dict, url: str) -> None:
     keys = [key for key in trunk if probe.trunk.get(key) != trunk[key]]
     if keys:
         told = "; ".join(f"{key} was {_brief(probe.trunk.get(key))}, is {_brief(trunk[key])}" for key in keys)
-        raise Refusal(
-            f"probe {storage.public(url)} was trained on another network: {told}; give the one it was trained on, or train it anew"
-        )
+        raise Refusal(f"probe {public(url)} was trained on another network: {told}; give the one it was trained on, or train it anew")
 
 
 def with_probe(network: nn.Module, probe: Probe, trunk: dict, url: str) -> nn.Module:

@@ -18,10 +18,9 @@ from pipeline.engine.budget import budget_of, within_budget
 from pipeline.engine.look import autocast, look
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import METHODS, Attribution
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line
 from pipeline.render import upsample
 from pipeline.requests import Request
-from pipeline.storage import one_line
 from pipeline.targets import Explained
 
 

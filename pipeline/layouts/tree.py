@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline import storage
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line, public
 from pipeline.sources.sample import IMAGE_ENDINGS
 
 
@@ -32,14 +32,14 @@ class Tree:
             fs, path = storage.filesystem(root)
             found = fs.find(path, detail=True)
         except Exception as error:
-            raise Refusal(f"--root {storage.public(root)} cannot be listed ({type(error).__name__}: {storage.one_line(error)})") from error
+            raise Refusal(f"--root {public(root)} cannot be listed ({type(error).__name__}: {one_line(error)})") from error
         base = path.rstrip("/")
         listed = {name[len(base) :].lstrip("/"): info for name, info in sorted(found.items())}
         files = {name: (info["size"] or 0, _stamp(info)) for name, info in listed.items() if not _is_litter(name)}
         if list(files) == [""]:
-            raise Refusal(f"--root {storage.public(root)} is a file; name the folder it lies in")
+            raise Refusal(f"--root {public(root)} is a file; name the folder it lies in")
         if not files:
-            raise Refusal(f"--root {storage.public(root)}: there is no such folder, or nothing in it")
+            raise Refusal(f"--root {public(root)}: there is no such folder, or nothing in it")
         return cls(storage.url_of(fs, base), files)
 
     def url(self, path: str) -> str:
@@ -70,7 +70,7 @@ class Tree:
         """
         found = self.first(*paths)
         if found is None:
-            raise Refusal(f"{storage.public(self.root)} has no {' or '.join(paths)}, which the layout needs")
+            raise Refusal(f"{public(self.root)} has no {' or '.join(paths)}, which the layout needs")
         return found
 
     def content(self, path: str) -> bytes:

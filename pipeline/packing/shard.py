@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline import storage
 from pipeline.packing.sample import Item, Unpackable, members
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line
 from pipeline.tables import files
 
 VERSION = 1  # of what a shard holds; raised where the same records would come to other bytes
@@ -126,7 +126,7 @@ def _contents(task: Task) -> Iterator[tuple[Item, list[bytes | Exception]]]:
 def _sound(item: Item, contents: list[bytes | Exception]) -> list[bytes]:
     for path, content in zip(item.record.paths, contents, strict=True):
         if isinstance(content, Exception):
-            raise Unpackable(f"cannot be read: {path}: {storage.one_line(content, 100)}")
+            raise Unpackable(f"cannot be read: {path}: {one_line(content, 100)}")
     return contents
 
 

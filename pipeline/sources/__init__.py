@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pkgutil import iter_modules
 
+from pipeline.refusal import one_line
 from pipeline.sources.listing import find
 from pipeline.sources.shard import Box, Found, Index, Kind, Problem, Sample, Shard, ShardError, SourceError
-from pipeline.storage import one_line, retrying
+from pipeline.storage import retrying
 
 __all__ = ["Box", "Found", "Index", "KINDS", "Kind", "Problem", "Sample", "Shard", "ShardError", "SourceError"]
 __all__ += ["identity", "index", "list_shards", "numbered_index", "read"]

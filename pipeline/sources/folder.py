@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 from pipeline import storage
+from pipeline.refusal import one_line
 from pipeline.sources.sample import IMAGE_ENDINGS, unsafe
 from pipeline.sources.shard import MEMBER_LIMIT, Found, Index, Kind, Sample, Shard
 
@@ -113,7 +114,7 @@ def _sample(shard: Shard, position: int, content: bytes | Exception | None) -> S
         return Sample(key, label=folder, problems=(("MemberTooLarge", message),))
     if isinstance(content, Exception):
         kind = "NotFound" if isinstance(content, FileNotFoundError) else "UnreadableImage"
-        return Sample(key, label=folder, problems=((kind, storage.one_line(content)),))
+        return Sample(key, label=folder, problems=((kind, one_line(content)),))
     return Sample(key, image=content, label=folder)
 
 

@@ -10,7 +10,7 @@ from posixpath import commonpath, dirname
 from braceexpand import UnbalancedBracesError, braceexpand
 
 from pipeline import storage
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, one_line, public
 from pipeline.sources.sample import unsafe
 from pipeline.sources.shard import Found
 
@@ -46,7 +46,7 @@ def find(sources: Sequence[str], endings: dict[str, str]) -> dict[str, list[Foun
             if url not in matches or len(match.root) < len(matches[url].root):
                 matches[url] = match
     if all(match.info["type"] == "missing" for match in matches.values()):
-        raise Refusal(f"nothing exists at {storage.public(' '.join(map(str, sources)))}; check the path, the bucket and the endpoint")
+        raise Refusal(f"nothing exists at {public(' '.join(map(str, sources)))}; check the path, the bucket and the endpoint")
     return _sorted(matches, claim, bases)
 
 
@@ -66,7 +66,7 @@ class _Claim:
 
 def _readable(source: str, claim: _Claim) -> tuple[list[Match], str]:
     """What one source matches and its base; whatever the store answers becomes a `Refusal` that names the source."""
-    shown = storage.public(source)
+    shown = public(source)
     try:
         return _matches(source, claim)
     except Refusal:
@@ -74,20 +74,18 @@ def _readable(source: str, claim: _Claim) -> tuple[list[Match], str]:
     except UnbalancedBracesError as error:
         raise Refusal(f"source {shown!r} has a brace without its partner") from error
     except FileNotFoundError as error:
-        raise Refusal(f"source {shown!r} matches nothing: {storage.one_line(error)}") from error
+        raise Refusal(f"source {shown!r} matches nothing: {one_line(error)}") from error
     except PermissionError as error:
-        raise Refusal(
-            f"source {shown!r} is refused to us ({storage.one_line(error)}); check the credentials and who may list it"
-        ) from error
+        raise Refusal(f"source {shown!r} is refused to us ({one_line(error)}); check the credentials and who may list it") from error
     except Exception as error:
-        raise Refusal(f"cannot list source {shown!r}: {type(error).__name__}: {storage.one_line(error)}") from error
+        raise Refusal(f"cannot list source {shown!r}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _matches(source: str, claim: _Claim) -> tuple[list[Match], str]:
     fs, pattern = storage.filesystem(source)
     paths = _expanded(pattern) if "{" in pattern else [pattern]
     if not paths:
-        raise Refusal(f"source {storage.public(source)!r} expands to more than {MOST_PATHS:,} paths; use a glob such as *.tar")
+        raise Refusal(f"source {public(source)!r} expands to more than {MOST_PATHS:,} paths; use a glob such as *.tar")
     globs = {path for path in paths if _is_glob(fs, path)}
     found = [match for path in sorted(globs) for match in _globbed(fs, path, source, claim)]
     for info in storage.infos(fs, [path for path in paths if path not in globs]):
@@ -133,8 +131,8 @@ def _named(fs, info: dict, source: str, claim: _Claim) -> list[Match]:
     if claim(path):
         return [Match(fs, info, dirname(path))]
     if info["type"] == "missing":
-        raise Refusal(f"source {storage.public(source)!r} matches nothing: there is no {path}")
-    raise Refusal(f"source {storage.public(source)!r} is of no known kind; give a folder of images or files ending in {claim}")
+        raise Refusal(f"source {public(source)!r} matches nothing: there is no {path}")
+    raise Refusal(f"source {public(source)!r} is of no known kind; give a folder of images or files ending in {claim}")
 
 
 def _below(fs, folder: str) -> list[Match]:
@@ -146,9 +144,9 @@ def _one_kind(found: list[Match], source: str, claim: _Claim) -> list[Match]:
     claimed = [match for match in found if match.info["type"] != "directory" and claim(match.info["name"])]
     kinds = sorted({claim(match.info["name"]) for match in claimed})
     if not claimed:
-        raise Refusal(f"source {storage.public(source)!r} matches nothing that ends in {claim}")
+        raise Refusal(f"source {public(source)!r} matches nothing that ends in {claim}")
     if len(kinds) > 1:
-        shown = storage.public(source)
+        shown = public(source)
         raise Refusal(f"source {shown!r} holds files of several kinds ({', '.join(kinds)}); say which with a pattern such as DIR/*.tar")
     return claimed
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.refusal import one_line
 from pipeline.sources.sample import IMAGES, Problems, described, parse_json, unsafe
 from pipeline.sources.shard import MEMBER_LIMIT, Found, Index, Kind, Sample, Shard, ShardError, open_listed
-from pipeline.storage import one_line
 
 IMAGE_COLUMNS = ("image", *IMAGES)
 KEY_COLUMNS = ("key", "image_id", "id", "__key__")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.refusal import Refusal
-from pipeline.storage import filesystem, is_local, join, one_line, protocol, read_bytes, retrying
+from pipeline.refusal import Refusal, one_line
+from pipeline.storage import filesystem, is_local, join, protocol, read_bytes, retrying
 
 LOCK_SECONDS = 60
 

@@ -14,7 +14,7 @@ import torch
 from pipeline import backbones
 from pipeline.explainer import Explainer
 from pipeline.pictures import Pictures
-from pipeline.questions import ask, cells, fitted
+from pipeline.questions import build_spec, cells, fitted
 
 LIBRARY = ("GradCAM", "GradCAMPlusPlus", "XGradCAM", "HiResCAM", "LayerCAM", "EigenCAM")
 
@@ -58,7 +58,7 @@ def main() -> None:
     rows = [{"image_id": str(i), "key": str(i), "shard": "", "label": 0} for i in range(options.images)]
     pictures = Pictures(pixels, rows, ["0"] * options.images)
     for methods, targets in ((["grad_cam"], ["label"]), (["family:cam"], ["label"]), (["family:cam"], ["label", "finer"])):
-        questions, _ = fitted(ask(methods, targets), backbone)
+        questions, _ = fitted(build_spec(methods, targets), backbone)
         explainer, wanted = Explainer(backbone, questions), cells(questions, backbone, ())
         cost = seconds_per_image(lambda e=explainer, w=wanted: e(pictures, w), options.images, options.rounds)
         maps = len(questions.pairs())

@@ -14,7 +14,7 @@ from pipeline import backbones, engine, sources
 from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
 from pipeline.pictures import Pictures
-from pipeline.questions import ask, cells, fitted
+from pipeline.questions import build_spec, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.sources.decode import decode
@@ -54,7 +54,7 @@ def pictures_of(source: str, backbone, count: int) -> Pictures:
 
 def answered(backbone, pictures: Pictures, method: str, precision: str) -> tuple[dict[str, np.ndarray], list[int], float]:
     """Maps by image, predictions, and seconds an image."""
-    questions, _ = fitted(ask([method], ["label"], precision=precision), backbone)
+    questions, _ = fitted(build_spec([method], ["label"], precision=precision), backbone)
     started = time.perf_counter()
     answers = Explainer(backbone, questions)(pictures, cells(questions, backbone, ()))
     seconds = (time.perf_counter() - started) / len(pictures)
