@@ -6,12 +6,14 @@ parameters with their defaults are what a user may set.
     B images, K channels, C classes, h w cells of the cut layer, H W pixels of the network's input
 """
 
-from pipeline.families.attentions import Attention, attention
-from pipeline.families.cams import Cam, cam, rectify
-from pipeline.families.captums import Attribution, captum_method
-from pipeline.families.copies import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
-from pipeline.families.descents import Descent, Optimised, optimised
-from pipeline.families.latents import Latent, latent
+from pipeline.families.attention import Attention, attention
+from pipeline.families.cam import Cam, cam, rectify
+from pipeline.families.captum import Attribution, captum_method
+from pipeline.families.latent import Latent, latent
+from pipeline.families.masked import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
+from pipeline.families.metric import Metric, Undefined, metric
+from pipeline.families.optimised import Descent, Optimised, optimised
+from pipeline.families.path import Path, Walk, magnitude, noisy, path, spans
 from pipeline.families.perturbations import (
     Boxed,
     Cropped,
@@ -27,8 +29,6 @@ from pipeline.families.perturbations import (
 )
 from pipeline.families.ranges import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
 from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
-from pipeline.families.scores import Metric, Undefined, metric
-from pipeline.families.walks import Path, Walk, magnitude, noisy, path, spans
 from pipeline.render import unit, units
 
 __all__ = [
