@@ -11,10 +11,10 @@ import numpy as np
 
 from pipeline import passes
 from pipeline.explainer import Explainer
+from pipeline.maps.quantise import stored
 from pipeline.pictures import Pictures, unpacked
 from pipeline.questions import Cell, Network, Questions, cells
 from pipeline.stages import Task, from_ipc, to_ipc, unanswered
-from pipeline.tables.maps import stored
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 

@@ -20,18 +20,18 @@ from pipeline.engine.look import look
 from pipeline.engine.perturbed import Shown, answers, clean
 from pipeline.engine.scene import Scene
 from pipeline.families import Undefined
+from pipeline.maps.quantise import quantise, rounded, summaries
+from pipeline.maps.render import reduce
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.pairs import partners, parts_of
 from pipeline.pictures import Pictures
 from pipeline.questions import Cell, Questions, explained_by, selected
 from pipeline.refusal import one_line
-from pipeline.render import reduce
 from pipeline.requests import Request
 from pipeline.scoring import Contrast, Drawn, Score, scored
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
-from pipeline.tables.maps import quantise, rounded, summaries
 from pipeline.targets import TARGETS, Answers, Explained, rivals
 
 log = logging.getLogger(__name__)

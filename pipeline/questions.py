@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pipeline import backbones, engine, scoring
 from pipeline.engine.look import PRECISIONS
 from pipeline.engine.perturbed import refuse
+from pipeline.maps.quantise import STORED_BITS
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.pairs import Pair
@@ -18,7 +19,6 @@ from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
 from pipeline.tables.identity import digest
-from pipeline.tables.maps import STORED_BITS
 from pipeline.targets import TARGETS, Answers, Explained, Phrase
 from pipeline.templates import TEMPLATES
 

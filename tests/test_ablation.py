@@ -7,7 +7,7 @@ import pytest
 
 from jobs import explain
 from pipeline import tables
-from pipeline.tables.maps import stored
+from pipeline.maps.quantise import stored
 from tests.shards import dataset
 
 CONFIG = Path(__file__).parents[1] / "docs" / "finer_ablation.toml"

@@ -11,10 +11,10 @@ from pipeline.analysis.weights import sorted_cosines
 from pipeline.backbones import randomised
 from pipeline.backbones.randomised import last, networks_of
 from pipeline.families import Randomised
+from pipeline.maps.render import unit, upsample
 from pipeline.metrics import METRICS
 from pipeline.metrics.selectivity import POWERS
 from pipeline.refusal import Refusal
-from pipeline.render import unit, upsample
 from pipeline.requests import parse
 from pipeline.scoring import Drawn, scored
 from pipeline.summary import exact_interval

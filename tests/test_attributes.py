@@ -12,10 +12,10 @@ from jobs import explain, score
 from pipeline import tables
 from pipeline.backbones import load
 from pipeline.backbones import probe as probes
+from pipeline.maps.quantise import stored
 from pipeline.prepare import prepare
 from pipeline.questions import Network
 from pipeline.refusal import Refusal
-from pipeline.tables.maps import stored
 from tests import tiny
 from tests.shards import encoded, good, picture, tar_bytes
 from tests.test_run import job

@@ -16,10 +16,10 @@ from pipeline.backbones.heads import Calm, location, log_classes, log_marginal
 from pipeline.class_sets import read_class_sets, with_sets
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
+from pipeline.maps.render import unit
 from pipeline.methods import METHODS
 from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
-from pipeline.render import unit
 from pipeline.requests import parse
 from pipeline.sources.labels import Classes
 from pipeline.targets import TARGETS, Answers

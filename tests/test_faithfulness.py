@@ -23,9 +23,9 @@ from pipeline.engine.fills import fill_of
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.families import METHODS, METRICS, Cam
+from pipeline.maps.render import unit
 from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
-from pipeline.render import unit
 from pipeline.tables.identity import seed_of
 from tests import tiny
 from tests.test_methods import SHORT as SHORT_METHODS

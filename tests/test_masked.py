@@ -17,9 +17,9 @@ from pipeline.engine.look import look
 from pipeline.engine.masks import masks_of
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import Bernoulli, Copies, Masked, Segments, Windows
+from pipeline.maps.render import unit, upsample
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
-from pipeline.render import unit, upsample
 from pipeline.requests import parse
 from pipeline.tables.identity import seed_of
 from pipeline.targets import TARGETS, Answers

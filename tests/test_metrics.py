@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline import backbones, boxes, scoring
+from pipeline import backbones, scoring
 from pipeline.families import METRICS as REGISTRY
 from pipeline.families import Boxed, Cam, Cropped, Dimmed, Metric, Powered, Remapped, Said, metric
+from pipeline.maps import boxes
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.metrics.selectivity import POWERS

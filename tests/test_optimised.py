@@ -13,10 +13,10 @@ from pipeline import backbones, engine
 from pipeline.engine.look import look
 from pipeline.engine.soft import smoothed, spread
 from pipeline.families import METHODS
+from pipeline.maps.render import upsample
 from pipeline.methods.optimised import extremal as extremal_file
 from pipeline.methods.optimised import mask as mask_file
 from pipeline.refusal import Refusal
-from pipeline.render import upsample
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers
 from tests import tiny

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline import render as rendering
+from pipeline.maps import render as rendering
+from pipeline.maps.quantise import dequantise, quantise, summaries
 from pipeline.refusal import Refusal
 from pipeline.tables import files, open, overlay, publish, receipts, render, schema
 from pipeline.tables.identity import digest, seed_of
-from pipeline.tables.maps import dequantise, quantise, summaries
 
 MAPS = arrays(np.float32, (3, 4, 5), elements=st.floats(-1e3, 1e3, width=32))
 

@@ -16,8 +16,8 @@ from torch import nn
 from pipeline import backbones, engine
 from pipeline.engine.masks import masks_of
 from pipeline.families import Segments
+from pipeline.maps.render import upsample
 from pipeline.methods import METHODS
-from pipeline.render import upsample
 from pipeline.requests import parse
 from tests import test_attention, test_masked, test_optimised
 from tests.test_attention import grid, softmaxes

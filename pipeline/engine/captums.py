@@ -18,8 +18,8 @@ from pipeline.engine.budget import budget_of, within_budget
 from pipeline.engine.look import autocast, look
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import METHODS, Attribution
+from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal, one_line
-from pipeline.render import upsample
 from pipeline.requests import Request
 from pipeline.targets import Explained
 

@@ -15,8 +15,8 @@ from pipeline.engine.look import autocast
 from pipeline.engine.masks import Masks, masks_of
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import METHODS, Copies, Masked, Windows, parameters
+from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal
-from pipeline.render import upsample
 from pipeline.requests import Request
 
 

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import Bernoulli, Channels, Even, Segments, Spots, Superpixels, Windows
-from pipeline.render import units, upsample
+from pipeline.maps.render import units, upsample
 from pipeline.tables.identity import seed_of
 
 

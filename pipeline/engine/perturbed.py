@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline import boxes as geometry
 from pipeline import engine
 from pipeline.backbones import Backbone
 from pipeline.backbones.randomised import last, randomised
@@ -20,7 +19,8 @@ from pipeline.engine.masked import passed
 from pipeline.engine.masks import Masks
 from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import METHODS, METRICS, Boxed, Cropped, Dimmed, Noisy, Perturbation, Powered, Randomised, Remapped, Removed, Said
-from pipeline.render import unit, upsample
+from pipeline.maps import boxes as geometry
+from pipeline.maps.render import unit, upsample
 from pipeline.requests import Request
 
 

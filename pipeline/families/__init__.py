@@ -29,7 +29,7 @@ from pipeline.families.perturbations import (
 )
 from pipeline.families.ranges import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
 from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
-from pipeline.render import unit, units
+from pipeline.maps.render import unit, units
 
 __all__ = [
     "metric",

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.boxes import largest, overlaps, parts
 from pipeline.families import Share, metric
+from pipeline.maps.boxes import largest, overlaps, parts
 
 DELTAS = np.array([0.3, 0.5, 0.7])
 

@@ -1,7 +1,7 @@
 """Localisation error (Opti-CAM A2; E9): 1 minus the best overlap of the map's box with a true one; continuous, unlike ILSVRC's."""
 
-from pipeline.boxes import overlaps
 from pipeline.families import metric
+from pipeline.maps.boxes import overlaps
 
 
 @metric(better="lower")

@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.boxes import contours, overlaps
 from pipeline.families import Share, metric
+from pipeline.maps.boxes import contours, overlaps
 
 DELTAS = np.array([0.3, 0.5, 0.7])
 

@@ -1,7 +1,7 @@
 """Official metric (Opti-CAM A1; E8): 1 minus the best overlap of the map's box with a true one, or 1 where the prediction is wrong."""
 
-from pipeline.boxes import overlaps
 from pipeline.families import metric
+from pipeline.maps.boxes import overlaps
 
 
 @metric(better="lower")

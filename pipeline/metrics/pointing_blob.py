@@ -3,8 +3,8 @@
 `pointing_blob_small` is 1 where the boxes take less than a quarter of the image. `pointing_small` is the same game on these alone.
 """
 
-from pipeline.boxes import hit, share
 from pipeline.families import Fraction, Level, metric
+from pipeline.maps.boxes import hit, share
 
 
 @metric(columns={"pointing_blob": "higher", "pointing_blob_small": None}, binary=True)

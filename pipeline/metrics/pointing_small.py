@@ -1,7 +1,7 @@
 """Pointing game of GLAS on small objects alone (section 4, PT-small; E17): null where the boxes take a quarter of the image or more."""
 
-from pipeline.boxes import hit, share
 from pipeline.families import Fraction, Level, Undefined, metric
+from pipeline.maps.boxes import hit, share
 
 
 @metric(binary=True)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.families import Count, metric
-from pipeline.precision import average_precision, by_value
+from pipeline.maps.average_precision import average_precision, by_value
 
 
 @metric(total=average_precision, version=2)

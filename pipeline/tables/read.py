@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from pipeline import render as rendering
 from pipeline import storage
+from pipeline.maps import render as rendering
+from pipeline.maps.quantise import stored
 from pipeline.refusal import Refusal, choose
 from pipeline.tables import publish, schema
-from pipeline.tables.maps import stored
 
 
 @dataclass(frozen=True)
