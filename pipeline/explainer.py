@@ -15,7 +15,8 @@ import pyarrow as pa
 import torch
 
 from pipeline import backbones, engine, scoring
-from pipeline.attributes import correlation
+from pipeline.classes.attributes import correlation
+from pipeline.classes.pairs import partners, parts_of
 from pipeline.engine.look import look
 from pipeline.engine.perturbed import Shown, answers, clean
 from pipeline.engine.scene import Scene
@@ -24,7 +25,6 @@ from pipeline.maps.quantise import quantise, rounded, summaries
 from pipeline.maps.render import reduce
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.pairs import partners, parts_of
 from pipeline.pictures import Pictures
 from pipeline.questions import Cell, Questions, explained_by, selected
 from pipeline.refusal import one_line

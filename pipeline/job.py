@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal, choose
-from pipeline.templates import TEMPLATES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from pipeline import sources
 from pipeline.analysis import weights
 from pipeline.backbones import Backbone, checkpoint
 from pipeline.backbones.arguments import key_value
-from pipeline.class_sets import read_class_sets, with_sets
+from pipeline.classes.class_sets import read_class_sets
 from pipeline.job import Job
+from pipeline.plan.fit import with_sets
 from pipeline.questions import Cell, Network, Questions, build_spec, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.requests import Request

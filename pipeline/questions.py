@@ -8,19 +8,19 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import backbones, engine, scoring
+from pipeline.classes.pairs import Pair
+from pipeline.classes.texts import TEMPLATES
 from pipeline.engine.look import PRECISIONS
 from pipeline.engine.perturbed import refuse
 from pipeline.maps.quantise import STORED_BITS
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.pairs import Pair
 from pipeline.plugins import Plugin, code_of, load
 from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
 from pipeline.tables import schema
 from pipeline.tables.identity import digest
 from pipeline.targets import TARGETS, Answers, Explained, Phrase
-from pipeline.templates import TEMPLATES
 
 NO_TARGET = Request("none", "none")
 TABLES_VERSION = 2

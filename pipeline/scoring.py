@@ -10,10 +10,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from pipeline.classes.pairs import Pair, Parts
 from pipeline.families import METRICS, Perturbation, Said, Undefined, asked_for, parameters
 from pipeline.maps import boxes as geometry
 from pipeline.maps.render import unit, upsample
-from pipeline.pairs import Pair, Parts
 from pipeline.refusal import Refusal, one_line
 from pipeline.requests import Request
 from pipeline.tables.identity import seed_of

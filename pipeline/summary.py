@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import bootstrap, scoring, storage
+from pipeline.classes.pairs import Pair, running
 from pipeline.families import METRICS
-from pipeline.pairs import Pair, running
 from pipeline.questions import Questions
 from pipeline.requests import Request
 from pipeline.tables import files, schema

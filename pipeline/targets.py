@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 
-from pipeline.attributes import Attributes, Differing, differing
-from pipeline.attributes import read as read_attributes
+from pipeline.classes.attributes import Attributes, Differing, differing
+from pipeline.classes.attributes import read as read_attributes
+from pipeline.classes.pairs import Pair, partners
+from pipeline.classes.pairs import read as read_pairs
 from pipeline.families import Parameter, parameters, register
-from pipeline.pairs import Pair, partners
-from pipeline.pairs import read as read_pairs
 from pipeline.refusal import Refusal, choose
 
 Phrase = tuple[str, tuple[str, ...]]  # a text and the templates it is filled into; without any, the network's own

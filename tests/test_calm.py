@@ -13,11 +13,12 @@ import pipeline
 from pipeline import backbones, engine
 from pipeline.backbones import strides
 from pipeline.backbones.heads import Calm, location, log_classes, log_marginal
-from pipeline.class_sets import read_class_sets, with_sets
+from pipeline.classes.class_sets import read_class_sets
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.maps.render import unit
 from pipeline.methods import METHODS
+from pipeline.plan.fit import with_sets
 from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
@@ -387,7 +388,7 @@ def test_a_set_that_is_not_there_is_refused_with_what_is():
 def test_the_members_of_a_set_are_part_of_what_identifies_its_maps():
     images = np.zeros((1, 3, 64, 64), np.uint8)
     network = backbones.load("tests.tiny:calm", image_size=64)
-    from pipeline.class_sets import with_sets
+    from pipeline.plan.fit import with_sets
     from pipeline.questions import build_spec, cells
 
     asked = [with_sets(build_spec(["calm"], ["class_set:b"]), {"b": members}) for members in ((1,), (1, 2))]

@@ -13,9 +13,9 @@ from PIL import Image
 import pipeline
 from jobs import explain, score, train
 from pipeline import backbones, creatures, engine, scoring, tables
+from pipeline.classes.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
 from pipeline.maps.average_precision import average_precision
 from pipeline.metrics import METRICS
-from pipeline.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
 from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
 from pipeline.requests import parse

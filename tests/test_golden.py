@@ -18,10 +18,10 @@ import pipeline
 from pipeline import creatures
 from pipeline.backbones import checkpoint, strides, timm_models
 from pipeline.backbones import weights as weight_files
-from pipeline.class_sets import with_sets
 from pipeline.layouts import Record
 from pipeline.packing.sample import Item
 from pipeline.packing.shard import fingerprint
+from pipeline.plan.fit import with_sets
 from pipeline.questions import Network, build_spec, cells, fitted
 from pipeline.sources import Index, Shard
 from pipeline.sources.labels import Classes

@@ -14,7 +14,8 @@ from PIL import Image
 
 from jobs import explain
 from jobs import pack as job
-from pipeline import pairs, sources, tables
+from pipeline import sources, tables
+from pipeline.classes import pairs
 from pipeline.layouts import LAYOUTS
 from pipeline.packing import Pack, pack
 from pipeline.packing.shard import AT_ONCE

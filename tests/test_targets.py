@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pipeline.attributes import Apart, Attributes, Differing
-from pipeline.pairs import Pair
+from pipeline.classes.attributes import Apart, Attributes, Differing
+from pipeline.classes.pairs import Pair
 from pipeline.questions import explained_by
 from pipeline.refusal import Refusal
 from pipeline.requests import parse

@@ -23,9 +23,9 @@ from pipeline.backbones.heads import Calm, Headed
 from pipeline.backbones.pooled import feature_to_logits, pooled_linear
 from pipeline.backbones.pools import Pools, side_by_side
 from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing, size_of, stated
+from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal
 from pipeline.targets import Phrase
-from pipeline.templates import TEMPLATES
 
 __all__ = ["Backbone", "Preprocessing", "load"]
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from pipeline.backbones import open_clip_weights as weights_of
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.graph import line
+from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal, choose
 from pipeline.targets import Phrase
-from pipeline.templates import TEMPLATES
 
 SCHEMES = ("hf-hub:", "local-dir:")
 CONFIG = "open_clip_config.json"

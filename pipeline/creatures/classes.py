@@ -9,8 +9,8 @@ import itertools
 import fsspec
 import numpy as np
 
-from pipeline.pairs import Pair
-from pipeline.pairs import write as write_pairs
+from pipeline.classes.pairs import Pair
+from pipeline.classes.pairs import write as write_pairs
 
 # part: (attribute, values); the order decides the mask ids, 1 first
 ANATOMY = {

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from pipeline import pairs, storage
+from pipeline import storage
+from pipeline.classes import pairs
 from pipeline.layouts import SPLITS, Dataset
 from pipeline.packing.job import Pack
 from pipeline.packing.plan import Plan, plan, tasks
