@@ -13,7 +13,7 @@ from pipeline.backbones.randomised import last, networks_of
 from pipeline.families import Randomised
 from pipeline.maps.render import unit, upsample
 from pipeline.metrics import METRICS
-from pipeline.metrics.selectivity import POWERS
+from pipeline.metrics.analysis.selectivity import POWERS
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.scoring import Drawn, scored

@@ -15,7 +15,7 @@ from pipeline.families import Boxed, Cam, Cropped, Dimmed, Metric, Powered, Rema
 from pipeline.maps import boxes
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.metrics.selectivity import POWERS
+from pipeline.metrics.analysis.selectivity import POWERS
 from pipeline.questions import CONTROLS, build_spec
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
