@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline import passes
+from pipeline.backbones.network import Network
 from pipeline.explainer import Explainer
 from pipeline.maps.quantise import stored
 from pipeline.pictures import Pictures, unpacked
-from pipeline.questions import Cell, Network, Questions, cells
+from pipeline.questions import Cell, Questions, cells
 from pipeline.stages import Task, from_ipc, to_ipc, unanswered
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h

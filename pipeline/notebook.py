@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import backbones
+from pipeline.backbones.network import Network
 from pipeline.explainer import Explainer
 from pipeline.pictures import Pictures
 from pipeline.plan.fit import with_sets
-from pipeline.questions import Cell, Network, Questions, build_spec, cells, fitted
+from pipeline.questions import Cell, Questions, build_spec, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.summary import curves_of, summarised
 from pipeline.tables import schema

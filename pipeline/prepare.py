@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from pipeline import sources
-from pipeline.analysis import weights
-from pipeline.backbones import Backbone, checkpoint
+from pipeline.backbones import Backbone
 from pipeline.backbones.arguments import key_value
+from pipeline.backbones.libraries import checkpoint
+from pipeline.backbones.network import Network
+from pipeline.backbones.similarity import classifier
 from pipeline.classes.class_sets import read_class_sets
 from pipeline.job import Job
 from pipeline.plan.fit import with_sets
-from pipeline.questions import Cell, Network, Questions, build_spec, cells, fitted
+from pipeline.questions import Cell, Questions, build_spec, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.requests import Request
 from pipeline.sources.labels import Classes, folder_names, read_names
@@ -95,7 +97,7 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
         asked = with_sets(asked, read_class_sets(job.class_sets, classes, job.is_a))
     questions, skipped = fitted(asked, backbone)
     if job.weight_similarity:
-        weights.classifier(backbone)
+        classifier(backbone)
     if job.precision != "fp32":
         log.warning("--precision %s moves every map a little, and some by more: docs/precision.md says how far", job.precision)
     for item in skipped:

@@ -1,7 +1,7 @@
 """What is asked of every image: methods, targets and settings as values, and the cells they come to."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from pipeline import backbones, engine, scoring
 from pipeline.classes.pairs import Pair
-from pipeline.classes.texts import TEMPLATES
 from pipeline.engine.look import PRECISIONS
 from pipeline.engine.perturbed import refuse
 from pipeline.maps.quantise import STORED_BITS
@@ -26,26 +25,6 @@ NO_TARGET = Request("none", "none")
 TABLES_VERSION = 2
 DRAWN_VERSION = 2  # raised when maps come to metrics in another way
 CONTROLS = ("fake_cam", "random")
-
-
-@dataclass(frozen=True)
-class Network:
-    """How to load a backbone; the arguments of `pipeline.backbones.load`."""
-
-    name: str
-    weights: str | None = None
-    args: tuple[tuple[str, str], ...] = ()
-    layer: str | None = None
-    image_size: int | None = None
-    crop: str = "squash"
-    seed: int = 0
-    text_classes: tuple[str, ...] = ()
-    templates: tuple[str, ...] = TEMPLATES
-    phrases: tuple[Phrase, ...] = ()
-    probe: str | None = None
-
-    def load(self) -> backbones.Backbone:
-        return backbones.load(**{**asdict(self), "args": dict(self.args)})
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch
 import pipeline
 from jobs import explain, score
 from pipeline import analysis, backbones, tables
-from pipeline.analysis.weights import sorted_cosines
-from pipeline.backbones import randomised
-from pipeline.backbones.randomised import last, networks_of
+from pipeline.backbones.cutting import randomised
+from pipeline.backbones.cutting.randomised import last, networks_of
+from pipeline.backbones.similarity import sorted_cosines
 from pipeline.families import Randomised
 from pipeline.maps.render import unit, upsample
 from pipeline.metrics import METRICS

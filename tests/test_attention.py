@@ -12,8 +12,8 @@ from torch import fx, nn
 
 import pipeline
 from pipeline import backbones, engine
-from pipeline.backbones.attention import Recorded, attentive
-from pipeline.backbones.relevance import NoRule, relevances
+from pipeline.backbones.cutting.attention import Recorded, attentive
+from pipeline.backbones.cutting.relevance import NoRule, relevances
 from pipeline.engine import attention
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene

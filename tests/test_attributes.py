@@ -10,11 +10,11 @@ import torch
 import pipeline
 from jobs import explain, score
 from pipeline import tables
+from pipeline.backbones import linear_probe as probes
 from pipeline.backbones import load
-from pipeline.backbones import probe as probes
+from pipeline.backbones.network import Network
 from pipeline.maps.quantise import stored
 from pipeline.prepare import prepare
-from pipeline.questions import Network
 from pipeline.refusal import Refusal
 from tests import tiny
 from tests.shards import encoded, good, picture, tar_bytes

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.backbones import Backbone, load
-from pipeline.backbones.prepare import Preprocessing
+from pipeline.backbones.preprocess import Preprocessing
 from pipeline.refusal import Refusal
 
 

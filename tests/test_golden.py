@@ -16,13 +16,14 @@ from torch import nn
 
 import pipeline
 from pipeline import creatures
-from pipeline.backbones import checkpoint, strides, timm_models
 from pipeline.backbones import weights as weight_files
+from pipeline.backbones.libraries import checkpoint, strides, timm_models
+from pipeline.backbones.network import Network
 from pipeline.layouts import Record
 from pipeline.packing.sample import Item
 from pipeline.packing.shard import fingerprint
 from pipeline.plan.fit import with_sets
-from pipeline.questions import Network, build_spec, cells, fitted
+from pipeline.questions import build_spec, cells, fitted
 from pipeline.sources import Index, Shard
 from pipeline.sources.labels import Classes
 from pipeline.stages import Task

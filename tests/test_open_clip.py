@@ -16,12 +16,13 @@ import pipeline
 from jobs import explain
 from pipeline import engine, tables
 from pipeline.backbones import load
-from pipeline.backbones.attention import attentive
+from pipeline.backbones.cutting.attention import attentive
+from pipeline.backbones.network import Network
 from pipeline.engine.look import look
 from pipeline.engine.scene import Scene
 from pipeline.job import Job
 from pipeline.methods import METHODS
-from pipeline.questions import Network, explained_by
+from pipeline.questions import explained_by
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers

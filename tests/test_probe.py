@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from jobs import explain, pack
 from jobs import probe as job
 from pipeline import tables
+from pipeline.backbones import linear_probe as probes
 from pipeline.backbones import load
-from pipeline.backbones import probe as probes
 from pipeline.job import Job
 from pipeline.probe import solvers
 from pipeline.probe.accuracy import measured

@@ -18,7 +18,7 @@ import pipeline
 from jobs import explain
 from jobs import train as job_train
 from pipeline import backbones, tables
-from pipeline.backbones import checkpoint
+from pipeline.backbones.libraries import checkpoint
 from pipeline.job import Job
 from pipeline.refusal import Refusal
 from pipeline.storage import filesystem, read_bytes

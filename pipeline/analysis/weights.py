@@ -7,10 +7,8 @@ import pyarrow as pa
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.refusal import Refusal
+from pipeline.backbones.similarity import classifier, sorted_cosines
 from pipeline.tables import schema
-
-ROWS = 1024
 
 
 @torch.no_grad()
@@ -32,25 +30,3 @@ def weight_similarity(backbone: Backbone) -> pa.Table:
         for step, value in enumerate(curve.tolist())
     ]
     return pa.Table.from_pylist(rows, schema.CURVES)
-
-
-def classifier(backbone: Backbone) -> torch.Tensor:
-    """The weights of the classes [C D].
-
-    Raises:
-        Refusal: where the logits are not made by a linear layer of at least two classes.
-    """
-    weights = backbone.class_weights()
-    if weights is None or len(weights) < 2:
-        raise Refusal(f"{backbone.name} has no linear classifier of two or more classes, whose rows could be compared")
-    return weights
-
-
-def sorted_cosines(weights: torch.Tensor) -> torch.Tensor:
-    """Rows [C D] -> cosines of each with the others, falling [C C-1], in double precision."""
-    units = torch.nn.functional.normalize(weights.double(), dim=1)
-    rows = []
-    for some in torch.arange(len(units), device=units.device).split(ROWS):
-        cosines = units[some] @ units.T
-        rows.append(cosines.scatter(1, some[:, None], -torch.inf).sort(1, descending=True).values[:, :-1])
-    return torch.cat(rows)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.backbones.attention import Attentive, Exact, attentive
-from pipeline.backbones.relevance import relevances
-from pipeline.backbones.stream import Passed, Stream, streamed
+from pipeline.backbones.cutting.attention import Attentive, Exact, attentive
+from pipeline.backbones.cutting.relevance import relevances
+from pipeline.backbones.cutting.residual_stream import Passed, Stream, streamed
 from pipeline.engine.budget import within_budget
 from pipeline.engine.look import autocast
 from pipeline.engine.scene import Scene, pixels_of

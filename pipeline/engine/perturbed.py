@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from pipeline import engine
 from pipeline.backbones import Backbone
-from pipeline.backbones.randomised import last, randomised
+from pipeline.backbones.cutting.randomised import last, randomised
 from pipeline.engine.fills import fill_of
 from pipeline.engine.look import look
 from pipeline.engine.masked import passed

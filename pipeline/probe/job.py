@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.backbones.probe import pooling
+from pipeline.backbones.linear_probe import pooling
 from pipeline.job import Job
 from pipeline.refusal import Refusal
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import sources, storage
-from pipeline.backbones import probe as probes
+from pipeline.backbones import linear_probe as probes
 from pipeline.probe.accuracy import ACCURACY, measured
 from pipeline.probe.features import Features, collected
 from pipeline.probe.job import ProbeJob

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.backbones import checkpoint
 from pipeline.backbones import weights as weight_files
-from pipeline.backbones.heads import Headed
+from pipeline.backbones.libraries import checkpoint
+from pipeline.backbones.libraries.heads import Headed
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
 from pipeline.storage import join

@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import sources
-from pipeline.backbones import checkpoint, strides, timm_models
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.arguments import key_value, typed
-from pipeline.backbones.checkpoint import Recipe
-from pipeline.backbones.heads import Headed
-from pipeline.backbones.prepare import SETTINGS, Preprocessing, preprocessing, size_of, stated
+from pipeline.backbones.libraries import checkpoint, strides, timm_models
+from pipeline.backbones.libraries.checkpoint import Recipe
+from pipeline.backbones.libraries.heads import Headed
+from pipeline.backbones.preprocess import SETTINGS, Preprocessing, preprocessing, size_of, stated
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, read_names
 from pipeline.tables import files

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pipeline import storage
-from pipeline.backbones import checkpoint
-from pipeline.backbones.checkpoint import Recipe
+from pipeline.backbones.libraries import checkpoint
+from pipeline.backbones.libraries.checkpoint import Recipe
 from pipeline.refusal import Refusal
 from pipeline.tables import files
 

@@ -10,8 +10,8 @@ import re
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline.backbones.graph import OWN_CUT, Shape, Traced, trace
-from pipeline.backbones.layer import Layers
+from pipeline.backbones.cutting.graph import OWN_CUT, Shape, Traced, trace
+from pipeline.backbones.cutting.layer import Layers
 from pipeline.refusal import Refusal
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.backbones import weights as weight_files
-from pipeline.backbones.graph import line
+from pipeline.backbones.cutting.graph import line
 from pipeline.refusal import Refusal
 
 

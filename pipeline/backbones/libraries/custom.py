@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbones.graph import line
+from pipeline.backbones.cutting.graph import line
 from pipeline.refusal import Refusal
 
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.backbones import open_clip_weights as weights_of
 from pipeline.backbones import weights as weight_files
-from pipeline.backbones.graph import line
+from pipeline.backbones.cutting.graph import line
+from pipeline.backbones.libraries import open_clip_weights as weights_of
 from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal, choose
 from pipeline.targets import Phrase

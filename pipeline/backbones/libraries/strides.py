@@ -11,8 +11,8 @@ from timm.layers import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import fx, nn
 
-from pipeline.backbones import layout
-from pipeline.backbones.graph import Shape, line, written
+from pipeline.backbones.cutting import grid as layout
+from pipeline.backbones.cutting.graph import Shape, line, written
 from pipeline.refusal import Refusal
 
 POOLS = {nn.MaxPool2d: MaxPool2dSame, nn.AvgPool2d: AvgPool2dSame, F.max_pool2d: MaxPool2dSame, F.avg_pool2d: AvgPool2dSame}

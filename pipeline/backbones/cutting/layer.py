@@ -9,9 +9,9 @@ from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
-from pipeline.backbones import layout
-from pipeline.backbones.graph import Shape, Traced
-from pipeline.backbones.layout import Layout
+from pipeline.backbones.cutting import grid
+from pipeline.backbones.cutting.graph import Shape, Traced
+from pipeline.backbones.cutting.grid import Layout
 from pipeline.refusal import Refusal, choose
 
 PASSES = (nn.Identity, nn.Flatten, _DropoutNd)
@@ -41,7 +41,7 @@ class Layers:
     def layout(self, node: fx.Node) -> Layout | None:
         """How this value holds a grid; None where it holds none."""
         shape = self.traced.two.get(node)
-        return layout.find(shape.dims, shape.channels_last, self.image, self.prefix) if isinstance(shape, Shape) else None
+        return grid.find(shape.dims, shape.channels_last, self.image, self.prefix) if isinstance(shape, Shape) else None
 
     def defaults(self) -> Iterator[fx.Node]:
         """Where to cut, best first.

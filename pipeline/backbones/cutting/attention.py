@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pipeline.backbones import Backbone
-from pipeline.backbones.cut import Cut
-from pipeline.backbones.graph import line
-from pipeline.backbones.layout import MOST_PREFIX_TOKENS
-from pipeline.backbones.relevance import relevances
+from pipeline.backbones.cutting.cut import Cut
+from pipeline.backbones.cutting.graph import line
+from pipeline.backbones.cutting.grid import MOST_PREFIX_TOKENS
+from pipeline.backbones.cutting.relevance import relevances
 
 ELSE = "use a ViT, DeiT or DINOv2 that classifies by its class token, or a method of the CAM family"
 _FOUND: WeakKeyDictionary = WeakKeyDictionary()

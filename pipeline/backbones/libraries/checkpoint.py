@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import storage
-from pipeline.backbones import strides, timm_models
 from pipeline.backbones import weights as weight_files
-from pipeline.backbones.heads import Calm, Headed, Plain
+from pipeline.backbones.libraries import strides, timm_models
+from pipeline.backbones.libraries.heads import Calm, Headed, Plain
 from pipeline.refusal import Refusal, choose, one_line
 
 FORMAT = "saliency-atlas network 1"

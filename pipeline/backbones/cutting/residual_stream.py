@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pipeline.backbones import Backbone
-from pipeline.backbones.attention import Recorded, whole
-from pipeline.backbones.cut import Cut
-from pipeline.backbones.graph import line
-from pipeline.backbones.layout import MOST_PREFIX_TOKENS
+from pipeline.backbones.cutting.attention import Recorded, whole
+from pipeline.backbones.cutting.cut import Cut
+from pipeline.backbones.cutting.graph import line
+from pipeline.backbones.cutting.grid import MOST_PREFIX_TOKENS
 
 ELSE = "use an open_clip ViT, or a plain ViT of timm"
 _FOUND: WeakKeyDictionary = WeakKeyDictionary()

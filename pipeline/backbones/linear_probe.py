@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import storage
-from pipeline.backbones import open_clip_models
+from pipeline.backbones.libraries import open_clip_models
 from pipeline.refusal import Refusal, public
 from pipeline.tables import files
 

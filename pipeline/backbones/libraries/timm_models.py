@@ -7,7 +7,7 @@ from difflib import get_close_matches
 import torch
 from torch import nn
 
-from pipeline.backbones.graph import line
+from pipeline.backbones.cutting.graph import line
 from pipeline.refusal import Refusal, choose
 
 
