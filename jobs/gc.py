@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipeline.ending import concluded
 from pipeline.job import command_line
 from pipeline.refusal import Refusal
-from pipeline.sweep import sweep
+from pipeline.tables.gc import sweep
 
 PATHS_TOLD = 20
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import passes
 from pipeline.backbones.network import Network
+from pipeline.engine import costs
 from pipeline.explainer import Explainer
 from pipeline.maps.quantise import stored
-from pipeline.pictures import Pictures, unpacked
 from pipeline.questions import Cell, Questions, cells
+from pipeline.sources.images import Pictures, unpacked
 from pipeline.stages import Task, from_ipc, to_ipc, unanswered
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -54,7 +54,7 @@ class Explain:
         seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
         facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": len(failed), "seconds": seconds}
         facts |= {"bytes_read": told["bytes"], "retries": told["retries"]}
-        facts["passes"] = passes.told(tally, {"look", *(cell.method.alias for cell in wanted if cell.method)}, len(pictures))
+        facts["passes"] = costs.told(tally, {"look", *(cell.method.alias for cell in wanted if cell.method)}, len(pictures))
         return {
             "task": row["task"],
             "answers": [

@@ -14,22 +14,25 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline import backbones, engine, scoring
+from pipeline import backbones, engine
 from pipeline.classes.attributes import correlation
 from pipeline.classes.pairs import partners, parts_of
-from pipeline.engine.look import look
+from pipeline.engine.batch import Scene, _names, explained_by
+from pipeline.engine.forward import look
 from pipeline.engine.perturbed import Shown, answers, clean
-from pipeline.engine.scene import Scene
 from pipeline.families import Undefined
 from pipeline.maps.quantise import quantise, rounded, summaries
 from pipeline.maps.render import reduce
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.pictures import Pictures
-from pipeline.questions import Cell, Questions, explained_by, selected
+from pipeline.questions import Cell, Questions, selected
 from pipeline.refusal import one_line
 from pipeline.requests import Request
-from pipeline.scoring import Contrast, Drawn, Score, scored
+from pipeline.score.partials import add_score, group_of
+from pipeline.score.scoring import Score, scored
+from pipeline.score.views import Contrast, Drawn
+from pipeline.sources.images import Pictures
+from pipeline.spec.columns import columns_of
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
 from pipeline.targets import TARGETS, Answers, Explained, rivals
@@ -363,12 +366,12 @@ class Explainer:
                 what = f"{cell.metric.alias} of {cell.method.alias} for {cell.target.alias}"
                 answer.fail(row, "metric", score.error, f"{what}: {one_line(score.error)}")
             if cell.table == "partials":
-                group = scoring.group_of(row["image_id"]) if METRICS[cell.metric.name].total else None
-                scoring.add_score(answer.sums.setdefault((cell.target.alias, "all"), {}), score, group)
+                group = group_of(row["image_id"]) if METRICS[cell.metric.name].total else None
+                add_score(answer.sums.setdefault((cell.target.alias, "all"), {}), score, group)
                 if cell.metric.args.get("by_class") and row["label"] is not None:
-                    scoring.add_score(answer.sums.setdefault((cell.target.alias, str(row["label"])), {}), score)
+                    add_score(answer.sums.setdefault((cell.target.alias, str(row["label"])), {}), score)
                 continue
-            for column in scoring.columns_of(cell.metric):
+            for column in columns_of(cell.metric):
                 about = {"image_id": row["image_id"], "class_id": class_id[i] if class_id[i] >= 0 else None, "label": row["label"]}
                 said = {"metric": column, "value": score.values.get(column), "reason": score.reason}
                 answer.add(**{name: [value] for name, value in (about | said).items()})
@@ -378,7 +381,7 @@ class Explainer:
             if score.error:
                 what = f"{cell.metric.alias} of {cell.method.alias} for {target} and the classes {scope}"
                 answer.fail(pictures.rows[i], "metric", score.error, f"{what}: {one_line(score.error)}")
-            scoring.add_score(answer.sums.setdefault((target, scope), {}), score)
+            add_score(answer.sums.setdefault((target, scope), {}), score)
 
     def _table(self, cell: Cell, answer: Answer) -> pa.Table:
         columns = dict(answer.columns)
@@ -404,8 +407,3 @@ class Explainer:
 def _judged(said: Answers) -> torch.Tensor:
     """The classes metrics look at [B 4]: the label, or the predicted class where there is none; the predicted class; two rivals."""
     return torch.cat([said.main[:, None], said.predicted[:, None], rivals(said)], 1)
-
-
-def _names(target: Request, scene: Scene) -> list[str]:
-    """What the tables call that which a target explains: itself, or its parts."""
-    return [name for name in scene.names if name == target.alias or name.startswith(f"{target.alias}#")]

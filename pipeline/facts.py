@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from pipeline import passes
+from pipeline.engine import costs
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.prepare import Prepared
@@ -23,7 +23,7 @@ def facts_of(work: Work, entries: Sequence[dict], publish_seconds: float) -> dic
         "files": entries,
         **_described(work),
         **_timed(work, publish_seconds),
-        "passes": passes.summed(_accounts(work)),
+        "passes": costs.summed(_accounts(work)),
     }
 
 

@@ -17,10 +17,11 @@ from pipeline.refusal import Refusal
 from pipeline.summary import curves_of, joined, of_partials, summary_of
 from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.identity import digest
-from pipeline.tables.metrics import added, without_groups
+from pipeline.tables.receipts import Member
+from pipeline.tables.wide import added, without_groups
 from pipeline.work import Work
 
-Groups = list[list[reduce.Member]]
+Groups = list[list[Member]]
 
 
 @dataclass(frozen=True)

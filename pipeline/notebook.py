@@ -10,14 +10,14 @@ import pyarrow as pa
 from pipeline import backbones
 from pipeline.backbones.network import Network
 from pipeline.explainer import Explainer
-from pipeline.pictures import Pictures
 from pipeline.plan.fit import with_sets
 from pipeline.questions import Cell, Questions, build_spec, cells, fitted
 from pipeline.refusal import Refusal
+from pipeline.sources.images import Pictures
 from pipeline.summary import curves_of, summarised
 from pipeline.tables import schema
 from pipeline.tables.errors import told_once
-from pipeline.tables.metrics import widened, without_groups
+from pipeline.tables.wide import widened, without_groups
 
 
 def explain(

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 
-from pipeline import backbones, engine, scoring
+from pipeline import backbones, engine
 from pipeline.classes.pairs import Pair
-from pipeline.engine.look import PRECISIONS
+from pipeline.engine.batch import explained_by
+from pipeline.engine.forward import PRECISIONS
 from pipeline.engine.perturbed import refuse
 from pipeline.maps.quantise import STORED_BITS
 from pipeline.methods import METHODS
@@ -17,9 +17,10 @@ from pipeline.metrics import METRICS
 from pipeline.plugins import Plugin, code_of, load
 from pipeline.refusal import Refusal, choose
 from pipeline.requests import Request, parse, parse_all
+from pipeline.spec.columns import GROUPS, columns_of, refuse_clashes
 from pipeline.tables import schema
 from pipeline.tables.identity import digest
-from pipeline.targets import TARGETS, Answers, Explained, Phrase
+from pipeline.targets import TARGETS, Answers, Phrase
 
 NO_TARGET = Request("none", "none")
 TABLES_VERSION = 2
@@ -49,7 +50,7 @@ class Questions:
     @property
     def columns(self) -> dict[str, str | None]:
         """The columns of the metrics table that metrics fill -> which way is better."""
-        each = [scoring.columns_of(metric) for metric in self.metrics if not METRICS[metric.name].total]
+        each = [columns_of(metric) for metric in self.metrics if not METRICS[metric.name].total]
         return {column: better for columns in each for column, better in columns.items()}
 
     @property
@@ -98,7 +99,7 @@ def build_spec(
     named = frozenset(metric.alias for metric in stored)
     asked = parse_all(methods, METHODS, "method", method_args)
     questions = Questions(asked, explained, **rest, plugins=loaded, metrics=scored, stored=named)
-    scoring.refuse_clashes(questions.metrics)
+    refuse_clashes(questions.metrics)
     if questions.metrics:
         questions = _controlled(questions)
     choose(questions.activation, ("softmax", "sigmoid"), "activation")
@@ -195,22 +196,6 @@ def _comparable(questions: Questions) -> tuple[tuple[Request, ...], list[dict]]:
     return tuple(metric for metric in questions.metrics if metric not in skipped), reasons
 
 
-def explained_by(target: Request, answers: Answers) -> dict[str, Explained]:
-    """What is explained, by its name in the tables: a target's own, or several that begin with it.
-
-    Directions [B T C + P] are over the logits of classes and phrases.
-    """
-    argument = {"argument": target.argument} if target.argument is not None else {}
-    found = TARGETS[target.name].explain(answers, **argument, **target.args)
-    parts = found.items() if isinstance(found, dict) else [("", found)]
-    return {target.alias + part: _over_all(each, answers) for part, each in parts}
-
-
-def _over_all(explained: Explained, answers: Answers) -> Explained:
-    beside = answers.logits.shape[1] + len(answers.phrases) - explained.directions.shape[2]
-    return replace(explained, directions=F.pad(explained.directions, (0, beside))) if beside else explained
-
-
 @dataclass(frozen=True)
 class Cell:
     """One answer asked of every task: a table, or one method and target of it, or one metric of these, from the stored map where it is `stored`.
@@ -271,7 +256,7 @@ def _scoring(map: Cell, metric: Request, questions: Questions) -> list[Cell]:
     if entry.of_pairs:
         asked["pairs"] = questions.class_pairs
     elif entry.total:
-        asked["groups"] = scoring.GROUPS
+        asked["groups"] = GROUPS
     if entry.seeded:
         asked["seed"] = questions.seed
     if stored:

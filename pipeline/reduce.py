@@ -15,26 +15,12 @@ from pipeline.tables import files, schema
 from pipeline.tables import receipts as tasks
 from pipeline.tables.errors import told_once
 from pipeline.tables.identity import digest
-from pipeline.tables.metrics import added, widened
-from pipeline.tables.receipts import Part, Receipt, parquet_bytes
+from pipeline.tables.receipts import Member, Receipt, parquet_bytes
+from pipeline.tables.wide import added, widened
 
 GROUP_TASKS = 64
 PUBLISHED = {"scores": "metrics"}
 ROWS_PER_GROUP = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One cell of one task in a group: its identity, its position in the plan, its partition (a method, or none), and its receipt."""
-
-    cell: str
-    position: int
-    partition: str | None
-    receipt: Receipt
-
-    @property
-    def part(self) -> Part:
-        return self.receipt.cells[self.cell]
 
 
 @dataclass(frozen=True)

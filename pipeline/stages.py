@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import storage
-from pipeline.pictures import Pictures, packed
 from pipeline.refusal import one_line
 from pipeline.sources import Index, Sample, Shard, ShardError, read
 from pipeline.sources.decode import Picture, Undecodable, decode
+from pipeline.sources.images import Pictures, packed
 from pipeline.sources.labels import Classes, resolve
 from pipeline.tables import receipts
 from pipeline.tables.identity import digest

@@ -13,13 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import bootstrap, scoring, storage
+from pipeline import bootstrap, storage
 from pipeline.classes.pairs import Pair, running
 from pipeline.families import METRICS
 from pipeline.questions import Questions
 from pipeline.requests import Request
+from pipeline.score.partials import WHOLE, by_group, totals
+from pipeline.spec.columns import binary_columns, columns_of
 from pipeline.tables import files, schema
-from pipeline.tables.metrics import counts
+from pipeline.tables.wide import counts
 
 UNKNOWN = np.full(bootstrap.RESAMPLES, np.nan)  # where nothing is resampled
 ENDS = {"": "mean", "_low": "ci_low", "_high": "ci_high"}
@@ -57,7 +59,7 @@ def floor_of(metrics: pa.Table) -> pa.Table:
 def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
     """The summary of one method's rows, against the rows of `random`."""
     rows, columns = [], _columns(asked)
-    binary = np.array([column in scoring.binary_columns(metric) for metric, column, _ in columns], bool)
+    binary = np.array([column in binary_columns(metric) for metric, column, _ in columns], bool)
     for target in sorted(pc.unique(metrics["target"]).to_pylist()):
         own = metrics.filter(pc.field("target") == target).sort_by("image_id")
         plain = metrics.filter(pc.field("target") == "label") if target not in ("label", "none") else metrics.slice(0, 0)
@@ -75,7 +77,7 @@ def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
 def _columns(asked: Questions) -> list[tuple[Request, str, str | None]]:
     """Every metric of single images with each column that it fills and which way that is better."""
     each = [metric for metric in asked.metrics if not METRICS[metric.name].total]
-    return [(metric, column, better) for metric in each for column, better in scoring.columns_of(metric).items()]
+    return [(metric, column, better) for metric in each for column, better in columns_of(metric).items()]
 
 
 def _scopes(own: pa.Table) -> tuple[list[str], np.ndarray]:
@@ -161,7 +163,7 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
         else:
             told, resampled = _of_scopes(metric, scopes), _resampled_groups(metric, scopes)
         for scope, (images, values) in told.items():
-            for column, better in scoring.columns_of(metric).items():
+            for column, better in columns_of(metric).items():
                 row = {"model": model, "method": method, "target": target, "metric": column, "scope": scope, "mean": values[column]}
                 rows.append({**row, **images, "better": better, "stored": alias in asked.stored})
                 found[model, column, scope, method, target] = values[column], resampled.get((scope, column), UNKNOWN)
@@ -178,16 +180,16 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
 
 def _resampled_groups(metric: Request, scopes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
     """(scope, column) -> what it comes to in each resample of the groups of images [R]; nothing where there are fewer than two."""
-    groups = scoring.by_group(scopes.get("all", {}))
+    groups = by_group(scopes.get("all", {}))
     if len(groups) < 2:
         return {}
     draws, sums = bootstrap.drawn(list(groups)).astype(np.float64), {}
     for kind in {kind for each in groups.values() for kind in each}:
         have = [kind in each for each in groups.values()]
         sums[kind] = draws[have].T @ np.stack([each[kind] for each in groups.values() if kind in each])
-    found = {("all", column): UNKNOWN.copy() for column in scoring.columns_of(metric)}
+    found = {("all", column): UNKNOWN.copy() for column in columns_of(metric)}
     for r in np.flatnonzero(sums["n"]):
-        for column, value in scoring.totals(metric, {kind: values[r] for kind, values in sums.items()}).items():
+        for column, value in totals(metric, {kind: values[r] for kind, values in sums.items()}).items():
             found["all", column][r] = np.nan if value is None else value
     return found
 
@@ -199,7 +201,7 @@ def _resampled_pairs(metric: Request, told: Mapping[str, tuple[dict, dict]], pai
     found = {}
     for scope, members in _groups(pairs).items():
         names = [pair.name for pair in members if pair.name in told]
-        for column in scoring.columns_of(metric):
+        for column in columns_of(metric):
             values = np.array([[told[name][1][column] for name in names]], np.float64)
             found[scope, column] = bootstrap.means(values, names)[0]
     return found
@@ -221,7 +223,7 @@ def curves_of(partials: pa.Table) -> pa.Table:
         if column != row["kind"]:
             n = images[tuple(row[name] for name in ("metric", "scope", *of))]
             same = {**{name: row[name] for name in of}, "metric": column, "n": int(n)}
-            rows += [{**same, "step": step, "mean": total / scoring.WHOLE / n} for step, total in enumerate(row["values"])]
+            rows += [{**same, "step": step, "mean": total / WHOLE / n} for step, total in enumerate(row["values"])]
     return pa.Table.from_pylist(rows, schema.CURVES).sort_by([(name, "ascending") for name in (*of, "metric", "step")])
 
 
@@ -229,7 +231,7 @@ def _of_scopes(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]]) ->
     """Scope -> how many images have a value and have none, and the metric's columns."""
     told = {}
     for scope, each in sums.items():
-        told[scope] = {name: int(each.get(name, [0])[0]) for name in ("n", "n_null")}, scoring.totals(metric, each)
+        told[scope] = {name: int(each.get(name, [0])[0]) for name in ("n", "n_null")}, totals(metric, each)
     return told
 
 
@@ -240,11 +242,11 @@ def _of_pairs(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]], pai
     """
     own = _of_scopes(metric, sums)
     summed = running(pairs, sums) if metric.args["cumulative"] else sums
-    told = {scope: (own[scope][0], scoring.totals(metric, each)) for scope, each in summed.items()}
+    told = {scope: (own[scope][0], totals(metric, each)) for scope, each in summed.items()}
     means = {}
     for scope, members in _groups(pairs).items():
         of = [told[pair.name][1] for pair in members if pair.name in told]
-        columns = {column: [each[column] for each in of if each[column] is not None] for column in scoring.columns_of(metric)}
+        columns = {column: [each[column] for each in of if each[column] is not None] for column in columns_of(metric)}
         n = max(map(len, columns.values()))
         means[scope] = {"n": n, "n_null": len(members) - n}, {c: float(np.mean(each)) if each else None for c, each in columns.items()}
     return told | means

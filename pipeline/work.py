@@ -6,10 +6,9 @@ from functools import cached_property
 
 from pipeline import sources
 from pipeline.prepare import Prepared
-from pipeline.reduce import Member
 from pipeline.stages import Task
 from pipeline.tables import publish
-from pipeline.tables.receipts import Receipt
+from pipeline.tables.receipts import Member, Receipt
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from pipeline.metrics import METRICS
 from pipeline.metrics.analysis.selectivity import POWERS
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
-from pipeline.scoring import Drawn, scored
+from pipeline.score.scoring import scored
+from pipeline.score.views import Drawn
 from pipeline.summary import exact_interval
 from tests.shards import dataset
 from tests.test_metrics import ODD

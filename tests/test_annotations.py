@@ -12,9 +12,9 @@ from PIL import Image
 
 from jobs import explain
 from pipeline import tables
-from pipeline.pictures import packed, unpacked
 from pipeline.sources import list_shards, read
 from pipeline.sources.decode import Undecodable, decode
+from pipeline.sources.images import packed, unpacked
 from pipeline.sources.sample import part_names_of, points_of
 from tests.shards import encoded, good, picture, tar_bytes
 from tests.test_run import job

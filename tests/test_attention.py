@@ -14,9 +14,9 @@ import pipeline
 from pipeline import backbones, engine
 from pipeline.backbones.cutting.attention import Recorded, attentive
 from pipeline.backbones.cutting.relevance import NoRule, relevances
-from pipeline.engine import attention
-from pipeline.engine.look import look
-from pipeline.engine.scene import Scene
+from pipeline.engine.batch import Scene
+from pipeline.engine.forward import look
+from pipeline.engine.runners import attention
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.requests import parse

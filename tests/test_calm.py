@@ -14,8 +14,8 @@ from pipeline import backbones, engine
 from pipeline.backbones.libraries import strides
 from pipeline.backbones.libraries.heads import Calm, location, log_classes, log_marginal
 from pipeline.classes.class_sets import read_class_sets
-from pipeline.engine.look import look
-from pipeline.engine.scene import Scene
+from pipeline.engine.batch import Scene
+from pipeline.engine.forward import look
 from pipeline.maps.render import unit
 from pipeline.methods import METHODS
 from pipeline.plan.fit import with_sets

@@ -12,14 +12,16 @@ from PIL import Image
 
 import pipeline
 from jobs import explain, score, train
-from pipeline import backbones, creatures, engine, scoring, tables
+from pipeline import backbones, creatures, engine, tables
 from pipeline.classes.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
 from pipeline.maps.average_precision import average_precision
 from pipeline.metrics import METRICS
 from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
-from pipeline.scoring import Contrast, Drawn, scored
+from pipeline.score.partials import add_score, totals
+from pipeline.score.scoring import scored
+from pipeline.score.views import Contrast, Drawn
 from pipeline.summary import _of_pairs, of_partials
 from pipeline.tables import schema
 from pipeline.train.job import Training
@@ -147,8 +149,8 @@ def contrast(maps, truth, row=None, pair=Pair(0, 1, ("tail",))):
 def value(written, contrasts):
     asked, sums = parse(written, METRICS, "metric"), {}
     for each in contrasts:
-        scoring.add_score(sums, scored(asked, each))
-    return scoring.totals(asked, sums)
+        add_score(sums, scored(asked, each))
+    return totals(asked, sums)
 
 
 @pytest.mark.parametrize("thresholds", ["even", "log"])
@@ -217,7 +219,7 @@ def test_pairs_are_averaged_and_the_released_evaluation_adds_them_up():
     drawn = {pair.name: [contrast((rng.random((8, 8)),), rng.random((8, 8)) < 0.2) for _ in range(2)] for pair in pairs[:4]}
     for name, contrasts in drawn.items():
         for one in contrasts:
-            scoring.add_score(each.setdefault(name, {}), scored(asked, one))
+            add_score(each.setdefault(name, {}), scored(asked, one))
     each[pairs[3].name] = {"n_null": np.ones(1)}
     found = _of_pairs(asked, each, pairs)
     alone = {name: value("mpxap(bins=50)", contrasts)["mpxap"] for name, contrasts in drawn.items()}

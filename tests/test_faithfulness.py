@@ -17,15 +17,16 @@ import torch
 import torch.nn.functional as F
 
 import pipeline
-from pipeline import backbones, explainer, scoring
+from pipeline import backbones, explainer
 from pipeline.engine import perturbed
+from pipeline.engine.batch import Scene
 from pipeline.engine.fills import fill_of
-from pipeline.engine.look import look
-from pipeline.engine.scene import Scene
+from pipeline.engine.forward import look
 from pipeline.families import METHODS, METRICS, Cam
 from pipeline.maps.render import unit
 from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
+from pipeline.spec.columns import FIXED
 from pipeline.tables.identity import seed_of
 from tests import tiny
 from tests.test_methods import SHORT as SHORT_METHODS
@@ -519,7 +520,7 @@ def test_small_images_and_odd_maps_have_values_or_reasons(size, map, monkeypatch
     assert stages == ({"map"} if map == "broken" else set()), tables["errors"].to_pylist()[:3]
     for row in tables["metrics"].to_pylist():
         reasons = dict(row["reasons"] or ())
-        assert {column for column in set(row) - scoring.FIXED if row[column] is None} == set(reasons)
+        assert {column for column in set(row) - FIXED if row[column] is None} == set(reasons)
         if row["method"] == "broken":
             assert set(reasons.values()) == {"the map holds NaN or infinity"}
         if row["method"] == "flat":

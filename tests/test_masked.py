@@ -11,11 +11,12 @@ import torch.nn.functional as F
 
 import pipeline
 from pipeline import backbones, engine
-from pipeline.engine import budget, masked
+from pipeline.engine import budget
+from pipeline.engine.batch import Scene, pixels_of
 from pipeline.engine.fills import fill_of
-from pipeline.engine.look import look
+from pipeline.engine.forward import look
 from pipeline.engine.masks import masks_of
-from pipeline.engine.scene import Scene, pixels_of
+from pipeline.engine.runners import masked
 from pipeline.families import Bernoulli, Copies, Masked, Segments, Windows
 from pipeline.maps.render import unit, upsample
 from pipeline.methods import METHODS

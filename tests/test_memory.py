@@ -12,8 +12,8 @@ import pytest
 from pipeline import backbones, plugins
 from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
-from pipeline.pictures import Pictures
 from pipeline.questions import build_spec, cells, fitted
+from pipeline.sources.images import Pictures
 from tests.registries import registries
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux and its libc")

@@ -9,8 +9,8 @@ import torch
 
 import pipeline
 from pipeline import backbones, engine
-from pipeline.engine.look import look
-from pipeline.engine.scene import Scene
+from pipeline.engine.batch import Scene
+from pipeline.engine.forward import look
 from pipeline.families import Cam, cam
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal

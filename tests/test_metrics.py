@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline
-from pipeline import backbones, scoring
+from pipeline import backbones
 from pipeline.families import METRICS as REGISTRY
 from pipeline.families import Boxed, Cam, Cropped, Dimmed, Metric, Powered, Remapped, Said, metric
 from pipeline.maps import boxes
@@ -19,7 +19,11 @@ from pipeline.metrics.analysis.selectivity import POWERS
 from pipeline.questions import CONTROLS, build_spec
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
-from pipeline.scoring import Drawn, scored
+from pipeline.score import views
+from pipeline.score.partials import add_score, totals
+from pipeline.score.scoring import Score, scored
+from pipeline.score.views import Drawn
+from pipeline.spec.columns import FIXED
 
 MAP = np.array([[0, 2, 2, 0], [0, 8, 4, 0], [0, 5, 0, 0], [1, 0, 0, 2]], dtype=np.float32) / 8
 BOX = (0.25, 0.25, 0.75, 0.75)
@@ -129,8 +133,8 @@ def numbers(written, draws):
         return dict(score.values) or score.reason
     sums = {}
     for draw in draws:
-        scoring.add_score(sums, scored(asked, draw))
-    return {**sums, **scoring.totals(asked, sums)}
+        add_score(sums, scored(asked, draw))
+    return {**sums, **totals(asked, sums)}
 
 
 @pytest.mark.parametrize("written", sorted(HAND))
@@ -283,15 +287,15 @@ def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch
 @given(order=st.permutations(range(6)), cut=st.integers(0, 6))
 def test_counts_added_in_any_order_and_split_are_those_of_the_whole(name, order, cut):
     asked = parse(f"{name}(step=0.1)" if "acc" in name else name, METRICS, "metric")
-    scores = [scored(asked, random_case(seed)) for seed in range(5)] + [scoring.Score(reason="no box")]
+    scores = [scored(asked, random_case(seed)) for seed in range(5)] + [Score(reason="no box")]
     whole, parts = {}, ({}, {})
     for score in scores:
-        scoring.add_score(whole, score)
+        add_score(whole, score)
     for place, i in enumerate(order):
-        scoring.add_score(parts[place < cut], scores[i])
+        add_score(parts[place < cut], scores[i])
     merged = {kind: parts[0].get(kind, 0) + parts[1].get(kind, 0) for kind in whole}
     assert all((merged[kind] == whole[kind]).all() and (whole[kind] == np.round(whole[kind])).all() for kind in whole)
-    assert scoring.totals(asked, merged) == scoring.totals(asked, whole)
+    assert totals(asked, merged) == totals(asked, whole)
     assert (whole["n"], whole["n_null"], whole["null: no box"]) == (5, 1, 1)
 
 
@@ -453,7 +457,7 @@ def _told_by_the_map(row, control):
 def test_every_null_has_a_reason_and_every_reason_a_null(answered):
     for each in answered()["metrics"].to_pylist():
         reasons = dict(each["reasons"] or ())
-        columns = set(each) - scoring.FIXED
+        columns = set(each) - FIXED
         assert {column for column in columns if each[column] is None} == set(reasons)
         assert all(reasons.values())
 
@@ -490,7 +494,7 @@ def test_the_names_of_the_controls_are_kept():
 
 def test_one_map_is_drawn_once_for_all_its_metrics(answered, monkeypatch):
     calls = []
-    monkeypatch.setattr(scoring, "upsample", lambda *a: calls.append(1) or torch.nn.functional.interpolate(a[0][:, None], a[1])[:, 0])
+    monkeypatch.setattr(views, "upsample", lambda *a: calls.append(1) or torch.nn.functional.interpolate(a[0][:, None], a[1])[:, 0])
     answered()
     assert len(calls) == 6 * (2 + 1 + 2), "grad_cam for two targets, eigen_cam, fake_cam and random"
 

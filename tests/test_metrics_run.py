@@ -11,11 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs import explain
-from pipeline import backbones, scoring, tables
+from pipeline import backbones, tables
 from pipeline.questions import build_spec, cells
+from pipeline.score import views
+from pipeline.score.partials import WHOLE, add_score, by_group, group_of
+from pipeline.score.scoring import Score
+from pipeline.spec.columns import GROUPS
 from pipeline.summary import curves_of, exact_interval, moments, of_partials, summarised
 from pipeline.tables import schema
-from pipeline.tables.metrics import added, widened, without_groups
+from pipeline.tables.wide import added, widened, without_groups
 from tests.shards import encoded, picture, tar_bytes
 from tests.test_run import ORDER, job
 
@@ -112,17 +116,17 @@ def test_curves_add_up_exactly_in_any_order(order, cut):
     curves = np.random.default_rng(0).random((9, 4))
     whole, parts = {}, ({}, {})
     for curve in curves:
-        scoring.add_score(whole, scoring.Score({"m": 0.5}, {"m": curve}))
+        add_score(whole, Score({"m": 0.5}, {"m": curve}))
     for place, i in enumerate(order):
-        scoring.add_score(parts[place < cut], scoring.Score({"m": 0.5}, {"m": curves[i]}))
+        add_score(parts[place < cut], Score({"m": 0.5}, {"m": curves[i]}))
     rows = [
         {"metric": "m", "model": "n", "method": "a", "target": "t", "scope": "all", "kind": kind, "values": values}
         for part in parts
         for kind, values in part.items()
     ]
     told = curves_of(added(pa.Table.from_pylist(rows, schema.PARTIALS))).to_pylist()
-    assert [row["mean"] for row in told] == list(whole["curve: m"] / 9 / scoring.WHOLE) and {row["n"] for row in told} == {9}
-    np.testing.assert_allclose([row["mean"] for row in told], curves.mean(0), atol=1 / scoring.WHOLE)
+    assert [row["mean"] for row in told] == list(whole["curve: m"] / 9 / WHOLE) and {row["n"] for row in told} == {9}
+    np.testing.assert_allclose([row["mean"] for row in told], curves.mean(0), atol=1 / WHOLE)
 
 
 def test_one_more_metric_computes_that_metric_alone(source, published, tmp_path):
@@ -255,7 +259,7 @@ def test_dataset_level_metrics_have_intervals_in_the_summary(published):
 def test_counts_of_other_groups_are_other_counts(monkeypatch):
     backbone = backbones.load("tests.tiny:build", image_size=64)
     before = cells(SHARED, backbone, ())
-    monkeypatch.setattr(scoring, "GROUPS", 30)
+    monkeypatch.setattr(views, "GROUPS", 30)
     after = cells(SHARED, backbone, ())
     moved = {cell.metric.name for cell, other in zip(before, after, strict=True) if cell.identity != other.identity}
     assert moved == {"pxap"}
@@ -277,8 +281,8 @@ def dealt(seed, images=9):
                 reason = {"reason": "why not" if value is None else None}
                 scores.append({**about, **reason, "image_id": f"i{i}", "class_id": i, "label": label, "metric": metric, "value": value})
             sums = {}
-            counted = scoring.Score({"positive": rng.integers(0, 99, 5), "negative": rng.integers(0, 99, 5)})
-            scoring.add_score(sums, counted, scoring.group_of(f"i{i}"))
+            counted = Score({"positive": rng.integers(0, 99, 5), "negative": rng.integers(0, 99, 5)})
+            add_score(sums, counted, group_of(f"i{i}"))
             partials += [{**about, "metric": "pxap", "scope": "all", "kind": kind, "values": values} for kind, values in sums.items()]
         yield pa.Table.from_pylist(scores, schema.SCORES), pa.Table.from_pylist(partials, schema.PARTIALS)
 
@@ -314,18 +318,18 @@ def test_resampled_groups_make_an_interval_about_as_wide_as_the_exact_one():
     """Narrower by sqrt(19 / 20), as for any 20 things; one width is off by 1 / sqrt(2 * 19), a sixth, and the mean of 60 by less."""
     rng = np.random.default_rng(0)
     asked = build_spec(["random"], [], metrics=["remove_and_classify"])
-    groups, rows = [scoring.group_of(f"shard-{i % 7}.tar/{i}") for i in range(600)], []
+    groups, rows = [group_of(f"shard-{i % 7}.tar/{i}") for i in range(600)], []
     for method in (f"m{i}" for i in range(12)):
         sums = {}
         for group, right in zip(groups, rng.random((600, 5)) < [0.1, 0.3, 0.5, 0.7, 0.9], strict=True):
-            scoring.add_score(sums, scoring.Score({"right": right, "right_at_random": np.ones(5)}), group)
+            add_score(sums, Score({"right": right, "right_at_random": np.ones(5)}), group)
         about = {"metric": "remove_and_classify", "model": "n", "method": method, "target": "none", "scope": "all"}
         rows += [{**about, "kind": kind, "values": values} for kind, values in sums.items()]
     found = of_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
     means = np.array([row["mean"] for row in found])
     low, high = np.array([[row["ci_low"], row["ci_high"]] for row in found]).T
     exact = exact_interval(np.full(60, 600.0), means)
-    assert len(set(groups)) == scoring.GROUPS and len(found) == 60
+    assert len(set(groups)) == GROUPS and len(found) == 60
     assert ((low < means) & (means < high)).all()
     widths = (high - low) / (exact["ci_high"] - exact["ci_low"])
     assert widths.mean() == pytest.approx(np.sqrt(19 / 20), abs=4 / np.sqrt(2 * 19) / np.sqrt(60))
@@ -335,9 +339,9 @@ def test_resampled_groups_make_an_interval_about_as_wide_as_the_exact_one():
 
 def test_one_group_alone_or_a_class_has_no_interval():
     asked, sums = build_spec(["random"], [], metrics=["pxap(bins=4,by_class=true)"]), {}
-    counted = scoring.Score({"positive": np.arange(5), "negative": np.arange(5)[::-1]})
-    scoring.add_score(sums, counted, "group 03")
-    scoring.add_score(sums, counted, "group 03")
+    counted = Score({"positive": np.arange(5), "negative": np.arange(5)[::-1]})
+    add_score(sums, counted, "group 03")
+    add_score(sums, counted, "group 03")
     about = {"metric": "pxap", "model": "n", "method": "random", "target": "none"}
     rows = [{**about, "scope": scope, "kind": kind, "values": values} for kind, values in sums.items() for scope in ("all", "7")]
     table = pa.Table.from_pylist(rows, schema.PARTIALS)
@@ -346,7 +350,7 @@ def test_one_group_alone_or_a_class_has_no_interval():
         ("all", 2, None, 0, None), ("7", 2, None, 0, None),
     }  # fmt: skip
     assert set(without_groups(table)["kind"].to_pylist()) == {"n", "positive", "negative"}
-    assert set(scoring.by_group(sums)) == {"group 03"} and set(scoring.by_group(sums)["group 03"]) == {"n", "positive", "negative"}
+    assert set(by_group(sums)) == {"group 03"} and set(by_group(sums)["group 03"]) == {"n", "positive", "negative"}
 
 
 def score_rows(metrics, order):

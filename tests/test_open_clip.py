@@ -18,11 +18,10 @@ from pipeline import engine, tables
 from pipeline.backbones import load
 from pipeline.backbones.cutting.attention import attentive
 from pipeline.backbones.network import Network
-from pipeline.engine.look import look
-from pipeline.engine.scene import Scene
+from pipeline.engine.batch import Scene, explained_by
+from pipeline.engine.forward import look
 from pipeline.job import Job
 from pipeline.methods import METHODS
-from pipeline.questions import explained_by
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers

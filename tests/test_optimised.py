@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline import backbones, engine
-from pipeline.engine.look import look
-from pipeline.engine.soft import smoothed, spread
+from pipeline.engine.blur import smoothed, spread
+from pipeline.engine.forward import look
 from pipeline.families import METHODS
 from pipeline.maps.render import upsample
 from pipeline.methods.optimised import extremal as extremal_file

@@ -16,9 +16,9 @@ from pipeline import backbones, engine, tables
 from pipeline.engine import budget
 from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
-from pipeline.pictures import Pictures
 from pipeline.questions import build_spec, cells, fitted
 from pipeline.requests import parse
+from pipeline.sources.images import Pictures
 from tests.shards import dataset
 from tests.test_methods import SHORT
 from tests.test_run import job

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from pipeline import backbones, engine
-from pipeline.engine import budget, path
-from pipeline.engine.look import look
-from pipeline.engine.scene import Scene
+from pipeline.engine import budget
+from pipeline.engine.batch import Scene
+from pipeline.engine.forward import look
+from pipeline.engine.runners import path
 from pipeline.families import METHODS
 from pipeline.methods.path.gradient_shap import gradient_shap
 from pipeline.methods.path.integrated_gradients import integrated_gradients

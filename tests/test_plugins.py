@@ -16,13 +16,13 @@ from torch import nn
 import pipeline
 from jobs import explain, score
 from pipeline import backbones, plugins, tables
-from pipeline.engine import captums
+from pipeline.engine.runners import captum as captums
 from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.pictures import Pictures
 from pipeline.questions import build_spec, cells, fitted
 from pipeline.refusal import Refusal
+from pipeline.sources.images import Pictures
 from pipeline.targets import TARGETS, Answers
 from tests import tiny
 from tests.registries import registries

@@ -10,7 +10,7 @@ import torch
 
 from jobs import explain
 from pipeline import backbones, engine, tables
-from pipeline.engine.look import PRECISIONS
+from pipeline.engine.forward import PRECISIONS
 from pipeline.job import Job
 from pipeline.methods import METHODS
 from pipeline.questions import Questions
@@ -59,7 +59,7 @@ def met(method, backbone):
 
 @pytest.fixture(scope="module")
 def pictures():
-    from pipeline.pictures import Pictures
+    from pipeline.sources.images import Pictures
     from tests.shards import picture
 
     pixels = np.stack([np.asarray(picture(i, SIZE)).transpose(2, 0, 1) for i in range(IMAGES)])

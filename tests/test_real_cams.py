@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from pipeline import backbones, engine
-from pipeline.engine.look import look
-from pipeline.engine.scene import Scene
+from pipeline.engine.batch import Scene
+from pipeline.engine.forward import look
 from pipeline.methods import METHODS
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers

@@ -10,8 +10,8 @@ from jobs import explain, gc, status
 from pipeline import storage, watch
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
-from pipeline.sweep import sweep
 from pipeline.tables import files, publish
+from pipeline.tables.gc import sweep
 from tests.shards import dataset
 from tests.test_run import content, job
 

@@ -5,7 +5,7 @@ import torch
 
 from pipeline.classes.attributes import Apart, Attributes, Differing
 from pipeline.classes.pairs import Pair
-from pipeline.questions import explained_by
+from pipeline.engine.batch import explained_by
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.targets import TARGETS, Answers

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine import attention, cam, captums, latent, masked, optimised, path
-from pipeline.engine.scene import Scene
+from pipeline.engine.batch import Scene
+from pipeline.engine.runners import attention, cam, captum, latent, masked, optimised, path
 from pipeline.families import METHODS
 from pipeline.requests import Request
 
 FAMILIES = {
     "attention": attention,
     "cam": cam,
-    "captum": captums,
+    "captum": captum,
     "latent": latent,
     "masked": masked,
     "optimised": optimised,

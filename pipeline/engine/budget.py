@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engine.scene import Scene
+from pipeline.engine.batch import Scene
 
 # More only costs memory: a CPU is at its best with a few rows, and a backward keeps every value of its forward.
 ROWS = {"forward": {"cpu": 16, "cuda": 256}, "backward": {"cpu": 8, "cuda": 64}}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.engine.scene import Scene, pixels_of
+from pipeline.engine.batch import Scene, pixels_of
 from pipeline.families import Bernoulli, Channels, Even, Segments, Spots, Superpixels, Windows
 from pipeline.maps.render import units, upsample
 from pipeline.tables.identity import seed_of

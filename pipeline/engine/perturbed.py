@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from pipeline import engine
 from pipeline.backbones import Backbone
 from pipeline.backbones.cutting.randomised import last, randomised
+from pipeline.engine.batch import Scene, pixels_of
 from pipeline.engine.fills import fill_of
-from pipeline.engine.look import look
-from pipeline.engine.masked import passed
+from pipeline.engine.forward import look
 from pipeline.engine.masks import Masks
-from pipeline.engine.scene import Scene, pixels_of
+from pipeline.engine.runners.masked import passed
 from pipeline.families import METHODS, METRICS, Boxed, Cropped, Dimmed, Noisy, Perturbation, Powered, Randomised, Remapped, Removed, Said
 from pipeline.maps import boxes as geometry
 from pipeline.maps.render import unit, upsample

@@ -238,3 +238,17 @@ def unpack(content: bytes) -> list[Receipt]:
 def failure(text: str) -> dict | None:
     """What went wrong, where a task came back with a failure in place of a receipt."""
     return json.loads(text).get("failure")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One cell of one task in a group: its identity, its position in the plan, its partition (a method, or none), and its receipt."""
+
+    cell: str
+    position: int
+    partition: str | None
+    receipt: Receipt
+
+    @property
+    def part(self) -> Part:
+        return self.receipt.cells[self.cell]

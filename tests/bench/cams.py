@@ -13,8 +13,8 @@ import torch
 
 from pipeline import backbones
 from pipeline.explainer import Explainer
-from pipeline.pictures import Pictures
 from pipeline.questions import build_spec, cells, fitted
+from pipeline.sources.images import Pictures
 
 LIBRARY = ("GradCAM", "GradCAMPlusPlus", "XGradCAM", "HiResCAM", "LayerCAM", "EigenCAM")
 

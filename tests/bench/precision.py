@@ -13,11 +13,11 @@ import torch
 from pipeline import backbones, engine, sources
 from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
-from pipeline.pictures import Pictures
 from pipeline.questions import build_spec, cells, fitted
 from pipeline.refusal import Refusal
 from pipeline.requests import parse
 from pipeline.sources.decode import decode
+from pipeline.sources.images import Pictures
 
 # Shorter than the defaults: what precision does to a sum shows in fewer terms of it.
 SHORT = {

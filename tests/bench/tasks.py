@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline import inline, storage
-from pipeline.engine.scene import PASSES
+from pipeline.engine.batch import PASSES
 from pipeline.job import Job
 from pipeline.prepare import prepare
 from pipeline.run import Hands, execute

@@ -5,13 +5,15 @@ B images, K channels, C classes, P phrases, T directions, h w cells, H W pixels
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 
 from pipeline.backbones import Backbone
-from pipeline.engine.look import Look
-from pipeline.targets import Explained
+from pipeline.engine.forward import Look
+from pipeline.requests import Request
+from pipeline.targets import TARGETS, Answers, Explained
 
 # Kinds of passes: rows through the whole network and back, and through the head alone and back.
 PASSES = ("forwards", "backwards", "heads", "head_backwards")
@@ -100,3 +102,24 @@ def pixels_of(scene: Scene) -> torch.Tensor:
     """The batch [B 3 H W] in units of [0, 1], the space in which masks multiply."""
     shown = scene.pixels
     return scene.once("pixels", lambda: shown if shown.is_floating_point() else scene.backbone.prepare.pixels(shown))
+
+
+def explained_by(target: Request, answers: Answers) -> dict[str, Explained]:
+    """What is explained, by its name in the tables: a target's own, or several that begin with it.
+
+    Directions [B T C + P] are over the logits of classes and phrases.
+    """
+    argument = {"argument": target.argument} if target.argument is not None else {}
+    found = TARGETS[target.name].explain(answers, **argument, **target.args)
+    parts = found.items() if isinstance(found, dict) else [("", found)]
+    return {target.alias + part: _over_all(each, answers) for part, each in parts}
+
+
+def _over_all(explained: Explained, answers: Answers) -> Explained:
+    beside = answers.logits.shape[1] + len(answers.phrases) - explained.directions.shape[2]
+    return replace(explained, directions=F.pad(explained.directions, (0, beside))) if beside else explained
+
+
+def _names(target: Request, scene: Scene) -> list[str]:
+    """What the tables call that which a target explains: itself, or its parts."""
+    return [name for name in scene.names if name == target.alias or name.startswith(f"{target.alias}#")]

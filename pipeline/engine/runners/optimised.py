@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.backbones import Backbone
+from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.blur import smoothed, spread
 from pipeline.engine.budget import within_budget
-from pipeline.engine.look import autocast
-from pipeline.engine.scene import Scene, pixels_of
-from pipeline.engine.soft import smoothed, spread
+from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Descent, Optimised
 from pipeline.requests import Request
 

@@ -9,11 +9,11 @@ from functools import partial
 import torch
 
 from pipeline.backbones import Backbone
+from pipeline.engine.batch import Scene, pixels_of
 from pipeline.engine.budget import within_budget
 from pipeline.engine.fills import fill_of
-from pipeline.engine.look import autocast
+from pipeline.engine.forward import autocast
 from pipeline.engine.masks import Masks, masks_of
-from pipeline.engine.scene import Scene, pixels_of
 from pipeline.families import METHODS, Copies, Masked, Windows, parameters
 from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal

@@ -6,7 +6,7 @@ What several methods share is in the account of the first of them: `var_grad` be
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from pipeline.engine.scene import PASSES
+from pipeline.engine.batch import PASSES
 
 
 def told(tally: Mapping[tuple[str, str], int], asked: Iterable[str], images: int) -> dict[str, dict[str, int]]:

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from pipeline.backbones import Backbone
+from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.blur import smoothed
 from pipeline.engine.budget import budget_of, within_budget
-from pipeline.engine.look import autocast
-from pipeline.engine.scene import Scene, pixels_of
-from pipeline.engine.soft import smoothed
+from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Path, Walk
 from pipeline.requests import Request
 

@@ -3,8 +3,8 @@
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine.look import autocast
-from pipeline.engine.scene import Scene
+from pipeline.engine.batch import Scene
+from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Latent
 from pipeline.requests import Request
 

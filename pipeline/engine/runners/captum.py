@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from pipeline.backbones import Backbone
+from pipeline.engine.batch import Scene, pixels_of
 from pipeline.engine.budget import budget_of, within_budget
-from pipeline.engine.look import autocast, look
-from pipeline.engine.scene import Scene, pixels_of
+from pipeline.engine.forward import autocast, look
 from pipeline.families import METHODS, Attribution
 from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal, one_line

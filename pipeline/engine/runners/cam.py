@@ -3,7 +3,7 @@
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine.scene import Scene
+from pipeline.engine.batch import Scene
 from pipeline.families import METHODS, Cam, rectify
 from pipeline.maps.render import units
 from pipeline.requests import Request

@@ -12,9 +12,9 @@ from pipeline.backbones import Backbone
 from pipeline.backbones.cutting.attention import Attentive, Exact, attentive
 from pipeline.backbones.cutting.relevance import relevances
 from pipeline.backbones.cutting.residual_stream import Passed, Stream, streamed
+from pipeline.engine.batch import Scene, pixels_of
 from pipeline.engine.budget import within_budget
-from pipeline.engine.look import autocast
-from pipeline.engine.scene import Scene, pixels_of
+from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Attention
 from pipeline.refusal import Refusal
 from pipeline.requests import Request

@@ -1,0 +1,52 @@
+"""Counts of maps that reducers add up, in any order."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline.families import METRICS, asked_for
+from pipeline.requests import Request
+from pipeline.score.scoring import Score, settings_of
+from pipeline.spec.columns import GROUPS, columns_of
+from pipeline.tables.identity import seed_of
+
+WHOLE = 2**20  # curves are added up in these parts: whole numbers, exact in any order up to 2^33 images
+
+
+def group_of(image_id: str) -> str:
+    """The group of images that an image belongs to, decided by a hash of its id."""
+    return f"group {seed_of('group', image_id) % GROUPS:02d}"
+
+
+def add_score(sums: dict[str, np.ndarray], score: Score, group: str | None = None) -> None:
+    """Add one map's counts to sums by name: `n` and `n_null` count maps with and without them, `null: REASON` says why.
+
+    A curve counts as `curve: COLUMN`, rounded to whole parts. Counts of an image that has a `group` count once more as `GROUP: NAME`.
+    """
+    curves = {f"curve: {column}": np.round(curve * WHOLE) for column, curve in score.curves.items()}
+    counts = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **(curves or score.values)}
+    if group and not score.reason:
+        counts |= {f"{group}: {kind}": values for kind, values in counts.items()}
+    for kind, values in counts.items():
+        sums[kind] = sums.get(kind, 0) + np.asarray(values, dtype=np.float64)
+
+
+def by_group(sums: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Group -> the sums of its images by name."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for kind, values in sums.items():
+        group, _, name = kind.partition(": ")
+        if group.startswith("group "):
+            found.setdefault(group, {})[name] = values
+    return found
+
+
+def totals(asked: Request, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """What a dataset-level metric fills, from its sums; None where no map had a value."""
+    metric = METRICS[asked.name]
+    if "n" not in sums:
+        return dict.fromkeys(columns_of(asked))
+    told = {**sums, "n": sums["n"][0]}
+    found = metric.total(**{name: told[name] for name in asked_for(metric.total)}, **settings_of(metric.total, asked))
+    values = np.array(found, dtype=np.float64).reshape(-1).tolist()
+    return {column: value if np.isfinite(value) else None for column, value in zip(columns_of(asked), values, strict=True)}
