@@ -10,7 +10,8 @@ from pathlib import Path
 from jobs import explain
 from pipeline import creatures, tables
 from pipeline.ending import concluded
-from pipeline.job import Job, command_line
+from pipeline.spec.command_line import command_line
+from pipeline.spec.job import Job
 
 # How much of each map's positive part falls into the creature's box: the maps are square grids, so cell i of `width` is at
 # (i % width + 0.5) / width.

@@ -7,15 +7,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import plugins
 from pipeline.ending import CODES, concluded
 from pipeline.finish import Outcome
-from pipeline.job import Job, command_line
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.prepare import Prepared, prepare
-from pipeline.requests import described
+from pipeline.plan.check import Prepared, prepare
 from pipeline.run import Hands, execute
+from pipeline.spec import plugins
+from pipeline.spec.command_line import command_line
+from pipeline.spec.grammar import described
+from pipeline.spec.job import Job
 from pipeline.targets import TARGETS
 
 ASKED = {"Methods": METHODS, "Targets": TARGETS, "Metrics": METRICS}

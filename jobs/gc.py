@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 
 from pipeline.ending import concluded
-from pipeline.job import command_line
 from pipeline.refusal import Refusal
+from pipeline.spec.command_line import command_line
 from pipeline.tables.gc import sweep
 
 PATHS_TOLD = 20

@@ -7,9 +7,9 @@ import sys
 from functools import partial
 
 from pipeline.ending import CODES, concluded
-from pipeline.job import command_line
 from pipeline.layouts import LAYOUTS
 from pipeline.packing import Pack, pack
+from pipeline.spec.command_line import command_line
 
 EPILOGUE = (
     "layouts: "

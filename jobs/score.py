@@ -10,12 +10,13 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from jobs import explain
-from pipeline import rescore, tables
+from pipeline import tables
 from pipeline.ending import concluded
 from pipeline.finish import Outcome
-from pipeline.job import command_line
 from pipeline.metrics import METRICS
+from pipeline.plan import rescore
 from pipeline.refusal import Refusal
+from pipeline.spec.command_line import command_line
 
 
 @dataclass(frozen=True, kw_only=True)

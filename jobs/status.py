@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from pipeline import watch
 from pipeline.ending import concluded
-from pipeline.job import command_line
 from pipeline.progress import clock
 from pipeline.refusal import Refusal, choose
+from pipeline.spec.command_line import command_line
 from pipeline.tables import publish
 
 

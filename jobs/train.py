@@ -8,8 +8,8 @@ import sys
 
 from pipeline import storage
 from pipeline.ending import concluded
-from pipeline.job import command_line
 from pipeline.refusal import Refusal, one_line
+from pipeline.spec.command_line import command_line
 from pipeline.train import loop
 from pipeline.train.job import Training
 from pipeline.train.prepare import prepare

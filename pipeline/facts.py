@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pipeline.engine import costs
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.prepare import Prepared
+from pipeline.plan.check import Prepared
+from pipeline.plan.state import Work
 from pipeline.refusal import public
-from pipeline.work import Work
 
 _ASKED = ("method", "target", "metric")
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline import reduce, storage
 from pipeline.analysis import weight_similarity
 from pipeline.facts import facts_of
+from pipeline.plan.state import Work
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
 from pipeline.summary import curves_of, joined, of_partials, summary_of
@@ -19,7 +20,6 @@ from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.identity import digest
 from pipeline.tables.receipts import Member
 from pipeline.tables.wide import added, without_groups
-from pipeline.work import Work
 
 Groups = list[list[Member]]
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.plan.task import Task
 from pipeline.sources import ShardError
-from pipeline.stages import Land, Read, Stage, Task, unanswered, unread
+from pipeline.stages.land import Land, Stage, unanswered
+from pipeline.stages.read import Read, unread
 
 ATTEMPTS = 3  # of one task, before the process it takes with it each time is held against it
 STDERR = 2

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline.stages import Land, Read, Stage
+from pipeline.stages.land import Land, Stage
+from pipeline.stages.read import Read
 
 
 def explain_tasks(

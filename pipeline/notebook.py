@@ -9,11 +9,13 @@ import pyarrow as pa
 
 from pipeline import backbones
 from pipeline.backbones.network import Network
-from pipeline.explainer import Explainer
-from pipeline.plan.fit import with_sets
-from pipeline.questions import Cell, Questions, build_spec, cells, fitted
+from pipeline.plan.cells import cells
+from pipeline.plan.fit import fitted, with_sets
 from pipeline.refusal import Refusal
 from pipeline.sources.images import Pictures
+from pipeline.spec.cell import Cell
+from pipeline.spec.explain_spec import Questions, build_spec
+from pipeline.stages.explainer import Explainer
 from pipeline.summary import curves_of, summarised
 from pipeline.tables import schema
 from pipeline.tables.errors import told_once

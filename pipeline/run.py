@@ -9,20 +9,22 @@ from functools import partial
 
 import pyarrow as pa
 
-from pipeline import dry, rescore, sources, storage
-from pipeline.actor import Explain
+from pipeline import sources, storage
 from pipeline.facts import methods_of
 from pipeline.finish import Outcome, damaged, finish
-from pipeline.job import Job
-from pipeline.prepare import Prepared
+from pipeline.plan import dry_run, rescore
+from pipeline.plan.check import Prepared
+from pipeline.plan.state import Work
+from pipeline.plan.task import Task
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal, one_line
-from pipeline.stages import Land, Task
+from pipeline.spec.job import Job
+from pipeline.stages.land import Land
+from pipeline.stages.worker import Explain
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
 from pipeline.targets import TARGETS
 from pipeline.watch import Watch
-from pipeline.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def execute(ready: Prepared, hands: Hands) -> Outcome | None:
     todo = _todo(work)
     log.info("%d images in %d tasks; %d tasks have something missing", _images(work.tasks), len(work.tasks), len(todo))
     if watch is None:
-        dry.tell(todo, ready.cells, len(work.tasks), methods_of(ready), work.before)
+        dry_run.tell(todo, ready.cells, len(work.tasks), methods_of(ready), work.before)
         return None
     watch.tell(now=True, state="explaining", tasks=len(todo), tasks_done=0, images=_images(todo), images_done=0, failed=0)
     try:

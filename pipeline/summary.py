@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from pipeline import bootstrap, storage
 from pipeline.classes.pairs import Pair, running
 from pipeline.families import METRICS
-from pipeline.questions import Questions
-from pipeline.requests import Request
 from pipeline.score.partials import WHOLE, by_group, totals
 from pipeline.spec.columns import binary_columns, columns_of
+from pipeline.spec.explain_spec import Questions
+from pipeline.spec.grammar import Request
 from pipeline.tables import files, schema
 from pipeline.tables.wide import counts
 

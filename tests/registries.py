@@ -4,9 +4,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline import plugins
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.spec import plugins
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from pipeline.maps.render import unit, upsample
 from pipeline.metrics import METRICS
 from pipeline.metrics.analysis.selectivity import POWERS
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
 from pipeline.score.scoring import scored
 from pipeline.score.views import Drawn
+from pipeline.spec.grammar import parse
 from pipeline.summary import exact_interval
 from tests.shards import dataset
 from tests.test_metrics import ODD

@@ -19,7 +19,7 @@ from pipeline.engine.forward import look
 from pipeline.engine.runners import attention
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
+from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS, Answers
 from tests.untouched import assert_untouched
 

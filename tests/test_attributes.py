@@ -14,7 +14,7 @@ from pipeline.backbones import linear_probe as probes
 from pipeline.backbones import load
 from pipeline.backbones.network import Network
 from pipeline.maps.quantise import stored
-from pipeline.prepare import prepare
+from pipeline.plan.check import prepare
 from pipeline.refusal import Refusal
 from tests import tiny
 from tests.shards import encoded, good, picture, tar_bytes

@@ -19,10 +19,10 @@ from pipeline.engine.forward import look
 from pipeline.maps.render import unit
 from pipeline.methods import METHODS
 from pipeline.plan.fit import with_sets
-from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
 from pipeline.sources.labels import Classes
+from pipeline.spec.explain_spec import build_spec
+from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS, Answers
 from pipeline.train.losses import expected, marginal
 
@@ -388,8 +388,9 @@ def test_a_set_that_is_not_there_is_refused_with_what_is():
 def test_the_members_of_a_set_are_part_of_what_identifies_its_maps():
     images = np.zeros((1, 3, 64, 64), np.uint8)
     network = backbones.load("tests.tiny:calm", image_size=64)
+    from pipeline.plan.cells import cells
     from pipeline.plan.fit import with_sets
-    from pipeline.questions import build_spec, cells
+    from pipeline.spec.explain_spec import build_spec
 
     asked = [with_sets(build_spec(["calm"], ["class_set:b"]), {"b": members}) for members in ((1,), (1, 2))]
     one, two = ([cell.identity for cell in cells(each, network, ()) if cell.table == "maps"] for each in asked)

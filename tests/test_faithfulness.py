@@ -17,16 +17,17 @@ import torch
 import torch.nn.functional as F
 
 import pipeline
-from pipeline import backbones, explainer
+from pipeline import backbones
 from pipeline.engine import perturbed
 from pipeline.engine.batch import Scene
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import look
 from pipeline.families import METHODS, METRICS, Cam
 from pipeline.maps.render import unit
-from pipeline.questions import build_spec
 from pipeline.refusal import Refusal
 from pipeline.spec.columns import FIXED
+from pipeline.spec.explain_spec import build_spec
+from pipeline.stages import explainer
 from pipeline.tables.identity import seed_of
 from tests import tiny
 from tests.test_methods import SHORT as SHORT_METHODS
@@ -398,7 +399,7 @@ def rows_of(images, metrics, monkeypatch, methods=("ramped",), **how):
     monkeypatch.setattr(backbones.Backbone, "logits", counted(logits))
     monkeypatch.setattr(backbones.Backbone, "trunk", counted(look))
     backbone = loaded()
-    monkeypatch.setattr(pipeline.questions, "CONTROLS", ())
+    monkeypatch.setattr(pipeline.spec.explain_spec, "CONTROLS", ())
     count.clear()
     pipeline.explain(images, LABELS, backbone, list(methods), ["predicted"], metrics=list(metrics), **how)
     return count["rows"] / len(images)

@@ -22,11 +22,12 @@ from pipeline.backbones.network import Network
 from pipeline.layouts import Record
 from pipeline.packing.sample import Item
 from pipeline.packing.shard import fingerprint
-from pipeline.plan.fit import with_sets
-from pipeline.questions import build_spec, cells, fitted
+from pipeline.plan.cells import cells
+from pipeline.plan.fit import fitted, with_sets
+from pipeline.plan.task import Task
 from pipeline.sources import Index, Shard
 from pipeline.sources.labels import Classes
-from pipeline.stages import Task
+from pipeline.spec.explain_spec import build_spec
 from pipeline.tables import files
 from pipeline.tables.identity import digest, seed_of
 from pipeline.train.data import Asked

@@ -21,7 +21,7 @@ from pipeline.families import Bernoulli, Copies, Masked, Segments, Windows
 from pipeline.maps.render import unit, upsample
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
+from pipeline.spec.grammar import parse
 from pipeline.tables.identity import seed_of
 from pipeline.targets import TARGETS, Answers
 from tests import tiny

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import backbones, plugins
-from pipeline.explainer import Explainer
+from pipeline import backbones
 from pipeline.methods import METHODS
-from pipeline.questions import build_spec, cells, fitted
+from pipeline.plan.cells import cells
+from pipeline.plan.fit import fitted
 from pipeline.sources.images import Pictures
+from pipeline.spec import plugins
+from pipeline.spec.explain_spec import build_spec
+from pipeline.stages.explainer import Explainer
 from tests.registries import registries
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux and its libc")

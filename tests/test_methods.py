@@ -14,7 +14,7 @@ from pipeline.engine.forward import look
 from pipeline.families import Cam, cam
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
+from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS, Answers
 from tests.untouched import assert_untouched
 

@@ -16,14 +16,14 @@ from pipeline.maps import boxes
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.metrics.analysis.selectivity import POWERS
-from pipeline.questions import CONTROLS, build_spec
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
 from pipeline.score import views
 from pipeline.score.partials import add_score, totals
 from pipeline.score.scoring import Score, scored
 from pipeline.score.views import Drawn
 from pipeline.spec.columns import FIXED
+from pipeline.spec.explain_spec import CONTROLS, build_spec
+from pipeline.spec.grammar import parse
 
 MAP = np.array([[0, 2, 2, 0], [0, 8, 4, 0], [0, 5, 0, 0], [1, 0, 0, 2]], dtype=np.float32) / 8
 BOX = (0.25, 0.25, 0.75, 0.75)

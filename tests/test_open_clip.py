@@ -20,10 +20,10 @@ from pipeline.backbones.cutting.attention import attentive
 from pipeline.backbones.network import Network
 from pipeline.engine.batch import Scene, explained_by
 from pipeline.engine.forward import look
-from pipeline.job import Job
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
+from pipeline.spec.grammar import parse
+from pipeline.spec.job import Job
 from pipeline.targets import TARGETS, Answers
 from tests.shards import dataset, encoded, picture
 

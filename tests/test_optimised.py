@@ -17,7 +17,7 @@ from pipeline.maps.render import upsample
 from pipeline.methods.optimised import extremal as extremal_file
 from pipeline.methods.optimised import mask as mask_file
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
+from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS, Answers
 from tests import tiny
 from tests.test_path import Counted, run, scene

@@ -14,11 +14,13 @@ from torch import nn
 from jobs import explain
 from pipeline import backbones, engine, tables
 from pipeline.engine import budget
-from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
-from pipeline.questions import build_spec, cells, fitted
-from pipeline.requests import parse
+from pipeline.plan.cells import cells
+from pipeline.plan.fit import fitted
 from pipeline.sources.images import Pictures
+from pipeline.spec.explain_spec import build_spec
+from pipeline.spec.grammar import parse
+from pipeline.stages.explainer import Explainer
 from tests.shards import dataset
 from tests.test_methods import SHORT
 from tests.test_run import job

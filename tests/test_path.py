@@ -14,7 +14,7 @@ from pipeline.methods.path.gradient_shap import gradient_shap
 from pipeline.methods.path.integrated_gradients import integrated_gradients
 from pipeline.methods.path.smooth_grad import smooth_grad
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
+from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS, Answers
 from tests import tiny
 from tests.untouched import assert_untouched

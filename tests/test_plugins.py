@@ -15,14 +15,17 @@ from torch import nn
 
 import pipeline
 from jobs import explain, score
-from pipeline import backbones, plugins, tables
+from pipeline import backbones, tables
 from pipeline.engine.runners import captum as captums
-from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.questions import build_spec, cells, fitted
+from pipeline.plan.cells import cells
+from pipeline.plan.fit import fitted
 from pipeline.refusal import Refusal
 from pipeline.sources.images import Pictures
+from pipeline.spec import plugins
+from pipeline.spec.explain_spec import build_spec
+from pipeline.stages.explainer import Explainer
 from pipeline.targets import TARGETS, Answers
 from tests import tiny
 from tests.registries import registries

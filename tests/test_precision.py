@@ -11,10 +11,10 @@ import torch
 from jobs import explain
 from pipeline import backbones, engine, tables
 from pipeline.engine.forward import PRECISIONS
-from pipeline.job import Job
 from pipeline.methods import METHODS
-from pipeline.questions import Questions
-from pipeline.requests import parse
+from pipeline.spec.explain_spec import Questions
+from pipeline.spec.grammar import parse
+from pipeline.spec.job import Job
 from tests.shards import dataset
 from tests.test_optimised import lively
 from tests.test_passes import EXAMPLES, Meter, answered, fits, state

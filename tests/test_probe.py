@@ -15,13 +15,13 @@ from jobs import probe as job
 from pipeline import tables
 from pipeline.backbones import linear_probe as probes
 from pipeline.backbones import load
-from pipeline.job import Job
 from pipeline.probe import solvers
 from pipeline.probe.accuracy import measured
 from pipeline.probe.features import Features
 from pipeline.probe.job import ProbeJob
 from pipeline.probe.solvers import NEVER, accuracy, adam, lbfgs
 from pipeline.refusal import Refusal
+from pipeline.spec.job import Job
 from tests import layouts, tiny
 from tests.shards import encoded, tar_bytes
 

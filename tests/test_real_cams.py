@@ -16,7 +16,7 @@ from pipeline import backbones, engine
 from pipeline.engine.batch import Scene
 from pipeline.engine.forward import look
 from pipeline.methods import METHODS
-from pipeline.requests import parse
+from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS, Answers
 
 IMAGES = 50

@@ -7,7 +7,7 @@ import pytest
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
-from pipeline.requests import described, parse, parse_all
+from pipeline.spec.grammar import described, parse, parse_all
 from pipeline.targets import TARGETS
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from jobs import explain
 from pipeline import tables
-from pipeline.job import Job
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
-from pipeline.requests import parse_all
+from pipeline.spec.grammar import parse_all
+from pipeline.spec.job import Job
 from pipeline.targets import TARGETS
 from tests.shards import dataset, encoded, good, picture, tar_bytes
 

@@ -9,13 +9,15 @@ import pytest
 
 from jobs import explain, score
 from jobs.demo import Demo, job_of
-from pipeline import backbones, explainer, rescore, tables
+from pipeline import backbones, tables
 from pipeline.maps.quantise import dequantise, quantise, rounded
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.plan import rescore
+from pipeline.plan.rescore import _request
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
-from pipeline.rescore import _request
+from pipeline.spec.grammar import parse
+from pipeline.stages import explainer
 from tests.bench.stored_maps import difference
 from tests.shards import dataset
 from tests.test_metrics_run import content, scoring_job

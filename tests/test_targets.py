@@ -7,7 +7,7 @@ from pipeline.classes.attributes import Apart, Attributes, Differing
 from pipeline.classes.pairs import Pair
 from pipeline.engine.batch import explained_by
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
+from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS, Answers
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0, 0.0, 2.5], [0.0, 5.0, 1.0, 4.0, -1.0], [1.0, 1.0, 1.0, 1.0, 1.0]])

@@ -19,8 +19,8 @@ from jobs import explain
 from jobs import train as job_train
 from pipeline import backbones, tables
 from pipeline.backbones.libraries import checkpoint
-from pipeline.job import Job
 from pipeline.refusal import Refusal
+from pipeline.spec.job import Job
 from pipeline.storage import filesystem, read_bytes
 from pipeline.tables.files import write_bytes
 from pipeline.train import descent, loop

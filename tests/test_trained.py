@@ -18,7 +18,7 @@ from pipeline.engine.masks import masks_of
 from pipeline.families import Segments
 from pipeline.maps.render import upsample
 from pipeline.methods import METHODS
-from pipeline.requests import parse
+from pipeline.spec.grammar import parse
 from tests import test_attention, test_masked, test_optimised
 from tests.test_attention import grid, softmaxes
 from tests.test_masked import real_picture

@@ -11,11 +11,11 @@ from PIL import Image
 
 from jobs import explain
 from pipeline import backbones, inline, storage, tables
-from pipeline.job import Job
 from pipeline.methods import METHODS
-from pipeline.prepare import prepare
+from pipeline.plan.check import prepare
 from pipeline.run import Hands, execute
 from pipeline.sources import ShardError
+from pipeline.spec.job import Job
 from pipeline.tables import files, publish, receipts
 from tests.bench import tasks as bench
 from tests.shards import dataset, encoded, good, tar_bytes
@@ -357,16 +357,16 @@ def test_a_replay_that_comes_out_differently_adds_no_rows(source, expected, tmp_
 
 
 def test_a_shard_that_fails_every_time_is_reported_every_time(source, tmp_path, monkeypatch):
-    from pipeline import stages
+    from pipeline.stages import land
 
-    read = stages.read
+    read = land.read
 
     def failing(shard, *arguments):
         if shard.name == "00001.tar":
             raise ShardError("Gone", "the store lost it")
         return read(shard, *arguments)
 
-    monkeypatch.setattr(stages, "read", failing)
+    monkeypatch.setattr(land, "read", failing)
     for _ in range(2):
         outcome = explain.run(job(source, tmp_path / "out", **ASKED))
         assert not outcome.complete

@@ -13,8 +13,9 @@ import pytest
 
 from jobs import explain
 from pipeline import flow
-from pipeline.actor import Explain
-from pipeline.stages import Read, Task
+from pipeline.plan.task import Task
+from pipeline.stages.read import Read
+from pipeline.stages.worker import Explain
 from tests.chaos import below
 from tests.test_run import content, job, undisturbed
 

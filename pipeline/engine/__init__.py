@@ -8,7 +8,7 @@ from pipeline.backbones import Backbone
 from pipeline.engine.batch import Scene
 from pipeline.engine.runners import attention, cam, captum, latent, masked, optimised, path
 from pipeline.families import METHODS
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 
 FAMILIES = {
     "attention": attention,

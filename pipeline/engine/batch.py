@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from pipeline.backbones import Backbone
 from pipeline.engine.forward import Look
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 from pipeline.targets import TARGETS, Answers, Explained
 
 # Kinds of passes: rows through the whole network and back, and through the head alone and back.

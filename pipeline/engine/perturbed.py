@@ -21,7 +21,7 @@ from pipeline.engine.runners.masked import passed
 from pipeline.families import METHODS, METRICS, Boxed, Cropped, Dimmed, Noisy, Perturbation, Powered, Randomised, Remapped, Removed, Said
 from pipeline.maps import boxes as geometry
 from pipeline.maps.render import unit, upsample
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 
 
 @dataclass(frozen=True)

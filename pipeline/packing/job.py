@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipeline.job import reachable_from_cluster
 from pipeline.refusal import Refusal
+from pipeline.spec.command_line import reachable_from_cluster
 
 
 @dataclass(frozen=True, kw_only=True)

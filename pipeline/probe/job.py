@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.backbones.linear_probe import pooling
-from pipeline.job import Job
 from pipeline.refusal import Refusal
+from pipeline.spec.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.families import METRICS, asked_for
-from pipeline.requests import Request
 from pipeline.score.scoring import Score, settings_of
 from pipeline.spec.columns import GROUPS, columns_of
+from pipeline.spec.grammar import Request
 from pipeline.tables.identity import seed_of
 
 WHOLE = 2**20  # curves are added up in these parts: whole numbers, exact in any order up to 2^33 images

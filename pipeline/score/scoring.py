@@ -7,9 +7,9 @@ import numpy as np
 
 from pipeline.families import METRICS, Undefined, parameters
 from pipeline.refusal import one_line
-from pipeline.requests import Request
 from pipeline.score.views import Contrast, Drawn
 from pipeline.spec.columns import columns_of
+from pipeline.spec.grammar import Request
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.families import METRICS
 from pipeline.refusal import Refusal
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 
 GROUPS = 20  # of images, resampled for the interval of a number that only the whole dataset has
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.job import reachable_from_cluster
 from pipeline.refusal import Refusal
+from pipeline.spec.command_line import reachable_from_cluster
 
 
 def _cache() -> str:

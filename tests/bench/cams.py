@@ -12,9 +12,11 @@ import timm
 import torch
 
 from pipeline import backbones
-from pipeline.explainer import Explainer
-from pipeline.questions import build_spec, cells, fitted
+from pipeline.plan.cells import cells
+from pipeline.plan.fit import fitted
 from pipeline.sources.images import Pictures
+from pipeline.spec.explain_spec import build_spec
+from pipeline.stages.explainer import Explainer
 
 LIBRARY = ("GradCAM", "GradCAMPlusPlus", "XGradCAM", "HiResCAM", "LayerCAM", "EigenCAM")
 

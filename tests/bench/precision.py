@@ -11,13 +11,15 @@ import numpy as np
 import torch
 
 from pipeline import backbones, engine, sources
-from pipeline.explainer import Explainer
 from pipeline.methods import METHODS
-from pipeline.questions import build_spec, cells, fitted
+from pipeline.plan.cells import cells
+from pipeline.plan.fit import fitted
 from pipeline.refusal import Refusal
-from pipeline.requests import parse
 from pipeline.sources.decode import decode
 from pipeline.sources.images import Pictures
+from pipeline.spec.explain_spec import build_spec
+from pipeline.spec.grammar import parse
+from pipeline.stages.explainer import Explainer
 
 # Shorter than the defaults: what precision does to a sum shows in fewer terms of it.
 SHORT = {

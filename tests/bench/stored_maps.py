@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from jobs import explain, score
 from pipeline import tables
-from pipeline.job import Job, command_line
+from pipeline.spec.command_line import command_line
+from pipeline.spec.job import Job
 from pipeline.tables.schema import SCORES
 
 METRICS = ("all", "bbox_study", "selectivity")  # but for those that ask for new maps, and `mpxap`, which needs pairs of classes

@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from pipeline import inline, storage
 from pipeline.engine.batch import PASSES
-from pipeline.job import Job
-from pipeline.prepare import prepare
+from pipeline.plan.check import prepare
+from pipeline.plan.task import Task
 from pipeline.run import Hands, execute
-from pipeline.stages import Task
+from pipeline.spec.job import Job
 from pipeline.tables import files, schema
 from pipeline.tables.identity import digest
 from pipeline.tables.receipts import Part, Receipt, parquet_bytes

@@ -17,7 +17,7 @@ from pipeline.engine.budget import within_budget
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Attention
 from pipeline.refusal import Refusal
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 
 TOGETHER = 8  # images whose streams are kept at once
 NUMBERS = 1 << 26  # of all attention matrices of one pass, at most: 12 images of a ViT-B/16 at 224 pixels

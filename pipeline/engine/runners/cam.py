@@ -6,7 +6,7 @@ from pipeline.backbones import Backbone
 from pipeline.engine.batch import Scene
 from pipeline.families import METHODS, Cam, rectify
 from pipeline.maps.render import units
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:

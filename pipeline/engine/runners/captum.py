@@ -20,7 +20,7 @@ from pipeline.engine.forward import autocast, look
 from pipeline.families import METHODS, Attribution
 from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal, one_line
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 from pipeline.targets import Explained
 
 

@@ -6,7 +6,7 @@ from pipeline.backbones import Backbone
 from pipeline.engine.batch import Scene
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Latent
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:

@@ -17,7 +17,7 @@ from pipeline.engine.masks import Masks, masks_of
 from pipeline.families import METHODS, Copies, Masked, Windows, parameters
 from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:

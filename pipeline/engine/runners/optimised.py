@@ -14,7 +14,7 @@ from pipeline.engine.blur import smoothed, spread
 from pipeline.engine.budget import within_budget
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Descent, Optimised
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:

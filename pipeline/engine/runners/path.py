@@ -17,7 +17,7 @@ from pipeline.engine.blur import smoothed
 from pipeline.engine.budget import budget_of, within_budget
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Path, Walk
-from pipeline.requests import Request
+from pipeline.spec.grammar import Request
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:

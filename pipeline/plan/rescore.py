@@ -4,18 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 from pipeline import storage
-from pipeline.job import Job
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.plugins import load
-from pipeline.prepare import Prepared, prepare
-from pipeline.questions import Cell, with_ties
+from pipeline.plan.check import Prepared, prepare
+from pipeline.plan.state import Work
+from pipeline.plan.task import Task
 from pipeline.refusal import Refusal
-from pipeline.requests import Request, parse, parse_all
 from pipeline.sources import ShardError
-from pipeline.stages import Task
+from pipeline.spec.cell import Cell
+from pipeline.spec.explain_spec import with_ties
+from pipeline.spec.grammar import Request, parse, parse_all
+from pipeline.spec.job import Job
+from pipeline.spec.plugins import load
 from pipeline.tables import Run, receipts
-from pipeline.work import Work
 
 
 def prepare_more(run: Run, metrics: Sequence[str], metric_args: Sequence[str] = (), recompute: bool = False, **changes) -> Prepared:

@@ -11,11 +11,14 @@ import numpy as np
 
 from pipeline.backbones.network import Network
 from pipeline.engine import costs
-from pipeline.explainer import Explainer
 from pipeline.maps.quantise import stored
-from pipeline.questions import Cell, Questions, cells
+from pipeline.plan.cells import cells
+from pipeline.plan.task import Task
 from pipeline.sources.images import Pictures, unpacked
-from pipeline.stages import Task, from_ipc, to_ipc, unanswered
+from pipeline.spec.cell import Cell
+from pipeline.spec.explain_spec import Questions
+from pipeline.stages.explainer import Explainer
+from pipeline.stages.land import from_ipc, to_ipc, unanswered
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 

@@ -25,14 +25,16 @@ from pipeline.maps.quantise import quantise, rounded, summaries
 from pipeline.maps.render import reduce
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.questions import Cell, Questions, selected
 from pipeline.refusal import one_line
-from pipeline.requests import Request
 from pipeline.score.partials import add_score, group_of
 from pipeline.score.scoring import Score, scored
 from pipeline.score.views import Contrast, Drawn
 from pipeline.sources.images import Pictures
+from pipeline.spec.cell import Cell
 from pipeline.spec.columns import columns_of
+from pipeline.spec.explain_spec import Questions
+from pipeline.spec.grammar import Request
+from pipeline.spec.select import selected
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
 from pipeline.targets import TARGETS, Answers, Explained, rivals

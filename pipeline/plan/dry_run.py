@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from pipeline.questions import Cell
-from pipeline.stages import Task
+from pipeline.plan.task import Task
+from pipeline.spec.cell import Cell
 
 _ASKED = ("method", "target", "metric")
 

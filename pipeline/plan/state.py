@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline import sources
-from pipeline.prepare import Prepared
-from pipeline.stages import Task
+from pipeline.plan.check import Prepared
+from pipeline.plan.task import Task
 from pipeline.tables import publish
 from pipeline.tables.receipts import Member, Receipt
 

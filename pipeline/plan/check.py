@@ -12,13 +12,15 @@ from pipeline.backbones.libraries import checkpoint
 from pipeline.backbones.network import Network
 from pipeline.backbones.similarity import classifier
 from pipeline.classes.class_sets import read_class_sets
-from pipeline.job import Job
-from pipeline.plan.fit import with_sets
-from pipeline.questions import Cell, Questions, build_spec, cells, fitted
+from pipeline.plan.cells import cells
+from pipeline.plan.fit import fitted, with_sets
 from pipeline.refusal import Refusal
-from pipeline.requests import Request
 from pipeline.sources.labels import Classes, folder_names, read_names
-from pipeline.stages import Read
+from pipeline.spec.cell import Cell
+from pipeline.spec.explain_spec import Questions, build_spec
+from pipeline.spec.grammar import Request
+from pipeline.spec.job import Job
+from pipeline.stages.read import Read
 from pipeline.tables import Run, files
 from pipeline.targets import TARGETS
 

@@ -1,0 +1,69 @@
+"""A task: a range of a shard's images, and the cells that are missing of it."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from pipeline.refusal import one_line
+from pipeline.sources import Index, Shard, ShardError
+from pipeline.tables.identity import digest
+
+
+@dataclass(frozen=True)
+class Task:
+    """A range of a shard's images, and which of its cells (by position in the plan's list) are still missing.
+
+    `maps` says where the stored maps lie that cells are computed from: files as receipts name them, and a row group of each.
+    """
+
+    shard: Shard
+    index: Index
+    start: int
+    stop: int
+    missing: tuple[int, ...] = ()
+    maps: tuple[tuple[dict, int], ...] = ()
+
+    @staticmethod
+    def of(shard: Shard, index: Index, start: int, stop: int) -> "Task":
+        """The task of one range; of the shard's index it keeps what concerns that range."""
+        marks = tuple(mark for mark in index.marks if mark[0] <= start)[-1:]
+        duplicates = tuple(position for position in index.duplicates if start <= position < stop)
+        return Task(shard, replace(index, problems=(), marks=marks, duplicates=duplicates), start, stop)
+
+    @cached_property
+    def id(self) -> str:
+        return digest({"shard": self.index.identity, "start": self.start, "stop": self.stop})
+
+    def cell(self, identity: str) -> str:
+        """The identity of one of this task's cells."""
+        return digest([self.id, identity])
+
+    def failure(self, error: Exception, stage: str) -> dict:
+        """Why nothing of this task is landed; a later run tries it again."""
+        kind = error.error if isinstance(error, ShardError) else type(error).__name__
+        return {
+            "task": self.id,
+            "shard": self.shard.name,
+            "stage": stage,
+            "error": kind,
+            "message": one_line(error),
+            "images": self.stop - self.start,
+        }
+
+    def to_json(self) -> str:
+        plain = {name: getattr(self, name) for name in ("start", "stop", "missing", "maps")}
+        return json.dumps({**plain, "shard": vars(self.shard), "index": vars(self.index)})
+
+    @staticmethod
+    def from_json(text: str) -> "Task":
+        fields = json.loads(text)
+        index = fields["index"]
+        marks = tuple(map(tuple, index["marks"]))
+        return Task(
+            Shard.from_json(fields["shard"]),
+            Index(index["identity"], index["count"], index["labelled"], (), marks, tuple(index["duplicates"])),
+            fields["start"],
+            fields["stop"],
+            tuple(fields["missing"]),
+            tuple(map(tuple, fields["maps"])),
+        )
