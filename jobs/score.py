@@ -12,9 +12,9 @@ from tyro.conf import arg
 from jobs import explain
 from pipeline import tables
 from pipeline.ending import concluded
-from pipeline.finish import Outcome
 from pipeline.metrics import METRICS
 from pipeline.plan import rescore
+from pipeline.reduce.publish_run import Outcome
 from pipeline.refusal import Refusal
 from pipeline.spec.command_line import command_line
 

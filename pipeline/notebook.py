@@ -11,12 +11,12 @@ from pipeline import backbones
 from pipeline.backbones.network import Network
 from pipeline.plan.cells import cells
 from pipeline.plan.fit import fitted, with_sets
+from pipeline.reduce.summary import curves_of, summarised
 from pipeline.refusal import Refusal
 from pipeline.sources.images import Pictures
 from pipeline.spec.cell import Cell
 from pipeline.spec.explain_spec import Questions, build_spec
 from pipeline.stages.explainer import Explainer
-from pipeline.summary import curves_of, summarised
 from pipeline.tables import schema
 from pipeline.tables.errors import told_once
 from pipeline.tables.wide import widened, without_groups

@@ -10,13 +10,13 @@ from functools import partial
 import pyarrow as pa
 
 from pipeline import sources, storage
-from pipeline.facts import methods_of
-from pipeline.finish import Outcome, damaged, finish
 from pipeline.plan import dry_run, rescore
 from pipeline.plan.check import Prepared
 from pipeline.plan.state import Work
 from pipeline.plan.task import Task
 from pipeline.progress import Progress
+from pipeline.reduce.manifest import methods_of
+from pipeline.reduce.publish_run import Outcome, damaged, finish
 from pipeline.refusal import Refusal, one_line
 from pipeline.spec.job import Job
 from pipeline.stages.land import Land

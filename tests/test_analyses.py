@@ -6,7 +6,7 @@ import torch
 
 import pipeline
 from jobs import explain, score
-from pipeline import analysis, backbones, tables
+from pipeline import backbones, tables
 from pipeline.backbones.cutting import randomised
 from pipeline.backbones.cutting.randomised import last, networks_of
 from pipeline.backbones.similarity import sorted_cosines
@@ -14,11 +14,12 @@ from pipeline.families import Randomised
 from pipeline.maps.render import unit, upsample
 from pipeline.metrics import METRICS
 from pipeline.metrics.analysis.selectivity import POWERS
+from pipeline.reduce.summary import exact_interval
+from pipeline.reduce.weight_similarity import weight_similarity
 from pipeline.refusal import Refusal
 from pipeline.score.scoring import scored
 from pipeline.score.views import Drawn
 from pipeline.spec.grammar import parse
-from pipeline.summary import exact_interval
 from tests.shards import dataset
 from tests.test_metrics import ODD
 from tests.test_run import job
@@ -310,7 +311,7 @@ def test_similar_classes_come_first():
 
 
 def test_the_similarity_curve_is_the_mean_over_classes(backbone):
-    found = analysis.weight_similarity(backbone).to_pylist()
+    found = weight_similarity(backbone).to_pylist()
     W = backbone.class_weights().double().numpy()
     cosines = W @ W.T / np.outer(*[np.linalg.norm(W, axis=1)] * 2)
     falling = np.array([sorted(np.delete(row, i))[::-1] for i, row in enumerate(cosines)])
@@ -319,7 +320,7 @@ def test_the_similarity_curve_is_the_mean_over_classes(backbone):
     assert told["weight_similarity_std"] == pytest.approx(falling.std(0, ddof=1))
     assert {row["n"] for row in found} == {5}
     with pytest.raises(Refusal, match="no linear classifier"):
-        analysis.weight_similarity(backbones.load("tests.tiny:build", args={"num_classes": 1}, image_size=SIDE))
+        weight_similarity(backbones.load("tests.tiny:build", args={"num_classes": 1}, image_size=SIDE))
 
 
 def curves(out) -> list[dict]:
@@ -334,7 +335,7 @@ def test_a_job_publishes_the_similarity_curve_without_a_pass_for_it(backbone, tm
     again = explain.run(job(source, out, **plain, weight_similarity=True))
     assert again.new and again.run_id != first.run_id
     assert set(out.glob("tasks/**/receipt.json")) == landed
-    expected = sorted(analysis.weight_similarity(backbone).to_pylist(), key=lambda row: (row["metric"], row["step"]))
+    expected = sorted(weight_similarity(backbone).to_pylist(), key=lambda row: (row["metric"], row["step"]))
     assert curves(out) == expected
     assert not explain.run(job(source, out, **plain, weight_similarity=True)).new
     explain.run(job(source, out, **plain, weight_similarity=True, metrics=("deletion(steps=4)",)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline import bootstrap
+from pipeline.reduce import bootstrap
 
 NOISE = np.sqrt(0.025 * 0.975) / stats.norm.pdf(stats.norm.ppf(0.025))
 

@@ -16,13 +16,13 @@ from pipeline import backbones, creatures, engine, tables
 from pipeline.classes.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
 from pipeline.maps.average_precision import average_precision
 from pipeline.metrics import METRICS
+from pipeline.reduce.summary import _of_pairs, of_partials
 from pipeline.refusal import Refusal
 from pipeline.score.partials import add_score, totals
 from pipeline.score.scoring import scored
 from pipeline.score.views import Contrast, Drawn
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
-from pipeline.summary import _of_pairs, of_partials
 from pipeline.tables import schema
 from pipeline.train.job import Training
 from tests.shards import encoded, picture, tar_bytes

@@ -71,7 +71,7 @@ def test_the_engine_and_the_methods_import_without_ray():
 
 def test_what_lists_decodes_lands_packs_and_publishes_imports_without_torch():
     """A node has several such processes for every one that explains; and a command that only looks should start at once."""
-    light = "pipeline.flow, pipeline.inline, pipeline.reduce, pipeline.packing, jobs.gc, jobs.pack, jobs.status"
+    light = "pipeline.flow, pipeline.inline, pipeline.reduce.compact, pipeline.packing, jobs.gc, jobs.pack, jobs.status"
     code = f"import sys; sys.modules['torch'] = None; import {light}; print('fine')"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "fine\n"
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from jobs import explain
 from pipeline import backbones, tables
 from pipeline.plan.cells import cells
+from pipeline.reduce.summary import curves_of, exact_interval, moments, of_partials, summarised
 from pipeline.score import views
 from pipeline.score.partials import WHOLE, add_score, by_group, group_of
 from pipeline.score.scoring import Score
 from pipeline.spec.columns import GROUPS
 from pipeline.spec.explain_spec import build_spec
-from pipeline.summary import curves_of, exact_interval, moments, of_partials, summarised
 from pipeline.tables import schema
 from pipeline.tables.wide import added, widened, without_groups
 from tests.shards import encoded, picture, tar_bytes

@@ -9,13 +9,14 @@ from operator import itemgetter
 
 import pyarrow as pa
 
-from pipeline import reduce, storage
-from pipeline.analysis import weight_similarity
-from pipeline.facts import facts_of
+from pipeline import storage
 from pipeline.plan.state import Work
 from pipeline.progress import Progress
+from pipeline.reduce import compact as reduce
+from pipeline.reduce.manifest import facts_of
+from pipeline.reduce.summary import curves_of, joined, of_partials, summary_of
+from pipeline.reduce.weight_similarity import weight_similarity
 from pipeline.refusal import Refusal
-from pipeline.summary import curves_of, joined, of_partials, summary_of
 from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.identity import digest
 from pipeline.tables.receipts import Member

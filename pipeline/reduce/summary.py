@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import bootstrap, storage
+from pipeline import storage
 from pipeline.classes.pairs import Pair, running
 from pipeline.families import METRICS
+from pipeline.reduce import bootstrap
 from pipeline.score.partials import WHOLE, by_group, totals
 from pipeline.spec.columns import binary_columns, columns_of
 from pipeline.spec.explain_spec import Questions
