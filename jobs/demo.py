@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs import explain
-from pipeline import creatures, tables
-from pipeline.ending import concluded
+from pipeline import tables
+from pipeline.datasets import creatures
+from pipeline.run.exit_codes import concluded
 from pipeline.spec.command_line import command_line
 from pipeline.spec.job import Job
 

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.ending import CODES, concluded
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.plan.check import Prepared, prepare
 from pipeline.reduce.publish_run import Outcome
-from pipeline.run import Hands, execute
+from pipeline.run.execute import Hands, execute
+from pipeline.run.exit_codes import CODES, concluded
 from pipeline.spec import plugins
 from pipeline.spec.command_line import command_line
 from pipeline.spec.grammar import described

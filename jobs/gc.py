@@ -7,8 +7,8 @@ python -m jobs.gc --out s3://b/atlas --delete
 import sys
 from dataclasses import dataclass
 
-from pipeline.ending import concluded
 from pipeline.refusal import Refusal
+from pipeline.run.exit_codes import concluded
 from pipeline.spec.command_line import command_line
 from pipeline.tables.gc import sweep
 

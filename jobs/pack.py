@@ -6,9 +6,9 @@ python -m jobs.pack --layout cub --root CUB_200_2011 --out s3://bucket/cub
 import sys
 from functools import partial
 
-from pipeline.ending import CODES, concluded
-from pipeline.layouts import LAYOUTS
-from pipeline.packing import Pack, pack
+from pipeline.datasets.layouts import LAYOUTS
+from pipeline.datasets.packing import Pack, pack
+from pipeline.run.exit_codes import CODES, concluded
 from pipeline.spec.command_line import command_line
 
 EPILOGUE = (
@@ -24,14 +24,14 @@ EPILOGUE = (
 def run(job: Pack) -> dict:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers; returns what pack.json says."""
     if job.workers == 0:
-        from pipeline import inline
+        from pipeline.run import in_process
 
-        return pack(job, inline.each)
+        return pack(job, in_process.each)
     from cluster.connect import connected
-    from pipeline import flow
+    from pipeline.run import on_ray
 
     with connected():
-        return pack(job, partial(flow.each, workers=job.workers))
+        return pack(job, partial(on_ray.each, workers=job.workers))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,11 +7,11 @@ import sys
 
 from jobs import explain
 from pipeline import storage, tables
-from pipeline.ending import CODES, concluded
-from pipeline.probe.job import ProbeJob
-from pipeline.probe.train import trained
+from pipeline.run.exit_codes import CODES, concluded
 from pipeline.sources.labels import read_names
 from pipeline.spec.command_line import command_line
+from pipeline.train.probe.job import ProbeJob
+from pipeline.train.probe.train import trained
 
 EPILOGUE = (
     "Features of all poolings are computed in one pass and reused while nothing changed. Writes OUT/probes/NAME/<pool>-<solver>.safetensors, and "

@@ -11,11 +11,11 @@ from tyro.conf import arg
 
 from jobs import explain
 from pipeline import tables
-from pipeline.ending import concluded
 from pipeline.metrics import METRICS
 from pipeline.plan import rescore
 from pipeline.reduce.publish_run import Outcome
 from pipeline.refusal import Refusal
+from pipeline.run.exit_codes import concluded
 from pipeline.spec.command_line import command_line
 
 

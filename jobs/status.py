@@ -7,10 +7,10 @@ import sys
 import time
 from dataclasses import dataclass
 
-from pipeline import watch
-from pipeline.ending import concluded
 from pipeline.progress import clock
 from pipeline.refusal import Refusal, choose
+from pipeline.run import status
+from pipeline.run.exit_codes import concluded
 from pipeline.spec.command_line import command_line
 from pipeline.tables import publish
 
@@ -32,12 +32,12 @@ def lines(out: str, name: str | None = None) -> list[str]:
         Refusal: where no job has ever run, or none of that name.
     """
     published = publish.current(out)
-    names = sorted({*watch.names(out), *published})
+    names = sorted({*status.names(out), *published})
     if not names:
         raise Refusal(f"no job has run below {out} yet; check --out")
     told = []
     for each in [choose(name, names, "name")] if name else names:
-        told += [f"{each}: {_running(watch.read(out, each))}", f"{each}: {_published(out, published.get(each))}"]
+        told += [f"{each}: {_running(status.read(out, each))}", f"{each}: {_published(out, published.get(each))}"]
     return told
 
 
@@ -49,7 +49,7 @@ def _running(facts: dict | None) -> str:
         return f"the last job finished {clock(ago)} ago, in {clock(facts['updated'] - facts['started'])}"
     if state == "failed":
         return f"the last job broke off {clock(ago)} ago: {facts['reason']}"
-    if ago > watch.SILENT:
+    if ago > status.SILENT:
         state = f"silent for {clock(ago)}, perhaps dead; it was {state}"
     done = f"{facts.get('images_done', 0)}/{facts.get('images', 0)} images, {facts.get('tasks_done', 0)}/{facts.get('tasks', 0)} tasks"
     rate, left = facts.get("images_per_second"), facts.get("seconds_left")

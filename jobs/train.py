@@ -7,8 +7,8 @@ import json
 import sys
 
 from pipeline import storage
-from pipeline.ending import concluded
 from pipeline.refusal import Refusal, one_line
+from pipeline.run.exit_codes import concluded
 from pipeline.spec.command_line import command_line
 from pipeline.train import loop
 from pipeline.train.job import Training

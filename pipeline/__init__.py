@@ -7,6 +7,6 @@ def __getattr__(name: str):
     """What a notebook asks for, with all of torch behind it; a worker that lists, decodes or publishes does without."""
     if name not in __all__:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
-    from pipeline import notebook
+    from pipeline.run import notebook
 
     return getattr(notebook, name)

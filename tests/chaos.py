@@ -32,7 +32,7 @@ ASKED = ["--backbone", "tests.gate:build", "--backbone-args", "num_classes=12", 
 ASKED += ["--methods", "grad_cam", "eigen_cam", "random", "--targets", "label", "finer"]
 # Every driver is forked from one process that has imported what drivers import, which takes as long as all they then do.
 DRIVERS = multiprocessing.get_context("forkserver")
-DRIVERS.set_forkserver_preload(["jobs.explain", "pipeline.flow", "cluster.connect"])
+DRIVERS.set_forkserver_preload(["jobs.explain", "pipeline.run.on_ray", "cluster.connect"])
 
 
 def drive(line: list[str], environment: dict[str, str], log: Path) -> None:
@@ -93,7 +93,8 @@ class Chaos:
         from ray.cluster_utils import Cluster
 
         from jobs import explain
-        from pipeline import creatures, storage
+        from pipeline import storage
+        from pipeline.datasets import creatures
         from tests.test_run import content
 
         os.environ |= environment_of(self.server)

@@ -17,9 +17,9 @@ import webdataset
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline import creatures
-from pipeline.creatures import classes
-from pipeline.creatures.train import Training, accuracy, drawn, main, predict
+from pipeline.datasets import creatures
+from pipeline.datasets.creatures import classes
+from pipeline.datasets.creatures.train import Training, accuracy, drawn, main, predict
 
 PAIRS = list(itertools.combinations(creatures.CLASSES, 2))
 POINT_PARTS = {
@@ -47,7 +47,7 @@ def _digests(urls: list[str]) -> list[str]:
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process(shards, tmp_path):
-    code = "import sys; from pipeline.creatures import write; print(*write(sys.argv[1], 2, 3))"
+    code = "import sys; from pipeline.datasets.creatures import write; print(*write(sys.argv[1], 2, 3))"
     again = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True).stdout.split()
     assert _digests(again) == _digests(shards[1])
     assert _digests(creatures.write(str(tmp_path), 2, 3, seed=5)) != _digests(shards[1])

@@ -12,8 +12,9 @@ from PIL import Image
 
 import pipeline
 from jobs import explain, score, train
-from pipeline import backbones, creatures, engine, tables
+from pipeline import backbones, engine, tables
 from pipeline.classes.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
+from pipeline.datasets import creatures
 from pipeline.maps.average_precision import average_precision
 from pipeline.metrics import METRICS
 from pipeline.reduce.summary import _of_pairs, of_partials

@@ -64,16 +64,16 @@ def test_what_no_second_try_helps_costs_its_shard_with_the_reason(stumbling, kin
 
 
 def test_an_object_that_vanishes_between_the_listing_and_the_reading_is_told(stumbling, expected, monkeypatch):
-    from pipeline import run
+    from pipeline.run import execute
 
     faults, place = stumbling
-    undisturbed = run._explained
+    undisturbed = execute._explained
 
     def disturbed(*arguments):
         storage.remove([f"{place}/shards/00002.tar"])
         return undisturbed(*arguments)
 
-    monkeypatch.setattr(run, "_explained", disturbed)
+    monkeypatch.setattr(execute, "_explained", disturbed)
     outcome = explain.run(job(f"{place}/shards/*.tar", f"{place}/atlas", **ASKED))
     assert outcome.counts["explained"] == 8
     assert {(row["shard"], row["error"]) for row in content(f"{place}/atlas")["errors"]} == {("00002.tar", "NotFound")}
@@ -145,16 +145,17 @@ def test_what_is_asked_again_and_what_is_not(error, again, monkeypatch):
 
 def test_retries_are_counted_where_they_happen(stumbling, monkeypatch):
     """One of three shards answers three times with an error when its task comes to read it."""
-    from pipeline import run, tables
+    from pipeline import tables
+    from pipeline.run import execute
 
     faults, place = stumbling
-    undisturbed = run._explained
+    undisturbed = execute._explained
 
     def disturbed(*arguments):
         faults.share, faults.kinds, faults.where, faults.left = 1.0, ("busy",), "/shards/00001.tar", 3
         return undisturbed(*arguments)
 
-    monkeypatch.setattr(run, "_explained", disturbed)
+    monkeypatch.setattr(execute, "_explained", disturbed)
     explain.run(job(f"{place}/shards/*.tar", f"{place}/atlas", **ASKED))
     assert faults.injected["busy"] == 3
     assert tables.open(f"{place}/atlas").facts["spent"]["retries"] == 3

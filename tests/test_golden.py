@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pipeline
-from pipeline import creatures
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.libraries import checkpoint, strides, timm_models
 from pipeline.backbones.network import Network
-from pipeline.layouts import Record
-from pipeline.packing.sample import Item
-from pipeline.packing.shard import fingerprint
+from pipeline.datasets import creatures
+from pipeline.datasets.layouts import Record
+from pipeline.datasets.packing.sample import Item
+from pipeline.datasets.packing.shard import fingerprint
 from pipeline.plan.cells import cells
 from pipeline.plan.fit import fitted, with_sets
 from pipeline.plan.task import Task

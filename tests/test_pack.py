@@ -16,9 +16,9 @@ from jobs import explain
 from jobs import pack as job
 from pipeline import sources, tables
 from pipeline.classes import pairs
-from pipeline.layouts import LAYOUTS
-from pipeline.packing import Pack, pack
-from pipeline.packing.shard import AT_ONCE
+from pipeline.datasets.layouts import LAYOUTS
+from pipeline.datasets.packing import Pack, pack
+from pipeline.datasets.packing.shard import AT_ONCE
 from pipeline.refusal import Refusal
 from tests.layouts import HEIGHT, MINIATURES, WIDTH, half, photo, pixels, put
 from tests.test_run import job as explain_job

@@ -15,13 +15,13 @@ from jobs import probe as job
 from pipeline import tables
 from pipeline.backbones import linear_probe as probes
 from pipeline.backbones import load
-from pipeline.probe import solvers
-from pipeline.probe.accuracy import measured
-from pipeline.probe.features import Features
-from pipeline.probe.job import ProbeJob
-from pipeline.probe.solvers import NEVER, accuracy, adam, lbfgs
 from pipeline.refusal import Refusal
 from pipeline.spec.job import Job
+from pipeline.train.probe import solvers
+from pipeline.train.probe.accuracy import measured
+from pipeline.train.probe.features import Features
+from pipeline.train.probe.job import ProbeJob
+from pipeline.train.probe.solvers import NEVER, accuracy, adam, lbfgs
 from tests import layouts, tiny
 from tests.shards import encoded, tar_bytes
 

@@ -94,9 +94,9 @@ def test_methods_of_the_user_s_own_reach_every_worker(cluster, source, tmp_path,
 
 def test_a_killed_actor_changes_nothing(cluster, source, inline, tmp_path, monkeypatch):
     """One explaining actor is killed when the first receipt has come; what it held is done again."""
-    from pipeline import flow
+    from pipeline.run import on_ray
 
-    undisturbed, killed = flow.explain_tasks, []
+    undisturbed, killed = on_ray.explain_tasks, []
 
     def disturbed(*arguments):
         for receipt in undisturbed(*arguments):
@@ -105,7 +105,7 @@ def test_a_killed_actor_changes_nothing(cluster, source, inline, tmp_path, monke
                 os.kill(killed[0], signal.SIGKILL)
             yield receipt
 
-    monkeypatch.setattr(flow, "explain_tasks", disturbed)
+    monkeypatch.setattr(on_ray, "explain_tasks", disturbed)
     assert explain.run(job(source, tmp_path, workers=1, task_images=1)).complete
     assert killed
     monkeypatch.undo()

@@ -87,6 +87,6 @@ def test_the_readme_names_every_method_target_metric_and_table():
 
 
 def test_the_readme_names_every_layout():
-    from pipeline.layouts import LAYOUTS
+    from pipeline.datasets.layouts import LAYOUTS
 
     assert set(re.findall(r"^\| `(\w+)` \|", README[README.index("| layout |") :].split("\n\n")[0], re.MULTILINE)) == set(LAYOUTS)

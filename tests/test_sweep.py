@@ -7,9 +7,10 @@ import time
 import pytest
 
 from jobs import explain, gc, status
-from pipeline import storage, watch
+from pipeline import storage
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
+from pipeline.run import status as watch
 from pipeline.tables import files, publish
 from pipeline.tables.gc import sweep
 from tests.shards import dataset
@@ -99,19 +100,19 @@ def test_where_a_kept_run_cannot_be_read_nothing_is_removed(tmp_path):
 
 def test_beside_a_running_job_it_costs_that_job_work_and_nothing_else(tmp_path, monkeypatch):
     """Between a job's look at old tasks and its end everything old that no run refers to goes: the job computes it again."""
-    from pipeline import run
+    from pipeline.run import execute
 
     out, source = str(tmp_path / "out"), dataset(tmp_path / "shards", shards=2)
     for method in ("grad_cam", "layer_cam", "xgrad_cam"):
         explain.run(job(source, out, methods=(method,), **ONE))
-    undisturbed = run._explained
+    undisturbed = execute._explained
 
     def disturbed(*arguments):
-        monkeypatch.setattr(run, "_explained", undisturbed)
+        monkeypatch.setattr(execute, "_explained", undisturbed)
         assert sweep(out, keep=1, min_age=0, delete=True).tasks
         return undisturbed(*arguments)
 
-    monkeypatch.setattr(run, "_explained", disturbed)
+    monkeypatch.setattr(execute, "_explained", disturbed)
     asked = {"methods": ("grad_cam", "layer_cam"), **ONE}
     assert explain.run(job(source, out, **asked)).complete
     explain.run(job(source, tmp_path / "fresh", **asked))
@@ -142,10 +143,10 @@ def test_status_of_a_finished_job_names_what_is_published(out, nights, capsys):
 
 def test_status_while_a_job_runs_and_after_it_died(tmp_path, monkeypatch, capsys):
     """The job's own object, read between two of its tasks."""
-    from pipeline import inline
+    from pipeline.run import in_process
 
     monkeypatch.setattr(watch, "EVERY", 0)
-    undisturbed, seen = inline.explain_tasks, []
+    undisturbed, seen = in_process.explain_tasks, []
 
     def observed(*arguments):
         for receipt in undisturbed(*arguments):
@@ -154,7 +155,7 @@ def test_status_while_a_job_runs_and_after_it_died(tmp_path, monkeypatch, capsys
             if len(seen) == 3:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(inline, "explain_tasks", observed)
+    monkeypatch.setattr(in_process, "explain_tasks", observed)
     with pytest.raises(KeyboardInterrupt):
         explain.run(job(dataset(tmp_path / "shards"), tmp_path / "out", methods=("grad_cam",)))
     assert [line.split(",")[1:3] for line, _ in seen] == [[f" {2 * n}/12 images", f" {n}/6 tasks"] for n in (1, 2, 3)]

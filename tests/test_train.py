@@ -421,7 +421,7 @@ def test_a_changed_or_foreign_checkpoint_is_refused(finished, tmp_path):
     with pytest.raises(Refusal, match="damaged"):
         backbones.load(f"train/{tmp_path}/cut.safetensors")
     with pytest.raises(Refusal, match="not written by jobs.train"):
-        backbones.load(f"train/{ROOT}/pipeline/creatures/weights.safetensors")
+        backbones.load(f"train/{ROOT}/pipeline/datasets/creatures/weights.safetensors")
     with pytest.raises(Refusal, match="cannot be read"):
         backbones.load(f"train/{tmp_path}/none.safetensors")
 

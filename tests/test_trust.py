@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 from jobs import explain
-from pipeline import backbones, inline, storage, tables
+from pipeline import backbones, storage, tables
 from pipeline.methods import METHODS
 from pipeline.plan.check import prepare
-from pipeline.run import Hands, execute
+from pipeline.run import in_process
+from pipeline.run.execute import Hands, execute
 from pipeline.sources import ShardError
 from pipeline.spec.job import Job
 from pipeline.tables import files, publish, receipts
@@ -164,7 +165,7 @@ def test_a_night_after_a_change_of_one_percent_of_the_shards_computes_one_percen
     def night() -> tuple[int, set[str]]:
         ready = prepare(asked)
         workers = bench.Simulated(ready)
-        execute(ready, Hands(inline.each, workers, 1, 0))
+        execute(ready, Hands(in_process.each, workers, 1, 0))
         return workers.tasks, {entry["path"] for entry in tables.open(asked.out).facts["files"] if entry["rows"]}
 
     computed, before = night()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs import explain
-from pipeline import flow
 from pipeline.plan.task import Task
+from pipeline.run import on_ray
 from pipeline.stages.read import Read
 from pipeline.stages.worker import Explain
 from tests.chaos import below
@@ -55,7 +55,7 @@ class Poisoned:
 def test_a_task_that_takes_its_worker_with_it_lands_in_errors_and_the_others_complete(
     cluster, source, expected, tmp_path, monkeypatch, where, fate
 ):
-    undisturbed = flow.explain_tasks
+    undisturbed = on_ray.explain_tasks
     log = tmp_path / "begun"
 
     def poisoned(tasks, read: Read, load, *rest):
@@ -64,7 +64,7 @@ def test_a_task_that_takes_its_worker_with_it_lands_in_errors_and_the_others_com
 
         return undisturbed(tasks, Poisoned(read, fate, log), load, *rest) if where == "read" else undisturbed(tasks, read, loaded, *rest)
 
-    monkeypatch.setattr(flow, "explain_tasks", poisoned)
+    monkeypatch.setattr(on_ray, "explain_tasks", poisoned)
     timeout = 10.0 if fate == "hangs" else 3600.0
     outcome = explain.run(job(source, tmp_path / "out", **ASKED, task_timeout=timeout))
     assert outcome.counts["explained"] == 10
@@ -73,7 +73,7 @@ def test_a_task_that_takes_its_worker_with_it_lands_in_errors_and_the_others_com
     assert (row["shard"], row["stage"], row["error"]) == ("00001.tar", where, "WorkerDied")
     assert "images 2 to 3" in row["message"]
     begun = [line.split() for line in log.read_text().splitlines()]
-    assert max(Counter(task for task, _ in begun).values()) == flow.ATTEMPTS
+    assert max(Counter(task for task, _ in begun).values()) == on_ray.ATTEMPTS
     if where == "read":  # T2: rows that collapse into one block keep one worker busy and are replayed together
         assert len({task for task, _ in begun}) == len({of_ray for _, of_ray in begun}) == 6, "a task is a block of its own"
     monkeypatch.undo()
@@ -89,7 +89,7 @@ def test_an_item_is_a_block_of_its_own(cluster):
 
         return item, ray.get_runtime_context().get_task_id()
 
-    found = list(flow.each(of_ray, range(20)))
+    found = list(on_ray.each(of_ray, range(20)))
     assert sorted(item for item, _ in found) == list(range(20))
     assert len({task for _, task in found}) == 20
 
@@ -121,7 +121,7 @@ def test_one_bad_task_of_many_loses_no_other(cluster, tmp_path):
 
 def test_a_worker_that_dies_between_its_write_and_its_answer_leaves_no_second_set_of_rows(cluster, source, expected, tmp_path, monkeypatch):
     """T5: what a replay writes goes under the same names, and counts once."""
-    undisturbed = flow.explain_tasks
+    undisturbed = on_ray.explain_tasks
     mark = tmp_path / "died"
 
     def lossy(tasks, read, load, land, *rest):
@@ -134,7 +134,7 @@ def test_a_worker_that_dies_between_its_write_and_its_answer_leaves_no_second_se
 
         return undisturbed(tasks, read, load, landed, *rest)
 
-    monkeypatch.setattr(flow, "explain_tasks", lossy)
+    monkeypatch.setattr(on_ray, "explain_tasks", lossy)
     assert explain.run(job(source, tmp_path / "out", **ASKED)).complete
     assert mark.exists()
     assert len(list(tmp_path.glob("out/tasks/**/receipt.json"))) == 6

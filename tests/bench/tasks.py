@@ -19,11 +19,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline import inline, storage
+from pipeline import storage
 from pipeline.engine.batch import PASSES
 from pipeline.plan.check import prepare
 from pipeline.plan.task import Task
-from pipeline.run import Hands, execute
+from pipeline.run import in_process
+from pipeline.run.execute import Hands, execute
 from pipeline.spec.job import Job
 from pipeline.tables import files, schema
 from pipeline.tables.identity import digest
@@ -92,7 +93,7 @@ def measured(tasks: int) -> dict:
             workers = Simulated(ready)
             found.setdefault("start_mb", _peak())
             wall, cpu = time.perf_counter(), time.process_time()
-            execute(ready, Hands(inline.each, workers, 1, 0))
+            execute(ready, Hands(in_process.each, workers, 1, 0))
             spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "cpu_of_workers": workers.seconds}
             found[name] = {kind: round(seconds, 1) for kind, seconds in spent.items()} | {"peak_mb": _peak()}
 

@@ -1,0 +1,36 @@
+"""Images in class folders without splits, as Kvasir lies (CLASS/NAME.jpg), or any folder of images.
+
+Classes are the sorted first folders; images of a folder without any carry no label. All of it is the split train.
+"""
+
+from collections.abc import Iterator
+
+from pipeline.datasets.layouts.csv import recognises as in_table
+from pipeline.datasets.layouts.layout import Dataset, Layout, Record
+from pipeline.datasets.layouts.splits import recognises as in_splits
+from pipeline.datasets.layouts.tree import Tree
+from pipeline.refusal import Refusal
+
+
+def recognises(tree: Tree) -> bool:
+    depths = {"/" in path for path in tree.images}
+    return len(depths) == 1 and not in_table(tree) and not in_splits(tree)
+
+
+def dataset(tree: Tree, level: None) -> Dataset:
+    classes = tuple(sorted({path.split("/")[0] for path in tree.images if "/" in path}))
+    position = {name: label for label, name in enumerate(classes)}
+    loose = next((path for path in tree.images if "/" not in path), None)
+    if not tree.images:
+        raise Refusal(f"{tree.root} has no images")
+    if classes and loose:
+        raise Refusal(f"{loose} lies in no class folder and others do, {classes[0]}/ for one; move it into one")
+
+    def records() -> Iterator[Record]:
+        for path in tree.images:
+            yield Record(path, position[path.split("/")[0]] if classes else None, "train", path)
+
+    return Dataset(classes, records)
+
+
+LAYOUT = Layout(recognises, dataset, aliases=("kvasir",), last=True)

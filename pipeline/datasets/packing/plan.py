@@ -1,0 +1,149 @@
+"""What a pack job comes to, before anything is written: the dataset, what a first look at it tells, and its shards."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.datasets import layouts
+from pipeline.datasets.layouts import SPLITS, Dataset, Record, Tree
+from pipeline.datasets.packing.job import Pack
+from pipeline.datasets.packing.sample import Item
+from pipeline.datasets.packing.shard import Task, fingerprint
+from pipeline.refusal import Refusal
+
+
+@dataclass
+class Survey:
+    """What a first look at every record tells, before anything is written."""
+
+    counts: dict[str, Counter] = field(default_factory=dict)  # split -> label -> images
+    problems: list[str] = field(default_factory=list)
+
+    def images(self, splits: Sequence[str]) -> int:
+        return sum(self.counts[split].total() for split in splits)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job whose dataset was looked over."""
+
+    job: Pack
+    tree: Tree
+    layout: str
+    level: str | None
+    dataset: Dataset
+    survey: Survey
+    splits: tuple[str, ...]  # those to pack
+
+    @property
+    def head(self) -> dict:
+        """What tells the dataset apart from another one that was packed to the same place."""
+        return {"layout": self.layout, "level": self.level, "classes": len(self.dataset.classes), "resize": self.job.resize}
+
+    @property
+    def images(self) -> int:
+        return self.survey.images(self.splits)
+
+
+def plan(job: Pack) -> Plan:
+    """Recognise the layout and look every record over.
+
+    Raises:
+        Refusal: the root is in no known layout, its tables contradict each other, or it has not what is asked for.
+    """
+    tree = Tree.of(job.root)
+    layout = layouts.find(tree) if job.layout == "auto" else layouts.named(job.layout)
+    level = layouts.level_of(layout, job.level)
+    dataset = layouts.LAYOUTS[layout].dataset(tree, level)
+    _refuse_names(dataset.classes, job.root)
+    survey = _survey(tree, dataset)
+    return Plan(job, tree, layout, level, dataset, survey, _splits(survey, job))
+
+
+def _refuse_names(classes: Sequence[str], root: str) -> None:
+    """A class name stands on a line of its own and means one class."""
+    for name, times in Counter(classes).items():
+        if times > 1 or not name.strip() or not name.isprintable():
+            raise Refusal(f"{root}: the class name {name!a} " + ("comes more than once" if times > 1 else "is empty or cannot be printed"))
+
+
+def _survey(tree: Tree, dataset: Dataset) -> Survey:
+    survey, seen = Survey(), set()
+    for record in dataset.records():
+        digest = hashlib.blake2b(record.image.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        if digest in seen:
+            raise Refusal(f"{record.where}: {record.image} comes a second time")
+        seen.add(digest)
+        lost = _lost(record, tree)
+        if lost:
+            survey.problems.append(f"{lost} ({record.where}) is missing")
+        else:
+            survey.counts.setdefault(record.split, Counter())[record.label] += 1
+    trained = survey.counts.get("train")
+    untrained = sorted({label for counts in survey.counts.values() for label in counts} - set(trained)) if trained else []
+    survey.problems += [f"class {dataset.classes[label]} has images and none for training" for label in untrained]
+    if not survey.counts:
+        raise Refusal(f"{tree.root} holds none of the images its tables name: {'; '.join(survey.problems[:1]) or 'they name none'}")
+    return survey
+
+
+def _lost(record: Record, tree: Tree) -> str | None:
+    """The first of the record's files that is not there."""
+    return next((path for path in record.paths if path not in tree), None)
+
+
+def _splits(survey: Survey, job: Pack) -> tuple[str, ...]:
+    unknown = [split for split in job.split if split not in survey.counts]
+    if unknown:
+        raise Refusal(f"--split {unknown[0]}: {job.root} has no such split; it has {' '.join(s for s in SPLITS if s in survey.counts)}")
+    return tuple(split for split in SPLITS if split in survey.counts and (not job.split or split in job.split))
+
+
+def tasks(plan: Plan) -> Iterator[Task]:
+    """The shards of each split, as soon as one is full."""
+    waiting: dict[str, list[Item]] = {split: [] for split in plan.splits}
+    shards, keys = Counter(), Keys()
+    for record in plan.dataset.records():
+        if _lost(record, plan.tree):
+            continue
+        key = keys(record.name or record.image)  # of every split: a key does not depend on which of them are packed
+        if record.split not in waiting:
+            continue
+        name = None if record.label is None else plan.dataset.classes[record.label]
+        waiting[record.split].append(Item(key, name, record))
+        if len(waiting[record.split]) == plan.job.images_per_shard:
+            yield _task(plan, record.split, shards, waiting[record.split])
+            waiting[record.split] = []
+    for split, items in waiting.items():
+        if items:
+            yield _task(plan, split, shards, items)
+
+
+def _task(plan: Plan, split: str, shards: Counter, items: list[Item]) -> Task:
+    name = f"{split}-{shards[split]:05}.tar"
+    shards[split] += 1
+    stamps = [[plan.tree.files[path] for path in item.record.paths] for item in items]
+    inputs = fingerprint(items, stamps, plan.layout, plan.job.resize)
+    job = plan.job
+    return Task(name, plan.tree.root, job.out, plan.layout, split, tuple(items), job.resize, job.skip_missing, inputs)
+
+
+class Keys:
+    """Keys from paths: one each, the same every time."""
+
+    def __init__(self):
+        self.taken: set[bytes] = set()
+
+    def __call__(self, path: str) -> str:
+        stem = path.rpartition(".")[0] if "." in path.rpartition("/")[2] else path
+        key = re.sub(r"[^\w\- ()+,@]", "_", stem.replace("/", "__"))
+        if _short(key) in self.taken or len(key) > 200:
+            key = f"{key[:200]}-{_short(path).hex()}"
+        self.taken.add(_short(key))
+        return key
+
+
+def _short(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()

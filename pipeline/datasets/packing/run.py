@@ -1,0 +1,140 @@
+"""A pack job from start to end: recognise, look everything over, write what is missing, sum up."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from pipeline import storage
+from pipeline.classes import pairs
+from pipeline.datasets.layouts import SPLITS, Dataset
+from pipeline.datasets.packing.job import Pack
+from pipeline.datasets.packing.plan import Plan, plan, tasks
+from pipeline.datasets.packing.shard import Receipt, receipt_url, write_shard
+from pipeline.progress import Progress
+from pipeline.refusal import Refusal
+from pipeline.tables import files
+
+log = logging.getLogger(__name__)
+AT_ONCE = 64  # shards that are planned and handed out together
+FEW = 3  # of a list of bad things, named in a refusal
+
+
+def pack(job: Pack, each: Callable = map) -> dict:
+    """Write the shards; returns what pack.json says. `each` maps a function over items, here or on Ray, in any order.
+
+    Raises:
+        Refusal: the root is in no known layout, its tables contradict each other or its images, or `out` holds another dataset.
+    """
+    planned = plan(job)
+    _refuse_problems(planned.survey.problems, job)
+    files.writable(job.out)
+    known = _known(job.out, planned.head)
+    log.info("%s: %d images of %d classes in %s", planned.layout, planned.images, len(planned.dataset.classes), " ".join(planned.splits))
+    _tables(job.out, planned.dataset)
+    receipts = _write(planned, known, each)
+    return _finish(planned, known, receipts)
+
+
+def _refuse_problems(problems: Sequence[str], job: Pack) -> None:
+    if problems and not job.skip_missing:
+        more = f", and {len(problems) - FEW} more" if len(problems) > FEW else ""
+        raise Refusal(f"{len(problems)} problems: {'; '.join(problems[:FEW])}{more}; --skip-missing goes on without them")
+
+
+def _known(out: str, head: dict) -> dict[str, Receipt]:
+    """Receipts of shards that are there.
+
+    Raises:
+        Refusal: they are another dataset's.
+    """
+    try:
+        before = json.loads(storage.read_bytes(storage.join(out, "pack.json")))
+    except FileNotFoundError:
+        before = head
+    changed = [name for name in head if before.get(name) != head[name]]
+    if changed:
+        told = ", ".join(f"{name} {before.get(name)} and not {head[name]}" for name in changed)
+        raise Refusal(f"--out {out} holds another dataset ({told}); name another place, or remove what is there")
+    fs, path = storage.filesystem(out)
+    sizes = {info["name"].rpartition("/")[2]: info["size"] for info in fs.ls(path, detail=True)} if fs.isdir(path) else {}
+    names = [name for name in sizes if re.fullmatch(rf"({'|'.join(SPLITS)})-\d{{5,}}\.tar", name)]
+    found = storage.read_many([receipt_url(out, name) for name in names]) if names else []
+    receipts = [Receipt.from_json(content) for content in found if isinstance(content, bytes)]
+    return {receipt.name: receipt for receipt in receipts if sizes[receipt.name] == receipt.bytes}
+
+
+def _tables(out: str, dataset: Dataset) -> None:
+    if dataset.classes:
+        files.write_bytes(storage.join(out, "classes.txt"), "".join(f"{name}\n" for name in dataset.classes).encode())
+    if dataset.attributes:
+        names, values = dataset.attributes
+        content = {"attributes": list(names), "values": [[round(value, 12) for value in row] for row in values]}
+        files.write_bytes(storage.join(out, "attributes.json"), json.dumps(content).encode())
+        pairs.write(storage.join(out, "pairs.json"), pairs.pairs_of_attributes(names, values))
+
+
+def _write(plan: Plan, known: dict[str, Receipt], each: Callable) -> dict[str, Receipt]:
+    """Receipts of all shards of these splits; those whose inputs did not change are left as they are."""
+    progress, receipts = Progress("pack", plan.images, "images"), {}
+    coming = tasks(plan)
+    while some := list(islice(coming, AT_ONCE)):
+        todo, problems = [], []
+        for task in some:
+            if task.name in known and known[task.name].inputs == task.inputs:
+                receipts[task.name] = known[task.name]
+                problems += known[task.name].problems
+                progress.add(len(task.items))
+            else:
+                todo.append(task)
+        if todo:
+            _unpublish(plan.job.out)
+        sizes = {task.name: len(task.items) for task in todo}
+        for receipt in each(write_shard, todo) if todo else ():
+            if receipt.refused:
+                raise Refusal(receipt.refused)
+            receipts[receipt.name] = receipt
+            problems += receipt.problems
+            progress.add(sizes[receipt.name], len(receipt.problems))
+        _refuse_problems(problems, plan.job)
+    return dict(sorted(receipts.items()))
+
+
+def _unpublish(out: str) -> None:
+    """What pack.json says no longer holds once a shard is replaced."""
+    fs, path = storage.filesystem(storage.join(out, "pack.json"))
+    if fs.exists(path):
+        fs.rm_file(path)
+
+
+def _finish(plan: Plan, known: dict[str, Receipt], receipts: dict[str, Receipt]) -> dict:
+    """Remove shards that are no longer of these splits, and write pack.json, which names all that are."""
+    written = {name for name, receipt in receipts.items() if receipt.images}
+    stale = [name for name, receipt in known.items() if receipt.split in plan.splits and name not in written]
+    for name in stale:
+        _unpublish(plan.job.out)
+        for url in (storage.join(plan.job.out, name), receipt_url(plan.job.out, name)):
+            fs, path = storage.filesystem(url)
+            fs.rm_file(path)
+    kept = {name: receipt for name, receipt in known.items() if receipt.split not in plan.splits}
+    all_of_them = [receipt for _, receipt in sorted((kept | receipts).items())]
+    shards = [receipt for receipt in all_of_them if receipt.images]
+    labels = {label for counts in plan.survey.counts.values() for label in counts}
+    content = plan.head | {
+        "images": sum(receipt.images for receipt in shards),
+        "splits": {split: _sums([receipt for receipt in shards if receipt.split == split]) for split in SPLITS},
+        "empty_classes": [name for label, name in enumerate(plan.dataset.classes) if label not in labels],
+        "shards": [
+            {"name": receipt.name, "split": receipt.split, "images": receipt.images, "bytes": receipt.bytes, "sha256": receipt.sha256}
+            for receipt in shards
+        ],
+        "problems": plan.survey.problems + [problem for receipt in all_of_them for problem in receipt.problems],
+    }
+    content["splits"] = {split: sums for split, sums in content["splits"].items() if sums["shards"]}
+    files.write_json(storage.join(plan.job.out, "pack.json"), content)
+    return content
+
+
+def _sums(receipts: Sequence[Receipt]) -> dict[str, int]:
+    return {"images": sum(receipt.images for receipt in receipts), "shards": len(receipts)}

@@ -1,0 +1,172 @@
+"""One image with its annotations as the members of a WebDataset sample."""
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.datasets.layouts import LAYOUTS, SHOWN, Record, Seen
+from pipeline.refusal import Refusal
+from pipeline.sources.decode import PIXEL_LIMIT
+from pipeline.sources.sample import IMAGES
+
+ORIENTATION = 0x0112  # the EXIF tag
+DIGITS = 6  # of a fraction
+QUALITY = 95  # of a re-encoded JPEG
+# Where the point (x, y) of a stored image lies in the image as it is shown, by EXIF orientation; fractions of each.
+TURNED = {
+    2: lambda x, y: (1 - x, y),
+    3: lambda x, y: (1 - x, 1 - y),
+    4: lambda x, y: (x, 1 - y),
+    5: lambda x, y: (y, x),
+    6: lambda x, y: (1 - y, x),
+    7: lambda x, y: (1 - y, 1 - x),
+    8: lambda x, y: (y, 1 - x),
+}
+TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Unpackable(Exception):
+    """What is wrong with one image."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A record with its place in the shards."""
+
+    key: str
+    label_name: str | None
+    record: Record
+
+
+def members(item: Item, layout: str, contents: Sequence[bytes], resize: int | None) -> dict[str, bytes]:
+    """The sample: file ending -> content. `contents` are those of the record's image and of its other files.
+
+    Boxes and points come as fractions of the image as it is shown, after EXIF rotation; so do masks.
+
+    Raises:
+        Unpackable: the image cannot be read, or no source would read it.
+        Refusal: an annotation file is damaged.
+    """
+    image, *others = contents
+    size, orientation = _header(image)
+    ending = item.record.image.rpartition(".")[2].lower()
+    seen = _look(item.record, layout, others) if others else Seen()
+    shown = size[::-1] if orientation >= 5 else size
+    fitted = shown
+    if resize:
+        fitted = _fitted(shown, resize)
+        image, ending = _resized(image, fitted), "jpg"
+    elif ending not in IMAGES:
+        raise Unpackable(f"ends in .{ending}; shards hold {' '.join(IMAGES)}, so give --resize to encode it anew")
+    told = _told(item, seen, size, orientation) | {"width": shown[0], "height": shown[1]}
+    sample = {ending: image, "json": json.dumps(told, ensure_ascii=False).encode()}
+    for name, mask in (("mask.png", seen.mask), ("parts.png", seen.parts)):
+        if mask is not None:
+            sample[name] = _png(mask, orientation, fitted if resize else None)
+    return sample
+
+
+def _header(image: bytes) -> tuple[tuple[int, int], int]:
+    """Width and height as stored, and the EXIF orientation."""
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            if opened.width * opened.height > PIXEL_LIMIT:
+                raise Unpackable(f"claims {opened.width} x {opened.height} pixels; at most {PIXEL_LIMIT:,} are decoded")
+            return opened.size, _orientation(opened)
+    except Unpackable:
+        raise
+    except Exception as error:  # the image boundary, as in sources.decode
+        raise Unpackable(f"cannot be read: {' '.join(str(error).split())[:100] or type(error).__name__}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF beside sound pixels
+        return 1
+    return found if found in TURNED else 1
+
+
+def _look(record: Record, layout: str, contents: Sequence[bytes]) -> Seen:
+    try:
+        return LAYOUTS[layout].look(record, contents)
+    except Refusal:
+        raise
+    except Exception as error:  # the file boundary: what is damaged is named
+        raise Refusal(f"{' or '.join(record.paths[1:])} cannot be read: {' '.join(str(error).split())[:100]}") from error
+
+
+def _told(item: Item, seen: Seen, size: tuple[int, int], orientation: int) -> dict:
+    """What the sample's JSON says."""
+    record = item.record
+    told = {"label": record.label, "label_name": item.label_name, "split": record.split}
+    boxes = [*_boxes(record.boxes, record.frame or size, orientation), *_boxes(seen.boxes, seen.frame or size, orientation)]
+    if boxes:
+        told["boxes"] = boxes
+    if record.parts:
+        width, height = record.frame or size
+        turn = TURNED.get(orientation, lambda x, y: (x, y))
+        told["parts"] = {part: _rounded(turn(x / width, y / height)) for part, (x, y) in record.parts.items()}
+    if seen.parts is not None:
+        told["part_names"] = list(record.part_names)
+    if record.attributes is not None:
+        told["attributes"] = list(record.attributes)
+    return told
+
+
+def _boxes(boxes: Iterable, frame: tuple[float, float], orientation: int) -> list[list[float]]:
+    """Boxes as fractions of the image as shown, cut off at its border; those outside are dropped."""
+    width, height = frame
+    turn = TURNED.get(orientation, lambda x, y: (x, y)) if frame != SHOWN else lambda x, y: (x, y)
+    found = []
+    for x0, y0, x1, y1 in boxes:
+        corners = [turn(x / width, y / height) for x, y in ((x0, y0), (x1, y1))]
+        (left, right), (top, bottom) = (sorted(sides) for sides in zip(*corners, strict=True))
+        box = _rounded((left, top, right, bottom))
+        if box[0] < box[2] and box[1] < box[3]:
+            found.append(box)
+    return found
+
+
+def _rounded(fractions: Iterable[float]) -> list[float]:
+    return [round(min(max(fraction, 0.0), 1.0), DIGITS) for fraction in fractions]
+
+
+def _fitted(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """The size whose shorter side is at most `shorter`, with the same proportions."""
+    scale = min(1.0, shorter / min(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _resized(image: bytes, size: tuple[int, int]) -> bytes:
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+    except Exception as error:
+        raise Unpackable(f"cannot be decoded: {' '.join(str(error).split())[:100] or type(error).__name__}") from error
+    buffer = io.BytesIO()
+    upright.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def _png(mask: np.ndarray, orientation: int, size: tuple[int, int] | None) -> bytes:
+    image = Image.fromarray(mask)
+    if orientation in TRANSPOSED:
+        image = image.transpose(TRANSPOSED[orientation])
+    if size:
+        image = image.resize(size, Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,6 +1,0 @@
-"""A dataset directory to WebDataset shards, with everything its layout says of an image inside the image's sample."""
-
-from pipeline.packing.job import Pack
-from pipeline.packing.run import pack
-
-__all__ = ["Pack", "pack"]

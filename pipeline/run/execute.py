@@ -1,0 +1,194 @@
+"""A job from start to end: list, plan, explain, finish."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pyarrow as pa
+
+from pipeline import sources, storage
+from pipeline.plan import dry_run, rescore
+from pipeline.plan.check import Prepared
+from pipeline.plan.state import Work
+from pipeline.plan.task import Task
+from pipeline.progress import Progress
+from pipeline.reduce.manifest import methods_of
+from pipeline.reduce.publish_run import Outcome, damaged, finish
+from pipeline.refusal import Refusal, one_line
+from pipeline.run.status import Watch
+from pipeline.spec.job import Job
+from pipeline.stages.land import Land
+from pipeline.stages.worker import Explain
+from pipeline.tables import publish, receipts
+from pipeline.tables.receipts import Damaged, Receipt
+from pipeline.targets import TARGETS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Who does the work: `each` maps a function over items, `explain_tasks` runs the flow; both on Ray or in this process."""
+
+    each: Callable
+    explain_tasks: Callable
+    workers: int
+    gpus: int
+
+    @staticmethod
+    def of(job: Job, cpus: int, gpus: int) -> "Hands":
+        """Ray's hands for a cluster of so many CPUs and GPUs, or this process where the job asks for 0 workers."""
+        if job.workers == 0:
+            pass
+        else:
+            from pipeline.run import on_ray
+        if job.device == "cuda" and not gpus:
+            raise Refusal("--device cuda: there is no GPU here; use --device cpu or auto")
+        gpus = 0 if job.device == "cpu" else gpus
+        return Hands(on_ray.each, on_ray.explain_tasks, job.workers or gpus or cpus, gpus)
+
+
+def execute(ready: Prepared, hands: Hands) -> Outcome | None:
+    """Explain what is missing and publish the run; a dry job says what that would be, and is None.
+
+    Raises:
+        Damaged: where files of tasks were damaged, computed again, and damaged once more.
+    """
+    job, started = ready.job, time.time()
+    watch = None if job.dry else Watch(job.out, job.name, started)
+    work = _planned(ready, hands, started)
+    todo = _todo(work)
+    log.info("%d images in %d tasks; %d tasks have something missing", _images(work.tasks), len(work.tasks), len(todo))
+    if watch is None:
+        dry_run.tell(todo, ready.cells, len(work.tasks), methods_of(ready), work.before)
+        return None
+    watch.tell(now=True, state="explaining", tasks=len(todo), tasks_done=0, images=_images(todo), images_done=0, failed=0)
+    try:
+        outcome = _finished(_explained(work, todo, hands, watch), hands, watch)
+    except BaseException as error:
+        watch.tell(now=True, state="failed", reason=f"{type(error).__name__}: {one_line(error)}")
+        raise
+    watch.tell(now=True, state="finished", run_id=outcome.run_id, published=outcome.new, counts=outcome.counts)
+    return outcome
+
+
+def _planned(ready: Prepared, hands: Hands, started: float) -> Work:
+    """The job's tasks and what of them has been answered before."""
+    indexes = _index(ready.shards, hands)
+    listed = time.time() - started
+    tasks = _tasks(ready, indexes)
+    _refuse_without_labels(ready, indexes)
+    previous = publish.current(ready.job.out).get(ready.job.name)
+    answered = _answered(ready.job.out, previous)
+    work = Work(ready, tasks, indexes, answered, (), previous, started, {"list_seconds": round(listed, 3)})
+    return replace(work, failures=rescore.unexplained(work))
+
+
+def _finished(work: Work, hands: Hands, watch: Watch) -> Outcome:
+    """Publish; where files of tasks turn out to be damaged, compute these again and publish then."""
+    watch.tell(now=True, state="publishing")
+    try:
+        return finish(work, hands.each)
+    except Damaged as error:
+        folders = damaged(work, hands.each)
+        log.warning("%s: what %d receipts named is computed again", error, len(folders))
+    receipts.discard(work.ready.job.out, folders)
+    sound = {task: tuple(each for each in answers if each.folder not in folders) for task, answers in work.answered.items()}
+    work = replace(work, answered=sound, failures=())  # what failed is open, and so tried again as well
+    work = replace(work, failures=rescore.unexplained(work))
+    return finish(_explained(work, _todo(work), hands, watch), hands.each)
+
+
+def _images(tasks: Sequence[Task]) -> int:
+    return sum(task.stop - task.start for task in tasks)
+
+
+def _index(shards: Sequence[sources.Shard], hands: Hands) -> dict[sources.Shard, sources.Index]:
+    progress, found = Progress("list", len(shards), "shards"), {}
+    for position, index in hands.each(sources.numbered_index, list(enumerate(shards))):
+        found[shards[position]] = index
+        progress.add(1, len(index.problems))
+    return {shard: found[shard] for shard in shards}
+
+
+def _tasks(ready: Prepared, indexes: dict[sources.Shard, sources.Index]) -> list[Task]:
+    left, step, tasks = ready.job.limit, ready.job.task_images, []
+    for shard, index in indexes.items():
+        count = index.count if left is None else min(left, index.count)
+        left = None if left is None else left - count
+        tasks += [Task.of(shard, index, start, min(start + step, count)) for start in range(0, count, step)]
+    return tasks
+
+
+def _refuse_without_labels(ready: Prepared, indexes: dict[sources.Shard, sources.Index]) -> None:
+    asked = {target.name for _, target in ready.questions.pairs()} - {"none"}
+    images = sum(index.count for index in indexes.values())
+    if not images:
+        problems = [problem for index in indexes.values() for problem in index.problems]
+        raise Refusal(f"there is no image in {' '.join(ready.job.source)}" + (f": {problems[0].message}" if problems else ""))
+    if asked and all(TARGETS[name].needs_label for name in asked) and not any(index.labelled for index in indexes.values()):
+        raise Refusal(f"no image carries a label, so --targets {' '.join(sorted(asked))} explains nothing; use --targets predicted")
+
+
+def _answered(out: str, previous: str | None) -> dict[str, tuple[Receipt, ...]]:
+    """The receipts of every task, by its id."""
+    known = []
+    if previous:
+        try:
+            known = receipts.unpack(storage.read_bytes(storage.join(out, "runs", previous, "receipts.parquet")))
+        except (OSError, Damaged, pa.ArrowException) as error:
+            log.warning("the receipts of run %s cannot be read (%s): every task is looked up", previous, one_line(error))
+    return _by_task({}, receipts.load(out, known))
+
+
+def _by_task(answered: Mapping[str, tuple[Receipt, ...]], more: Iterable[Receipt]) -> dict[str, tuple[Receipt, ...]]:
+    """What has been answered, with more receipts behind those that are there."""
+    found = dict(answered)
+    for receipt in more:
+        found[receipt.task] = (*found.get(receipt.task, ()), receipt)
+    return found
+
+
+def _todo(work: Work) -> list[Task]:
+    """The tasks with the cells that are missing, without those of which none is, or which a run to be scored lacks itself."""
+    found = (replace(task, missing=work.missing(task)) for task in work.tasks if work.holds(task))
+    return [rescore.with_maps(task, work.ready.cells, work) for task in found if task.missing]
+
+
+def _explained(work: Work, todo: Sequence[Task], hands: Hands, watch: Watch) -> Work:
+    """The work after the flow has gone over its open tasks: with their receipts, or with why there is none, and what was spent."""
+    if not todo:
+        return work
+    ready, fresh, failures = work.ready, [], list(work.failures)
+    job = ready.job
+    device = "cuda" if hands.gpus else "cpu"
+    batch_size = None if job.batch_size == "auto" else int(job.batch_size)
+    load = partial(Explain.load, ready.network, ready.questions, ready.classes.names, device, batch_size, None if hands.gpus else 1)
+    progress, spent = Progress("explain", _images(todo), "images"), Counter(work.spent)
+    flow = hands.explain_tasks([t.to_json() for t in todo], ready.read, load, Land(job.out), hands.workers, hands.gpus, job.task_timeout)
+    for text in flow:
+        told = receipts.failure(text)
+        if told:
+            failures.append(told)
+            progress.add(told["images"], told["images"])
+            watch.task(progress, len(todo), told)
+            continue
+        receipt = Receipt.from_json(text)
+        fresh.append(receipt)
+        spent.update(_spent(receipt))
+        progress.add(receipt.facts["stop"] - receipt.facts["start"], receipt.facts["failed"])
+        watch.task(progress, len(todo), {"task": receipt.task, **receipt.facts})
+    spent["wall_seconds"] += progress.seconds
+    rate = {"images_per_second": round(_images(todo) / max(progress.seconds, 1e-9), 3)}
+    spent = {name: round(value, 3) for name, value in spent.items()} | rate
+    return replace(work, answered=_by_task(work.answered, fresh), failures=failures, spent=spent)
+
+
+def _spent(receipt: Receipt) -> dict[str, float]:
+    """What one task cost, for run.json to add up."""
+    seconds = {f"{stage}_seconds": seconds for stage, seconds in receipt.facts["seconds"].items()}
+    written = sum(entry["bytes"] for entry in receipt.files.values())
+    return {**seconds, "bytes_read": receipt.facts["bytes_read"], "bytes_written": written, "retries": receipt.facts["retries"]}

@@ -1,0 +1,49 @@
+"""How often a probe is right: top-1 and top-5, over all images of a split and over those of each class.
+
+C classes
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.train.probe.features import Features
+from pipeline.train.probe.solvers import Linear, chunks
+
+ACCURACY = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("probe", "pool", "solver")],
+        ("setting", pa.float64()),
+        ("step", pa.int32()),
+        ("split", pa.string()),
+        ("class_id", pa.int32()),
+        ("class_name", pa.string()),
+        ("n", pa.int64()),
+        ("top1", pa.float64()),
+        ("top5", pa.float64()),
+    ]
+)
+
+
+def measured(name: str, pool: str, linear: Linear, splits: Mapping[str, Features], names: Sequence[str]) -> list[dict]:
+    """Rows of the accuracy table; class_id is null in the row over all images."""
+    rows, about = [], {"probe": name, "pool": pool, "solver": linear.solver, "setting": linear.setting, "step": linear.step}
+    for split, features in splits.items():
+        count, first, five = (np.zeros(len(names), np.int64) for _ in range(3))
+        for x, labels in chunks(features):
+            logits = linear.logits(x)
+            own = logits.gather(1, labels[:, None])
+            lower = torch.arange(len(names)) < labels[:, None]
+            better = ((logits > own) | ((logits == own) & lower)).sum(1).numpy()  # classes ahead of the label, as argmax has it
+            count += np.bincount(labels, minlength=len(names))
+            first += np.bincount(labels[better < 1], minlength=len(names))
+            five += np.bincount(labels[better < 5], minlength=len(names))
+        everyone = [(None, None, count.sum(), first.sum(), five.sum())]
+        for class_id, class_name, n, one, top in [*everyone, *zip(range(len(names)), names, count, first, five, strict=True)]:
+            share = (one / n, top / n) if n else (None, None)
+            rows.append(
+                {**about, "split": split, "class_id": class_id, "class_name": class_name, "n": int(n), "top1": share[0], "top5": share[1]}
+            )
+    return rows

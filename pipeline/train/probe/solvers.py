@@ -1,0 +1,119 @@
+"""Two ways to a linear classifier on features: Adam with early stopping, as Finer-CAM's released recipe has it, and L-BFGS to convergence.
+
+N images, D features, C classes
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.train.probe.features import Features
+
+ROWS = 8192  # rows held in memory at a time
+NEVER = -1e4  # a logit that leaves no probability, and that half precision still holds
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Logits = x weight^T + bias: weight [C D], bias [C], float32; how it was found, and at which epoch or iteration."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    solver: str
+    setting: float
+    step: int
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def adam(
+    train: Features,
+    val: Features,
+    classes: int,
+    *,
+    lr: float = 3e-4,
+    epochs: int = 20,
+    batch: int = 128,
+    seed: int = 0,
+    told: Callable[[int, float], None] = lambda epoch, accuracy: None,
+) -> tuple[Linear, float]:
+    """Cross-entropy, no weight decay, no schedule; the epoch with the best top-1 on `val` is kept, the first of equals, and returned with it.
+
+    The order of an epoch follows from the seed and its number. `told` hears of each epoch's accuracy on `val`.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    bound = train.x.shape[1] ** -0.5  # as torch.nn.Linear starts
+    weight, bias = (
+        torch.empty(shape).uniform_(-bound, bound, generator=rng).requires_grad_() for shape in ((classes, train.x.shape[1]), (classes,))
+    )
+    optimiser, best, kept = torch.optim.Adam([weight, bias], lr=lr), -1.0, None
+    for epoch in range(1, epochs + 1):
+        order = np.random.default_rng([seed, epoch]).permutation(len(train))
+        for start in range(0, len(order), batch):
+            rows = np.sort(order[start : start + batch])
+            loss = F.cross_entropy(F.linear(_tensor(train.x[rows]), weight, bias), _labels(train.labels[rows]))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        found = Linear(weight.detach().clone(), bias.detach().clone(), "adam", lr, epoch)
+        right = accuracy(found, val)
+        told(epoch, right)
+        if right > best:
+            best, kept = right, found
+    return kept, best
+
+
+def lbfgs(parts: Sequence[Features], classes: int, *, l2: float = 1.0, iterations: int = 1000, tolerance: float = 1e-5) -> Linear:
+    """Multinomial logistic regression, mean cross-entropy + l2 / (2 N) |weight|^2 (scikit-learn's with C = 1 / l2), in double precision.
+
+    Each evaluation streams over the features of all parts. Ends where no component of the gradient exceeds `tolerance`. A class without
+    images, whose best bias is minus infinity, gets the logit `NEVER`.
+    """
+    from scipy.optimize import minimize
+
+    width, count = parts[0].x.shape[1], sum(map(len, parts))
+    seen = np.unique(np.concatenate([np.unique(part.labels) for part in parts]))
+    place = torch.from_numpy(np.searchsorted(seen, np.arange(classes)))
+
+    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        W, b = torch.from_numpy(theta.reshape(len(seen), width + 1)).split([width, 1], 1)
+        total, gradient = 0.0, torch.zeros(len(seen), width + 1, dtype=torch.float64)
+        for x, labels in chain.from_iterable(map(chunks, parts)):
+            x, own = x.double(), place[labels]
+            logs = F.log_softmax(x @ W.T + b[:, 0], 1)
+            total -= logs.gather(1, own[:, None]).sum().item()
+            left = logs.exp() - F.one_hot(own, len(seen))
+            gradient += torch.cat([left.T @ x, left.sum(0)[:, None]], 1)
+        gradient[:, :width] += l2 * W
+        return (total + l2 / 2 * W.square().sum().item()) / count, (gradient / count).numpy().ravel()
+
+    options = {"maxiter": iterations, "gtol": tolerance, "ftol": 0}
+    found = minimize(loss, np.zeros(len(seen) * (width + 1)), jac=True, method="L-BFGS-B", options=options)
+    weight, bias = torch.zeros(classes, width), torch.full((classes,), NEVER)
+    theta = torch.from_numpy(found.x.reshape(len(seen), width + 1)).float()
+    weight[seen], bias[seen] = theta[:, :width], theta[:, width]
+    return Linear(weight, bias, "lbfgs", l2, int(found.nit))
+
+
+def chunks(features: Features) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Features float32 [n D] and labels int64 [n], a few thousand at a time."""
+    for start in range(0, len(features), ROWS):
+        yield _tensor(features.x[start : start + ROWS]), _labels(features.labels[start : start + ROWS])
+
+
+def accuracy(linear: Linear, features: Features) -> float:
+    """Top-1."""
+    return sum((linear.logits(x).argmax(1) == labels).sum().item() for x, labels in chunks(features)) / len(features)
+
+
+def _tensor(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(x.astype(np.float32))
+
+
+def _labels(labels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.array(labels, dtype=np.int64))
