@@ -20,7 +20,8 @@ from pipeline.engine.runners import attention
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 from tests.untouched import assert_untouched
 
 SIZE, CLASSES = 64, 5

@@ -23,7 +23,8 @@ from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 from pipeline.train.losses import expected, marginal
 
 LABELS = torch.tensor([1, 0, 3])

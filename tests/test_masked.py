@@ -23,7 +23,8 @@ from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.tables.identity import seed_of
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 from tests import tiny
 
 SIZE, IMAGES = 32, 3

@@ -15,7 +15,8 @@ from pipeline.families import Cam, cam
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 from tests.untouched import assert_untouched
 
 SIZE = 64

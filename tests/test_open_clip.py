@@ -24,7 +24,8 @@ from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.spec.job import Job
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 from tests.shards import dataset, encoded, picture
 
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}

@@ -18,7 +18,8 @@ from pipeline.methods.optimised import extremal as extremal_file
 from pipeline.methods.optimised import mask as mask_file
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 from tests import tiny
 from tests.test_path import Counted, run, scene
 from tests.untouched import assert_untouched

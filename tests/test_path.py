@@ -15,7 +15,8 @@ from pipeline.methods.path.integrated_gradients import integrated_gradients
 from pipeline.methods.path.smooth_grad import smooth_grad
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 from tests import tiny
 from tests.untouched import assert_untouched
 

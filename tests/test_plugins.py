@@ -26,7 +26,8 @@ from pipeline.sources.images import Pictures
 from pipeline.spec import plugins
 from pipeline.spec.explain_spec import build_spec
 from pipeline.stages.explainer import Explainer
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 from tests import tiny
 from tests.registries import registries
 from tests.shards import dataset

@@ -17,7 +17,8 @@ from pipeline.engine.batch import Scene
 from pipeline.engine.forward import look
 from pipeline.methods import METHODS
 from pipeline.spec.grammar import parse
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 
 IMAGES = 50
 NETWORKS = {

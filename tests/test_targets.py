@@ -8,7 +8,8 @@ from pipeline.classes.pairs import Pair
 from pipeline.engine.batch import explained_by
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0, 0.0, 2.5], [0.0, 5.0, 1.0, 4.0, -1.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
 LABELS = torch.tensor([2, -1, 0])

@@ -16,7 +16,7 @@ from pipeline.backbones.cutting.linear_head import feature_to_logits
 from pipeline.backbones.libraries import custom
 from pipeline.backbones.preprocess import Preprocessing
 from pipeline.refusal import Refusal
-from pipeline.targets import Phrase
+from pipeline.targets.registry import Phrase
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from pipeline.backbones.libraries.multi_pool import side_by_side
 from pipeline.backbones.preprocess import SETTINGS, Preprocessing, preprocessing, size_of, stated
 from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal
-from pipeline.targets import Phrase
+from pipeline.targets.registry import Phrase
 
 
 def load(

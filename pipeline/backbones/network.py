@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from pipeline import backbones
 from pipeline.classes.texts import TEMPLATES
-from pipeline.targets import Phrase
+from pipeline.targets.registry import Phrase
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from pipeline.backbones import Backbone
 from pipeline.engine.forward import Look
 from pipeline.spec.grammar import Request
-from pipeline.targets import TARGETS, Answers, Explained
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers, Explained
 
 # Kinds of passes: rows through the whole network and back, and through the head alone and back.
 PASSES = ("forwards", "backwards", "heads", "head_backwards")

@@ -12,7 +12,8 @@ from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
 from pipeline.spec.explain_spec import Questions
 from pipeline.spec.grammar import Request
-from pipeline.targets import TARGETS, Answers
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers
 
 
 def with_sets(questions: Questions, sets: Mapping[str, tuple[int, ...]]) -> Questions:

@@ -13,7 +13,8 @@ from pipeline.spec.grammar import Request, parse, parse_all
 from pipeline.spec.plugins import Plugin, load
 from pipeline.spec.select import selected
 from pipeline.tables import schema
-from pipeline.targets import TARGETS, Phrase
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Phrase
 
 NO_TARGET = Request("none", "none")
 CONTROLS = ("fake_cam", "random")

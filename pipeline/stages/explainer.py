@@ -37,7 +37,9 @@ from pipeline.spec.grammar import Request
 from pipeline.spec.select import selected
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
-from pipeline.targets import TARGETS, Answers, Explained, rivals
+from pipeline.targets import TARGETS
+from pipeline.targets.registry import Answers, Explained
+from pipeline.targets.rivals import rivals
 
 log = logging.getLogger(__name__)
 CHUNK = {"cpu": 32, "cuda": 256}  # images of a batch: on a GPU as many as there are rows in its passes, see engine.budget

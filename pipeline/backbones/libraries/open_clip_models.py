@@ -18,7 +18,7 @@ from pipeline.backbones.cutting.graph import line
 from pipeline.backbones.libraries import open_clip_weights as weights_of
 from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal, choose
-from pipeline.targets import Phrase
+from pipeline.targets.registry import Phrase
 
 SCHEMES = ("hf-hub:", "local-dir:")
 CONFIG = "open_clip_config.json"

@@ -21,7 +21,7 @@ from pipeline.families import METHODS, Attribution
 from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal, one_line
 from pipeline.spec.grammar import Request
-from pipeline.targets import Explained
+from pipeline.targets.registry import Explained
 
 
 def misfit(method: Request, backbone: Backbone) -> str | None:
