@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs import explain
 from pipeline import tables
 from pipeline.datasets import creatures
-from pipeline.run.exit_codes import concluded
+from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.spec.job import Job
 
@@ -77,7 +77,7 @@ def job_of(demo: Demo) -> Job:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
-    return concluded(lambda: tell(job_of(command_line(Demo, "jobs.demo", arguments))))
+    return exit_code_of(lambda: tell(job_of(command_line(Demo, "jobs.demo", arguments))))
 
 
 def tell(job: Job) -> int:

@@ -9,13 +9,13 @@ from typing import Any
 
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.plan.check import Prepared, prepare
-from pipeline.reduce.publish_run import Outcome
+from pipeline.plan.check import CheckedJob, check_job
+from pipeline.reduce.publish_run import PublishResult
 from pipeline.run.execute import Hands, execute
-from pipeline.run.exit_codes import CODES, concluded
+from pipeline.run.exit_codes import CODES, exit_code_of
 from pipeline.spec import plugins
 from pipeline.spec.command_line import command_line
-from pipeline.spec.grammar import described
+from pipeline.spec.grammar import describe_registry
 from pipeline.spec.job import Job
 from pipeline.targets import TARGETS
 
@@ -25,24 +25,24 @@ ASKED = {"Methods": METHODS, "Targets": TARGETS, "Metrics": METRICS}
 def about(registries: Mapping[str, Mapping[str, Any]]) -> str:
     """The end of `--help`: every entry of some registries with its settings, those of installed plugins too."""
     plugins.load(())
-    return "\n\n".join([*(f"{name}\n\n{described(registry)}" for name, registry in registries.items()), CODES])
+    return "\n\n".join([*(f"{name}\n\n{describe_registry(registry)}" for name, registry in registries.items()), CODES])
 
 
-def run(job: Job) -> Outcome | None:
+def run(job: Job) -> PublishResult | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
-    return carry_out(prepare(job))
+    return carry_out(check_job(job))
 
 
-def carry_out(ready: Prepared) -> Outcome | None:
+def carry_out(checked: CheckedJob) -> PublishResult | None:
     """Carry out a job that has been checked."""
-    job = ready.job
+    job = checked.job
     if job.workers == 0:
-        return execute(ready, Hands.of(job, *_own_devices()))
+        return execute(checked, Hands.of(job, *_own_devices()))
     from cluster.connect import connected, resources
 
     with connected():
         found = resources()
-        return execute(ready, Hands.of(job, found["cpus"], found["gpus"]))
+        return execute(checked, Hands.of(job, found["cpus"], found["gpus"]))
 
 
 def _own_devices() -> tuple[int, int]:
@@ -53,10 +53,10 @@ def _own_devices() -> tuple[int, int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return concluded(lambda: tell(run(command_line(Job, "jobs.explain", arguments, about(ASKED)))))
+    return exit_code_of(lambda: tell(run(command_line(Job, "jobs.explain", arguments, about(ASKED)))))
 
 
-def tell(outcome: Outcome | None) -> int:
+def tell(outcome: PublishResult | None) -> int:
     """Print the last line of the log; returns the exit code."""
     if outcome is None:
         return 0

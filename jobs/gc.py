@@ -8,9 +8,9 @@ import sys
 from dataclasses import dataclass
 
 from pipeline.refusal import Refusal
-from pipeline.run.exit_codes import concluded
+from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
-from pipeline.tables.gc import sweep
+from pipeline.tables.gc import collect_garbage
 
 PATHS_TOLD = 20
 
@@ -39,12 +39,12 @@ class Gc:
 
 def main(arguments: list[str] | None = None) -> int:
     """Sweep; returns the exit code."""
-    return concluded(lambda: tell(command_line(Gc, "jobs.gc", arguments)))
+    return exit_code_of(lambda: tell(command_line(Gc, "jobs.gc", arguments)))
 
 
 def tell(asked: Gc) -> int:
     """Sweep and print what went."""
-    swept = sweep(asked.out, asked.keep, asked.runs, asked.min_age, asked.delete)
+    swept = collect_garbage(asked.out, asked.keep, asked.runs, asked.min_age, asked.delete)
     for folder in (*swept.runs, *swept.tasks)[:PATHS_TOLD]:
         print(f"{folder.path}  {folder.size:,} bytes")
     more = len(swept.runs) + len(swept.tasks) - PATHS_TOLD

@@ -8,7 +8,7 @@ from functools import partial
 
 from pipeline.datasets.layouts import LAYOUTS
 from pipeline.datasets.packing import Pack, pack
-from pipeline.run.exit_codes import CODES, concluded
+from pipeline.run.exit_codes import CODES, exit_code_of
 from pipeline.spec.command_line import command_line
 
 EPILOGUE = (
@@ -36,7 +36,7 @@ def run(job: Pack) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return concluded(lambda: tell(command_line(Pack, "jobs.pack", arguments, EPILOGUE)))
+    return exit_code_of(lambda: tell(command_line(Pack, "jobs.pack", arguments, EPILOGUE)))
 
 
 def tell(job: Pack) -> int:

@@ -7,11 +7,11 @@ import sys
 
 from jobs import explain
 from pipeline import storage, tables
-from pipeline.run.exit_codes import CODES, concluded
+from pipeline.run.exit_codes import CODES, exit_code_of
 from pipeline.sources.labels import read_names
 from pipeline.spec.command_line import command_line
 from pipeline.train.probe.job import ProbeJob
-from pipeline.train.probe.train import trained
+from pipeline.train.probe.train import train_probe
 
 EPILOGUE = (
     "Features of all poolings are computed in one pass and reused while nothing changed. Writes OUT/probes/NAME/<pool>-<solver>.safetensors, and "
@@ -24,12 +24,12 @@ def run(job: ProbeJob) -> list[dict]:
     names = read_names(job.classes)
     features = job.features()
     explain.run(features)
-    return trained(job, tables.open(job.out, features.name), names)
+    return train_probe(job, tables.open(job.out, features.name), names)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return concluded(lambda: tell(command_line(ProbeJob, "jobs.probe", arguments, EPILOGUE)))
+    return exit_code_of(lambda: tell(command_line(ProbeJob, "jobs.probe", arguments, EPILOGUE)))
 
 
 def tell(job: ProbeJob) -> int:

@@ -13,9 +13,9 @@ from jobs import explain
 from pipeline import tables
 from pipeline.metrics import METRICS
 from pipeline.plan import rescore
-from pipeline.reduce.publish_run import Outcome
+from pipeline.reduce.publish_run import PublishResult
 from pipeline.refusal import Refusal
-from pipeline.run.exit_codes import concluded
+from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 
 
@@ -55,7 +55,7 @@ class Score:
     """Say what would be computed, and stop."""
 
 
-def run(score: Score) -> Outcome | None:
+def run(score: Score) -> PublishResult | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
     found = tables.open(score.out, score.name, score.run)
     name = score.as_ or found.facts["job"]["name"]
@@ -64,12 +64,12 @@ def run(score: Score) -> Outcome | None:
     asked = {key: getattr(score, key) for key in ("source", "weights", "plugins", "batch_size", "workers", "device")}
     changes = {key: value for key, value in asked.items() if value not in (None, ())}
     changes |= {"name": name, "single_writer": score.single_writer, "dry": score.dry}
-    return explain.carry_out(rescore.prepare_more(found, score.metrics, score.metric_args, score.recompute, **changes))
+    return explain.carry_out(rescore.check_rescoring(found, score.metrics, score.metric_args, score.recompute, **changes))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return concluded(lambda: explain.tell(run(command_line(Score, "jobs.score", arguments, explain.about({"Metrics": METRICS})))))
+    return exit_code_of(lambda: explain.tell(run(command_line(Score, "jobs.score", arguments, explain.about({"Metrics": METRICS})))))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipeline.progress import clock
 from pipeline.refusal import Refusal, choose
 from pipeline.run import status
-from pipeline.run.exit_codes import concluded
+from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.tables import publish
 
@@ -67,7 +67,7 @@ def _published(out: str, run: str | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the status; returns the exit code."""
-    return concluded(lambda: tell(command_line(Status, "jobs.status", arguments)))
+    return exit_code_of(lambda: tell(command_line(Status, "jobs.status", arguments)))
 
 
 def tell(asked: Status) -> int:

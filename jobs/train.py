@@ -8,11 +8,11 @@ import sys
 
 from pipeline import storage
 from pipeline.refusal import Refusal, one_line
-from pipeline.run.exit_codes import concluded
+from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.train import loop
+from pipeline.train.check import check_training
 from pipeline.train.job import Training
-from pipeline.train.prepare import prepare
 
 EPILOGUE = (
     "exit codes: 0 trained, 1 broken off, 2 refused, 3 the workers failed again and again; the same line then goes on where they stopped."
@@ -21,13 +21,13 @@ EPILOGUE = (
 
 def run(job: Training) -> dict:
     """Carry out a training on the Ray it finds, or in this process where it asks for no workers; returns what training.json holds."""
-    ready = prepare(job)
+    checked = check_training(job)
     if job.workers == 0:
         import torch
 
         gpu = torch.cuda.is_available()
         _refuse_cuda(job, gpu)
-        loop.train(ready, device="cuda" if gpu and job.device != "cpu" else "cpu")
+        loop.train(checked, device="cuda" if gpu and job.device != "cpu" else "cpu")
     else:
         from cluster.connect import connected, resources
         from pipeline.train import flow
@@ -35,7 +35,7 @@ def run(job: Training) -> dict:
         with connected():
             gpu = resources()["gpus"] > 0
             _refuse_cuda(job, gpu)
-            flow.train(ready, job.workers, gpu and job.device != "cpu")
+            flow.train(checked, job.workers, gpu and job.device != "cpu")
     return json.loads(storage.read_bytes(storage.join(job.out, "training.json")))
 
 
@@ -46,7 +46,7 @@ def _refuse_cuda(job: Training, gpu: bool) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the training a command line describes; returns the exit code."""
-    return concluded(lambda: tell(command_line(Training, "jobs.train", arguments, EPILOGUE)))
+    return exit_code_of(lambda: tell(command_line(Training, "jobs.train", arguments, EPILOGUE)))
 
 
 def tell(job: Training) -> int:

@@ -83,7 +83,7 @@ class Chaos:
         self.bucket = f"chaos-{uuid4().hex[:8]}"
 
     @contextlib.contextmanager
-    def ready(self):
+    def checked(self):
         """Draw the data, explain it undisturbed, start three nodes and the endpoint that fails."""
         import boto3
 
@@ -209,7 +209,7 @@ def main(runs: int) -> int:
     server.start()
     host, port = server.get_host_and_port()
     started, failed = time.monotonic(), 0
-    with tempfile.TemporaryDirectory() as folder, Chaos(f"http://{host}:{port}", Path(folder)).ready() as chaos:
+    with tempfile.TemporaryDirectory() as folder, Chaos(f"http://{host}:{port}", Path(folder)).checked() as chaos:
         for seed in range(runs):
             began = time.monotonic()
             try:

@@ -17,8 +17,8 @@ from pipeline.metrics.analysis.selectivity import POWERS
 from pipeline.reduce.summary import exact_interval
 from pipeline.reduce.weight_similarity import weight_similarity
 from pipeline.refusal import Refusal
-from pipeline.score.scoring import scored
-from pipeline.score.views import Drawn
+from pipeline.score.scoring import score_map
+from pipeline.score.views import MapView
 from pipeline.spec.grammar import parse
 from tests.shards import dataset
 from tests.test_metrics import ODD
@@ -274,7 +274,7 @@ def test_where_there_is_no_map_or_a_constant_one_there_is_no_likeness(odd):
     map, about, reason = ODD[odd]
     asked, other = parse("sanity", METRICS, "metric"), np.random.default_rng(0).random((5, SIDE, SIDE))
     told = dict.fromkeys(METRICS["sanity"].codes(asked.args, (SIDE, SIDE)).values(), other)
-    score = scored(asked, Drawn(map, "bilinear", (SIDE, SIDE), about, 0, None, told))
+    score = score_map(asked, MapView(map, "bilinear", (SIDE, SIDE), about, 0, None, told))
     assert score.reason == (reason if odd in ("a constant map", "NaN", "no map") else None)
 
 

@@ -14,7 +14,7 @@ from jobs import explain
 from pipeline import tables
 from pipeline.sources import list_shards, read
 from pipeline.sources.decode import Undecodable, decode
-from pipeline.sources.images import packed, unpacked
+from pipeline.sources.images import pack_rows, unpack_rows
 from pipeline.sources.sample import part_names_of, points_of
 from tests.shards import encoded, good, picture, tar_bytes
 from tests.test_run import job
@@ -123,10 +123,10 @@ def test_codes_travel_packed():
     rng = np.random.default_rng(0)
     rows = [{"key": i, "mask": None, "parts": None, "silhouette": None} for i in range(4)]
     rows[1]["mask"], rows[1]["silhouette"], rows[3]["mask"], rows[3]["parts"] = rng.integers(0, 256, (4, 6, 8), dtype=np.uint8)
-    told, content = packed(rows)
-    for row, same in zip(rows, unpacked(json.loads(json.dumps(told)), content, (6, 8)), strict=True):
+    told, content = pack_rows(rows)
+    for row, same in zip(rows, unpack_rows(json.loads(json.dumps(told)), content, (6, 8)), strict=True):
         assert {name: repr(value) for name, value in row.items()} == {name: repr(value) for name, value in same.items()}
-    assert unpacked(*packed(rows[:1]), (6, 8)) == rows[:1]
+    assert unpack_rows(*pack_rows(rows[:1]), (6, 8)) == rows[:1]
 
 
 def test_points_speak_for_all_that_any_annotator_marked(tmp_path):

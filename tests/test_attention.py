@@ -14,14 +14,14 @@ import pipeline
 from pipeline import backbones, engine
 from pipeline.backbones.cutting.attention import Recorded, attentive
 from pipeline.backbones.cutting.relevance import NoRule, relevances
-from pipeline.engine.batch import Scene
-from pipeline.engine.forward import look
+from pipeline.engine.batch import Batch
+from pipeline.engine.forward import run_forward
 from pipeline.engine.runners import attention
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 from tests.untouched import assert_untouched
 
 SIZE, CLASSES = 64, 5
@@ -71,10 +71,10 @@ def images():
 
 
 def scene(backbone, images, targets=("label",), precision="fp32"):
-    seen = look(backbone, backbone.prepare(images))
-    answers = Answers(seen.logits, images[:, 0, 0, 0].long() % CLASSES)
+    seen = run_forward(backbone, backbone.prepare(images))
+    answers = Predictions(seen.logits, images[:, 0, 0, 0].long() % CLASSES)
     explained = [TARGETS[r.name].explain(answers, **r.args) for r in (parse(t, TARGETS, "target") for t in targets)]
-    return Scene(seen, tuple(explained), images, None, precision=precision)
+    return Batch(seen, tuple(explained), images, None, precision=precision)
 
 
 def maps(backbone, images, written, target="label", **how):

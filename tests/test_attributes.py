@@ -14,7 +14,7 @@ from pipeline.backbones import linear_probe as probes
 from pipeline.backbones import load
 from pipeline.backbones.network import Network
 from pipeline.maps.quantise import stored
-from pipeline.plan.check import prepare
+from pipeline.plan.check import check_job
 from pipeline.refusal import Refusal
 from tests import tiny
 from tests.shards import encoded, good, picture, tar_bytes
@@ -209,9 +209,9 @@ def test_what_decides_is_the_content_and_not_where_the_file_lies(place, tmp_path
 
 
 def test_workers_read_only_the_texts_that_are_explained(place, tmp_path):
-    ready = prepare(asked(place, tmp_path, targets=(f"attributes:{place / 'attributes.json'}(top=1)", "text:a crow")))
-    texts = {text for apart in ready.questions.targets[0].argument.classes for text, _ in apart.attributes}
-    assert {text for text, _ in ready.network.phrases} == {*texts, "bird", "a crow"}
+    checked = check_job(asked(place, tmp_path, targets=(f"attributes:{place / 'attributes.json'}(top=1)", "text:a crow")))
+    texts = {text for apart in checked.spec.targets[0].argument.classes for text, _ in apart.attributes}
+    assert {text for text, _ in checked.network.phrases} == {*texts, "bird", "a crow"}
     assert len(texts) < len(TEXTS)
 
 

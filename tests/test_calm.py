@@ -14,17 +14,17 @@ from pipeline import backbones, engine
 from pipeline.backbones.libraries import strides
 from pipeline.backbones.libraries.heads import Calm, location, log_classes, log_marginal
 from pipeline.classes.class_sets import read_class_sets
-from pipeline.engine.batch import Scene
-from pipeline.engine.forward import look
+from pipeline.engine.batch import Batch
+from pipeline.engine.forward import run_forward
 from pipeline.maps.render import unit
 from pipeline.methods import METHODS
-from pipeline.plan.fit import with_sets
+from pipeline.plan.fit import with_class_sets
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 from pipeline.train.losses import expected, marginal
 
 LABELS = torch.tensor([1, 0, 3])
@@ -184,7 +184,7 @@ def seen():
     """A CALM network's look at three images, with p(y|x,z) and p(z|x)."""
     backbone = backbones.load("tests.tiny:calm", image_size=64)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), dtype=np.uint8))
-    found = look(backbone, backbone.prepare(pixels))
+    found = run_forward(backbone, backbone.prepare(pixels))
     log_g, h = backbone.branches(found.A.detach())
     return found, pixels, log_g.detach().exp(), h.detach()
 
@@ -193,8 +193,8 @@ def map_of(seen, method: str, target: str, **settings):
     found, pixels, _, _ = seen
     request = parse(target, TARGETS, "target")
     argument = {"argument": request.argument} if request.argument is not None else {}
-    explained = TARGETS[request.name].explain(Answers(found.logits, torch.tensor([0, 3, 1])), **argument, **request.args)
-    return engine.maps(parse(method, METHODS, "method"), Scene(found, (explained,), pixels, lambda name: [0, 1, 2]), 0).detach()
+    explained = TARGETS[request.name].explain(Predictions(found.logits, torch.tensor([0, 3, 1])), **argument, **request.args)
+    return engine.maps(parse(method, METHODS, "method"), Batch(found, (explained,), pixels, lambda name: [0, 1, 2]), 0).detach()
 
 
 def test_an_attribution_adds_up_to_the_probability_of_its_class(seen):
@@ -323,7 +323,7 @@ def test_of_two_supersets_the_deeper_one_is_a_classs_own():
     known = read_class_sets(str(SUPERSETS), Classes(1000, ()))
     written = tuple(f"{name}={' '.join(map(str, members))}" for name, members in known.items())
     classes = torch.arange(1000)
-    found = TARGETS["class_set"].explain(Answers(torch.zeros(1000, 1000), classes), "own", sets=written).directions[:, 0]
+    found = TARGETS["class_set"].explain(Predictions(torch.zeros(1000, 1000), classes), "own", sets=written).directions[:, 0]
     assert torch.equal(found.diagonal(), torch.ones(1000))
     assert {*known["bovid"], *known["swine"]} < {*known["ungulate"]}
     for name in ("bovid", "swine", "piano", "warship"):
@@ -332,7 +332,7 @@ def test_of_two_supersets_the_deeper_one_is_a_classs_own():
 
 
 def test_own_is_the_smallest_set_that_holds_the_images_class():
-    answers = Answers(torch.zeros(3, 5), torch.tensor([1, 4, 2]))
+    answers = Predictions(torch.zeros(3, 5), torch.tensor([1, 4, 2]))
     found = TARGETS["class_set"].explain(answers, "own", sets=("wide=0 1 2", "near=1 2", "other=0 3"))
     assert found.directions[:, 0].tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
     assert found.class_id.tolist() == [1, 4, 2]
@@ -343,12 +343,12 @@ def test_a_set_of_unit_maps_is_the_sum_of_its_members_maps():
     backbone = backbones.load("tests.tiny:build", image_size=64)
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
     pixels = backbone.prepare(torch.from_numpy(images))
-    seen = look(backbone, pixels)
-    answers = Answers(seen.logits, torch.tensor([1, 2]))
+    seen = run_forward(backbone, pixels)
+    answers = Predictions(seen.logits, torch.tensor([1, 2]))
     ask = parse("class_set:own(aggregation=sum_unit)", TARGETS, "target")
     targets = [TARGETS["class_set"].explain(answers, "own", sets=("pair=1 4",), **{"aggregation": ask.args["aggregation"]})]
     targets += [TARGETS["class"].explain(answers, str(c)) for c in (1, 2, 4)]
-    scene = Scene(seen, tuple(targets), pixels, lambda name: [0, 1])
+    scene = Batch(seen, tuple(targets), pixels, lambda name: [0, 1])
     whole, *each = (engine.maps(parse("cam", METHODS, "method"), scene, t).detach().numpy() for t in range(4))
     np.testing.assert_allclose(whole[0], unit(each[0][0]) + unit(each[2][0]), rtol=1e-6)
     np.testing.assert_allclose(whole[1], unit(each[1][1]), rtol=1e-6)
@@ -359,7 +359,7 @@ def test_a_set_keeps_how_its_members_are_joined():
     asked = build_spec(
         ["cam"], [f"{name}=class_set:{argument}(aggregation=sum_unit)" for name, argument in JOINED.items()] + ["class_set:own"]
     )
-    found = {target.alias: target.args for target in with_sets(asked, {"low": (0, 1), "high": (3, 4)}).targets}
+    found = {target.alias: target.args for target in with_class_sets(asked, {"low": (0, 1), "high": (3, 4)}).targets}
     assert found.pop("class_set:own") == {"aggregation": "sum", "sets": ("high=3 4", "low=0 1")}
     assert {name: args["aggregation"] for name, args in found.items()} == dict.fromkeys(JOINED, "sum_unit")
     assert found["named"]["sets"] == ("low=0 1",) and found["own"]["sets"] == ("high=3 4", "low=0 1")
@@ -377,7 +377,7 @@ def test_maps_of_sets_of_a_file_are_joined_as_asked():
 
 
 def test_a_set_that_is_not_there_is_refused_with_what_is():
-    answers = Answers(torch.zeros(1, 5), torch.tensor([1]))
+    answers = Predictions(torch.zeros(1, 5), torch.tensor([1]))
     with pytest.raises(Refusal, match="did you mean birds"):
         TARGETS["class_set"].explain(answers, "bird", sets=("birds=0 1",))
     with pytest.raises(Refusal, match="--class-sets"):
@@ -389,12 +389,12 @@ def test_a_set_that_is_not_there_is_refused_with_what_is():
 def test_the_members_of_a_set_are_part_of_what_identifies_its_maps():
     images = np.zeros((1, 3, 64, 64), np.uint8)
     network = backbones.load("tests.tiny:calm", image_size=64)
-    from pipeline.plan.cells import cells
-    from pipeline.plan.fit import with_sets
+    from pipeline.plan.fit import with_class_sets
+    from pipeline.plan.outputs import outputs_of
     from pipeline.spec.explain_spec import build_spec
 
-    asked = [with_sets(build_spec(["calm"], ["class_set:b"]), {"b": members}) for members in ((1,), (1, 2))]
-    one, two = ([cell.identity for cell in cells(each, network, ()) if cell.table == "maps"] for each in asked)
+    asked = [with_class_sets(build_spec(["calm"], ["class_set:b"]), {"b": members}) for members in ((1,), (1, 2))]
+    one, two = ([cell.identity for cell in outputs_of(each, network, ()) if cell.table == "maps"] for each in asked)
     assert one != two
     assert images.shape[0] == 1
 

@@ -13,8 +13,8 @@ def chaos(s3_server, tmp_path_factory):
         for name in ("AWS_ENDPOINT_URL", "RAY_worker_niceness", "OMP_NUM_THREADS", "RAY_ADDRESS"):
             patch.setenv(name, "")  # to be put back as it was
             patch.delenv(name)
-        with Chaos(s3_server, tmp_path_factory.mktemp("chaos")).ready() as ready:
-            yield ready
+        with Chaos(s3_server, tmp_path_factory.mktemp("chaos")).checked() as checked:
+            yield checked
 
 
 @pytest.mark.parametrize("seed", range(5))

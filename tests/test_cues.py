@@ -20,8 +20,8 @@ from pipeline.metrics import METRICS
 from pipeline.reduce.summary import _of_pairs, of_partials
 from pipeline.refusal import Refusal
 from pipeline.score.partials import add_score, totals
-from pipeline.score.scoring import scored
-from pipeline.score.views import Contrast, Drawn
+from pipeline.score.scoring import score_map
+from pipeline.score.views import MapView, PairView
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.tables import schema
@@ -143,14 +143,14 @@ def test_what_is_no_file_of_pairs_is_refused_in_one_line(tmp_path, content, word
 
 def contrast(maps, truth, row=None, pair=Pair(0, 1, ("tail",))):
     about = {"label": 0, "boxes": [], **(row or {})}
-    drawn = tuple(Drawn(np.asarray(each, np.float32), "bilinear", truth.shape, about, 0) for each in maps)
-    return Contrast(drawn, pair, Parts(truth.astype(np.uint8), ("tail",)))
+    drawn = tuple(MapView(np.asarray(each, np.float32), "bilinear", truth.shape, about, 0) for each in maps)
+    return PairView(drawn, pair, Parts(truth.astype(np.uint8), ("tail",)))
 
 
 def value(written, contrasts):
     asked, sums = parse(written, METRICS, "metric"), {}
     for each in contrasts:
-        add_score(sums, scored(asked, each))
+        add_score(sums, score_map(asked, each))
     return totals(asked, sums)
 
 
@@ -191,10 +191,10 @@ def test_what_is_ignored_is_neither_on_the_object_nor_off_it():
     mask = np.full((4, 8), 255)
     mask[:, 2:6] = 128
     map = np.tile(np.arange(8.0), (4, 1))
-    sums = scored(parse("mpxap", METRICS, "metric"), contrast((map,), truth, {"mask": mask})).values
+    sums = score_map(parse("mpxap", METRICS, "metric"), contrast((map,), truth, {"mask": mask})).values
     assert (sums["positive"].sum(), sums["negative"].sum()) == (8, 8)
-    plain = Drawn(np.float32(map), "bilinear", (4, 8), {"label": 0, "boxes": [], "mask": mask}, 0)
-    sums = scored(parse("pxap", METRICS, "metric"), plain).values
+    plain = MapView(np.float32(map), "bilinear", (4, 8), {"label": 0, "boxes": [], "mask": mask}, 0)
+    sums = score_map(parse("pxap", METRICS, "metric"), plain).values
     assert (sums["positive"].sum(), sums["negative"].sum()) == (16, 0)
 
 
@@ -209,7 +209,7 @@ def test_what_is_ignored_is_neither_on_the_object_nor_off_it():
 )
 def test_where_there_is_nothing_to_say_there_is_a_reason(maps, truth, parts, reason):
     about = contrast(maps, truth)
-    score = scored(parse("mpxap", METRICS, "metric"), about if parts else Contrast(about.maps, about.pair, None))
+    score = score_map(parse("mpxap", METRICS, "metric"), about if parts else PairView(about.maps, about.pair, None))
     assert (score.reason, score.error) == (reason, None)
 
 
@@ -220,7 +220,7 @@ def test_pairs_are_averaged_and_the_released_evaluation_adds_them_up():
     drawn = {pair.name: [contrast((rng.random((8, 8)),), rng.random((8, 8)) < 0.2) for _ in range(2)] for pair in pairs[:4]}
     for name, contrasts in drawn.items():
         for one in contrasts:
-            add_score(each.setdefault(name, {}), scored(asked, one))
+            add_score(each.setdefault(name, {}), score_map(asked, one))
     each[pairs[3].name] = {"n_null": np.ones(1)}
     found = _of_pairs(asked, each, pairs)
     alone = {name: value("mpxap(bins=50)", contrasts)["mpxap"] for name, contrasts in drawn.items()}

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 import pipeline
 from pipeline import backbones
 from pipeline.engine import perturbed
-from pipeline.engine.batch import Scene
+from pipeline.engine.batch import Batch
 from pipeline.engine.fills import fill_of
-from pipeline.engine.forward import look
+from pipeline.engine.forward import run_forward
 from pipeline.families import METHODS, METRICS, Cam
 from pipeline.maps.render import unit
 from pipeline.refusal import Refusal
@@ -645,7 +645,7 @@ def test_without_a_last_linear_layer_only_the_rival_by_weights_is_missing(images
 def test_what_is_left_beside_a_probability_of_one_is_not_rounded_away(images):
     y = torch.tensor([[32.0, 0, 0, 0, 0]])
     backbone = loaded()
-    scene = Scene(look(backbone, backbone.prepare(torch.from_numpy(images))), (), torch.from_numpy(images), lambda name: [0] * 4)
+    scene = Batch(run_forward(backbone, backbone.prepare(torch.from_numpy(images))), (), torch.from_numpy(images), lambda name: [0] * 4)
     said = perturbed._Answers(scene, torch.zeros(1, 4, dtype=torch.long), 1)
     said(torch.tensor([0]), torch.tensor([0]), y)
     assert said.by_image()[0].q[0, 0] == pytest.approx(4 * math.exp(-32), rel=1e-6)

@@ -22,8 +22,8 @@ from pipeline.datasets import creatures
 from pipeline.datasets.layouts import Record
 from pipeline.datasets.packing.sample import Item
 from pipeline.datasets.packing.shard import fingerprint
-from pipeline.plan.cells import cells
-from pipeline.plan.fit import fitted, with_sets
+from pipeline.plan.fit import fit_to_backbone, with_class_sets
+from pipeline.plan.outputs import outputs_of
 from pipeline.plan.task import Task
 from pipeline.sources import Index, Shard
 from pipeline.sources.labels import Classes
@@ -113,8 +113,8 @@ def test_the_cells_of_a_job(networks, name):
     metrics = ["all", "selectivity", "bbox_study", "max_sensitivity", "coarse=pxap(bins=100)"]
     metrics += ["sanity"] * (name != "own")  # which has four layers, one less than sanity draws anew
     asked = build_spec(methods, targets, metrics=metrics, select="predicted <> label", seed=3)
-    fit, _ = fitted(with_sets(asked, {"some": (0, 1)}), backbone)
-    found = {" ".join(r.alias for r in (c.metric, c.method, c.target) if r) or c.table: c for c in cells(fit, backbone, ())}
+    fit, _ = fit_to_backbone(with_class_sets(asked, {"some": (0, 1)}), backbone)
+    found = {" ".join(r.alias for r in (c.metric, c.method, c.target) if r) or c.table: c for c in outputs_of(fit, backbone, ())}
     kept = {f"{key} ({cell.table})": cell.identity for key, cell in found.items()}
     one_by_one = {key: kept[key] for key in kept if key.split()[0] in ("images", "features", "predictions", "layer_cam", "gem", "calm")}
     assert {"backbone": backbone.identity, "all": digest(sorted(kept.items())), **one_by_one} == PINNED["cells"][name]

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 import pipeline
 from pipeline import backbones, engine
 from pipeline.engine import budget
-from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.fills import fill_of
-from pipeline.engine.forward import look
+from pipeline.engine.forward import run_forward
 from pipeline.engine.masks import masks_of
 from pipeline.engine.runners import masked
 from pipeline.families import Bernoulli, Copies, Masked, Segments, Windows
@@ -24,7 +24,7 @@ from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.tables.identity import seed_of
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 from tests import tiny
 
 SIZE, IMAGES = 32, 3
@@ -51,10 +51,10 @@ def pixels():
 
 
 def scene_of(backbone, pixels, targets=("label", "finer"), part=slice(None), **how):
-    seen = look(backbone, backbone.prepare(pixels[part]))
-    answers = Answers(seen.logits, torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])[: len(pixels)][part])
+    seen = run_forward(backbone, backbone.prepare(pixels[part]))
+    answers = Predictions(seen.logits, torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])[: len(pixels)][part])
     explained = tuple(TARGETS[(r := parse(t, TARGETS, "target")).name].explain(answers, **r.args) for t in targets)
-    return Scene(seen, explained, pixels[part], lambda name: [seed_of(name, i) for i in range(len(pixels))][part], **how)
+    return Batch(seen, explained, pixels[part], lambda name: [seed_of(name, i) for i in range(len(pixels))][part], **how)
 
 
 def ours(written, scene, target=0):
@@ -600,9 +600,9 @@ def test_maps_agree_with_the_grad_cam_package_on_a_trained_network(realdata, nam
     plain = timm.create_model(arch.removeprefix("timm/"), **args).eval()
     plain.load_state_dict(load_file(weights))
     picture = real_picture(realdata, side)
-    seen = look(backbone, backbone.prepare(picture))
-    explained = TARGETS["predicted"].explain(Answers(seen.logits, torch.tensor([-1])))
-    found = ours(written, Scene(seen, (explained,), picture, None)).numpy()
+    seen = run_forward(backbone, backbone.prepare(picture))
+    explained = TARGETS["predicted"].explain(Predictions(seen.logits, torch.tensor([-1])))
+    found = ours(written, Batch(seen, (explained,), picture, None)).numpy()
     vit = hasattr(plain, "cls_token")
     layer = plain.blocks[-1].norm1 if vit else plain.bn2
     shape = (lambda tokens: tokens[:, 1:].transpose(1, 2).unflatten(2, (14, 14))) if vit else None

@@ -11,9 +11,9 @@ import pytest
 
 from pipeline import backbones
 from pipeline.methods import METHODS
-from pipeline.plan.cells import cells
-from pipeline.plan.fit import fitted
-from pipeline.sources.images import Pictures
+from pipeline.plan.fit import fit_to_backbone
+from pipeline.plan.outputs import outputs_of
+from pipeline.sources.images import DecodedImages
 from pipeline.spec import plugins
 from pipeline.spec.explain_spec import build_spec
 from pipeline.stages.explainer import Explainer
@@ -82,14 +82,14 @@ def test_memory_is_flat_in_every_family(family):
 
 def grown(backbone, methods, images, batches):
     """Megabytes that the process has grown by over the last four fifths of the batches, but for what its heap holds free."""
-    questions, _ = fitted(build_spec(methods, ["label", "finer"]), backbone)
-    explainer, wanted = Explainer(backbone, questions), cells(questions, backbone, ())
+    spec, _ = fit_to_backbone(build_spec(methods, ["label", "finer"]), backbone)
+    explainer, wanted = Explainer(backbone, spec), outputs_of(spec, backbone, ())
     pixels = np.random.default_rng(0).integers(0, 256, (images, 3, 64, 64), dtype=np.uint8)
     rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i % 5} for i in range(images)]
 
     def held(count: int) -> float:
         for _ in range(count):
-            explainer(Pictures(pixels, rows, [f"{i}" for i in range(images)]), wanted)
+            explainer(DecodedImages(pixels, rows, [f"{i}" for i in range(images)]), wanted)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # superpixels and their like leave a heap of holes, which is no leak
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20

@@ -9,14 +9,14 @@ import torch
 
 import pipeline
 from pipeline import backbones, engine
-from pipeline.engine.batch import Scene
-from pipeline.engine.forward import look
+from pipeline.engine.batch import Batch
+from pipeline.engine.forward import run_forward
 from pipeline.families import Cam, cam
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 from tests.untouched import assert_untouched
 
 SIZE = 64
@@ -113,9 +113,9 @@ def test_float_maps_are_within_1e_4_of_the_range_across_batches(backbone, images
 
     def run(part):
         pixels = torch.from_numpy(images[part].copy())
-        seen = look(backbone, backbone.prepare(pixels))
-        explained = TARGETS["finer"].explain(Answers(seen.logits, torch.arange(len(images))[part] % 5))
-        scene = Scene(seen, (explained,), pixels, lambda name: list(range(len(images)))[part])
+        seen = run_forward(backbone, backbone.prepare(pixels))
+        explained = TARGETS["finer"].explain(Predictions(seen.logits, torch.arange(len(images))[part] % 5))
+        scene = Batch(seen, (explained,), pixels, lambda name: list(range(len(images)))[part])
         return engine.maps(parse(written, METHODS, "method"), scene, 0).detach()
 
     whole = run(slice(None))
@@ -259,14 +259,14 @@ def test_fake_cam_is_one_everywhere_but_in_one_pixel():
 
 @pytest.mark.parametrize("aggregation", ["mean_pre", "max_pre", "mean_post"])
 def test_joins_of_references_by_hand(backbone, images, aggregation):
-    seen = look(backbone, backbone.prepare(torch.from_numpy(images)))
-    answers = Answers(seen.logits, torch.zeros(len(images), dtype=torch.long))
+    seen = run_forward(backbone, backbone.prepare(torch.from_numpy(images)))
+    answers = Predictions(seen.logits, torch.zeros(len(images), dtype=torch.long))
     joined = TARGETS["finer"].explain(answers, aggregation=aggregation)
     separate = TARGETS["finer"].explain(answers, aggregation="max_pre")
     gradients = seen.gradients(list(separate.directions.unbind(1)))
     each = torch.stack([(g.mean((2, 3), keepdim=True) * seen.A.detach()).sum(1) for g in gradients])
     expected = {"mean_pre": each.mean(0).relu(), "max_pre": each.amax(0).relu(), "mean_post": each.relu().mean(0)}[aggregation]
-    scene = Scene(seen, (joined,), torch.from_numpy(images), None)
+    scene = Batch(seen, (joined,), torch.from_numpy(images), None)
     torch.testing.assert_close(engine.maps(parse("grad_cam", METHODS, "method"), scene, 0).detach(), expected, atol=1e-6, rtol=1e-4)
 
 
@@ -276,7 +276,7 @@ def test_a_method_that_raises_on_one_image_loses_that_image_alone(backbone, imag
             raise ValueError("this image\nis too much")
         return A.sum(1)
 
-    worst = look(backbone, backbone.prepare(torch.from_numpy(images))).A.amax((1, 2, 3))[2]
+    worst = run_forward(backbone, backbone.prepare(torch.from_numpy(images))).A.amax((1, 2, 3))[2]
     monkeypatch.setitem(METHODS, "fragile", Cam("fragile", fragile))
     tables = pipeline.explain(images, [0] * 6, backbone, ["fragile", "eigen_cam"])
     assert pc.value_counts(tables["maps"]["method"]).to_pylist() == [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import pipeline
 from pipeline import backbones
 from pipeline.families import METRICS as REGISTRY
-from pipeline.families import Boxed, Cam, Cropped, Dimmed, Metric, Powered, Remapped, Said, metric
+from pipeline.families import Boxed, Cam, ClassProbs, Cropped, Dimmed, Metric, Powered, Remapped, metric
 from pipeline.maps import boxes
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
@@ -19,8 +19,8 @@ from pipeline.metrics.analysis.selectivity import POWERS
 from pipeline.refusal import Refusal
 from pipeline.score import views
 from pipeline.score.partials import add_score, totals
-from pipeline.score.scoring import Score, scored
-from pipeline.score.views import Drawn
+from pipeline.score.scoring import Score, score_map
+from pipeline.score.views import MapView
 from pipeline.spec.columns import FIXED
 from pipeline.spec.explain_spec import CONTROLS, build_spec
 from pipeline.spec.grammar import parse
@@ -116,11 +116,11 @@ class Toy(dict):
 
 def said(p, top=None):
     p = np.array(p)
-    return Said(p, 1 - p, np.full_like(p, 0.1), np.zeros(len(p), int) if top is None else top.astype(int))
+    return ClassProbs(p, 1 - p, np.full_like(p, 0.1), np.zeros(len(p), int) if top is None else top.astype(int))
 
 
 def drawn(map, about, predicted=0, render="bilinear", size=None):
-    return Drawn(map, render, size or map.shape, about, predicted, said([[0.5, 0.8]]), Toy())
+    return MapView(map, render, size or map.shape, about, predicted, said([[0.5, 0.8]]), Toy())
 
 
 def numbers(written, draws):
@@ -128,12 +128,12 @@ def numbers(written, draws):
     asked = parse(written, METRICS, "metric")
     if not METRICS[asked.name].total:
         (draw,) = draws
-        score = scored(asked, draw)
+        score = score_map(asked, draw)
         assert score.error is None, score.error
         return dict(score.values) or score.reason
     sums = {}
     for draw in draws:
-        add_score(sums, scored(asked, draw))
+        add_score(sums, score_map(asked, draw))
     return {**sums, **totals(asked, sums)}
 
 
@@ -174,9 +174,9 @@ def test_a_tie_of_probabilities_is_no_increase():
         Boxed(dimmed=True): said([[0.5, 0.8]] * 2),
         Powered(POWERS): said([[0.5, 0.8]] * 10),
     }
-    tied = Drawn(MAP, "bilinear", MAP.shape, row(BOX), 0, same, answers)
+    tied = MapView(MAP, "bilinear", MAP.shape, row(BOX), 0, same, answers)
     for name in ("ad", "ai", "ag", "bbox_study", "selectivity"):
-        assert set(scored(parse(name, METRICS, "metric"), tied).values.values()) == {0.0}
+        assert set(score_map(parse(name, METRICS, "metric"), tied).values.values()) == {0.0}
 
 
 def test_removals_are_a_ratio_and_undefined_where_none_is_right_at_random():
@@ -226,7 +226,7 @@ ODD = {
 @pytest.mark.parametrize("odd", sorted(ODD))
 def test_where_there_is_nothing_to_say_there_is_a_reason(name, odd):
     map, about, reason = ODD[odd]
-    score = scored(parse(WRITTEN.get(name, name), METRICS, "metric"), drawn(map, about, size=(4, 4)))
+    score = score_map(parse(WRITTEN.get(name, name), METRICS, "metric"), drawn(map, about, size=(4, 4)))
     assert score.error is None
     assert score.reason == (None if score.values else reason)
     silent = {
@@ -243,7 +243,7 @@ def test_where_there_is_nothing_to_say_there_is_a_reason(name, odd):
 
 def test_a_metric_that_raises_is_an_error_with_its_reason(monkeypatch):
     monkeypatch.setitem(METRICS, "new", Metric("new", lambda S: {}["x"], {"new": "higher"}))
-    score = scored(parse("new", METRICS, "metric"), drawn(MAP, row(BOX)))
+    score = score_map(parse("new", METRICS, "metric"), drawn(MAP, row(BOX)))
     assert isinstance(score.error, KeyError) and score.reason.startswith("KeyError")
 
 
@@ -287,7 +287,7 @@ def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch
 @given(order=st.permutations(range(6)), cut=st.integers(0, 6))
 def test_counts_added_in_any_order_and_split_are_those_of_the_whole(name, order, cut):
     asked = parse(f"{name}(step=0.1)" if "acc" in name else name, METRICS, "metric")
-    scores = [scored(asked, random_case(seed)) for seed in range(5)] + [Score(reason="no box")]
+    scores = [score_map(asked, random_case(seed)) for seed in range(5)] + [Score(reason="no box")]
     whole, parts = {}, ({}, {})
     for score in scores:
         add_score(whole, score)

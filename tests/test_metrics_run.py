@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jobs import explain
 from pipeline import backbones, tables
-from pipeline.plan.cells import cells
+from pipeline.plan.outputs import outputs_of
 from pipeline.reduce.summary import curves_of, exact_interval, moments, of_partials, summarised
 from pipeline.score import views
 from pipeline.score.partials import WHOLE, add_score, by_group, group_of
@@ -20,7 +20,7 @@ from pipeline.score.scoring import Score
 from pipeline.spec.columns import GROUPS
 from pipeline.spec.explain_spec import build_spec
 from pipeline.tables import schema
-from pipeline.tables.wide import added, widened, without_groups
+from pipeline.tables.wide import add_partials, widen, without_groups
 from tests.shards import encoded, picture, tar_bytes
 from tests.test_run import ORDER, job
 
@@ -125,7 +125,7 @@ def test_curves_add_up_exactly_in_any_order(order, cut):
         for part in parts
         for kind, values in part.items()
     ]
-    told = curves_of(added(pa.Table.from_pylist(rows, schema.PARTIALS))).to_pylist()
+    told = curves_of(add_partials(pa.Table.from_pylist(rows, schema.PARTIALS))).to_pylist()
     assert [row["mean"] for row in told] == list(whole["curve: m"] / 9 / WHOLE) and {row["n"] for row in told} == {9}
     np.testing.assert_allclose([row["mean"] for row in told], curves.mean(0), atol=1 / WHOLE)
 
@@ -259,9 +259,9 @@ def test_dataset_level_metrics_have_intervals_in_the_summary(published):
 
 def test_counts_of_other_groups_are_other_counts(monkeypatch):
     backbone = backbones.load("tests.tiny:build", image_size=64)
-    before = cells(SHARED, backbone, ())
+    before = outputs_of(SHARED, backbone, ())
     monkeypatch.setattr(views, "GROUPS", 30)
-    after = cells(SHARED, backbone, ())
+    after = outputs_of(SHARED, backbone, ())
     moved = {cell.metric.name for cell, other in zip(before, after, strict=True) if cell.identity != other.identity}
     assert moved == {"pxap"}
 
@@ -290,9 +290,9 @@ def dealt(seed, images=9):
 
 def reduced(groups):
     """The summary of groups of images, each reduced by itself first."""
-    metrics = [widened(pa.concat_tables(scores for scores, _ in group), SHARED.columns) for group in groups]
-    partials = [added(pa.concat_tables(partials for _, partials in group)) for group in groups]
-    return summarised(pa.concat_tables(metrics), added(pa.concat_tables(partials)), SHARED).to_pylist()
+    metrics = [widen(pa.concat_tables(scores for scores, _ in group), SHARED.columns) for group in groups]
+    partials = [add_partials(pa.concat_tables(partials for _, partials in group)) for group in groups]
+    return summarised(pa.concat_tables(metrics), add_partials(pa.concat_tables(partials)), SHARED).to_pylist()
 
 
 @cache
@@ -368,7 +368,7 @@ def score_rows(metrics, order):
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(12)))
 def test_scores_widen_to_the_same_rows_in_any_order(order):
-    found = widened(score_rows(["a", "b"], order), ["b", "a", "never"]).to_pylist()
+    found = widen(score_rows(["a", "b"], order), ["b", "a", "never"]).to_pylist()
     assert [(row["image_id"], row["target"], row["a"], row["b"], row["never"]) for row in found] == [
         (f"i{i}", target, *([i / 8] * 2 if i else [None] * 2), None) for i in range(3) for target in ("finer", "label")
     ]
@@ -380,6 +380,6 @@ def test_partials_add_up_key_by_key():
         {"metric": "m", "model": "n", "method": method, "target": "t", "scope": "all", "kind": "hits", "values": values}
         for method, values in (("b", [1, 2]), ("a", [3, 4]), ("b", [10, 20]))
     ]
-    found = added(pa.Table.from_pylist(rows, schema.PARTIALS)).to_pylist()
+    found = add_partials(pa.Table.from_pylist(rows, schema.PARTIALS)).to_pylist()
     assert [(row["method"], row["values"]) for row in found] == [("a", [3, 4]), ("b", [11, 22])]
-    assert added(schema.PARTIALS.empty_table()).schema == schema.PARTIALS
+    assert add_partials(schema.PARTIALS.empty_table()).schema == schema.PARTIALS

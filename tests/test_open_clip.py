@@ -18,14 +18,14 @@ from pipeline import engine, tables
 from pipeline.backbones import load
 from pipeline.backbones.cutting.attention import attentive
 from pipeline.backbones.network import Network
-from pipeline.engine.batch import Scene, explained_by
-from pipeline.engine.forward import look
+from pipeline.engine.batch import Batch, explain_targets
+from pipeline.engine.forward import run_forward
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.spec.job import Job
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 from tests.shards import dataset, encoded, picture
 
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -118,11 +118,11 @@ def images(backbone, count=3, seed=0):
 
 
 def scene(backbone, pixels, targets, **how):
-    seen = look(backbone, backbone.prepare(pixels))
-    said = Answers(seen.logits[:, : backbone.num_classes], torch.arange(len(pixels)), backbone.class_weights, backbone.phrases)
-    return Scene(
+    seen = run_forward(backbone, backbone.prepare(pixels))
+    said = Predictions(seen.logits[:, : backbone.num_classes], torch.arange(len(pixels)), backbone.class_weights, backbone.phrases)
+    return Batch(
         seen,
-        tuple(each for target in targets for each in explained_by(parse(target, TARGETS, "target"), said).values()),
+        tuple(each for target in targets for each in explain_targets(parse(target, TARGETS, "target"), said).values()),
         pixels,
         None,
         **how,

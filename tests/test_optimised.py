@@ -11,7 +11,7 @@ from torch import nn
 
 from pipeline import backbones, engine
 from pipeline.engine.blur import smoothed, spread
-from pipeline.engine.forward import look
+from pipeline.engine.forward import run_forward
 from pipeline.families import METHODS
 from pipeline.maps.render import upsample
 from pipeline.methods.optimised import extremal as extremal_file
@@ -19,7 +19,7 @@ from pipeline.methods.optimised import mask as mask_file
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 from tests import tiny
 from tests.test_path import Counted, run, scene
 from tests.untouched import assert_untouched
@@ -77,7 +77,7 @@ class Slow:
         with torch.no_grad():
             y = self.logits(self.x)
             self.A = network[:6](self.prepare.normalise(self.x))
-        self.explained = TARGETS[target].explain(Answers(y, torch.tensor([i % 5])))
+        self.explained = TARGETS[target].explain(Predictions(y, torch.tensor([i % 5])))
         self.d = self.explained.directions[:, 0].double()
 
     def logits(self, x):
@@ -141,7 +141,7 @@ def test_opti_cam_explains_any_direction_by_logit_or_margin(backbone, network, p
 
 
 def test_opti_cam_starts_at_the_channels_mean_and_never_ends_below_its_start(backbone, network, pixels):
-    plain = look(backbone, backbone.prepare(pixels)).A.mean(1)
+    plain = run_forward(backbone, backbone.prepare(pixels)).A.mean(1)
     torch.testing.assert_close(run("opti_cam(steps=1)", backbone, pixels), plain)
     d = torch.eye(5)[torch.arange(IMAGES) % 5]
 

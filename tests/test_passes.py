@@ -15,9 +15,9 @@ from jobs import explain
 from pipeline import backbones, engine, tables
 from pipeline.engine import budget
 from pipeline.methods import METHODS
-from pipeline.plan.cells import cells
-from pipeline.plan.fit import fitted
-from pipeline.sources.images import Pictures
+from pipeline.plan.fit import fit_to_backbone
+from pipeline.plan.outputs import outputs_of
+from pipeline.sources.images import DecodedImages
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.stages.explainer import Explainer
@@ -51,14 +51,14 @@ def backbone(request):
 def pictures():
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8)
     rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(IMAGES)]
-    return Pictures(pixels, rows, [f"{i}" for i in range(IMAGES)])
+    return DecodedImages(pixels, rows, [f"{i}" for i in range(IMAGES)])
 
 
 def answered(backbone, pictures, methods, targets=("label",), during=nullcontext, **how):
     """Every table's rows and the tally; `during` is entered once the questions are known to fit."""
-    questions, _ = fitted(build_spec(methods, targets, **how), backbone)
-    tally, wanted = Counter(), cells(questions, backbone, ())
-    explainer = Explainer(backbone, questions)
+    spec, _ = fit_to_backbone(build_spec(methods, targets, **how), backbone)
+    tally, wanted = Counter(), outputs_of(spec, backbone, ())
+    explainer = Explainer(backbone, spec)
     explainer.backbone.class_weights()  # found out by one image, once for all that it explains
     with during():
         return explainer(pictures, wanted, tally), tally
@@ -310,8 +310,8 @@ def test_nothing_is_left_behind_by_calls_that_end_well_or_badly(backbone, pictur
     if not fits(method, backbone) or tried_elsewhere(method, backbone):
         pytest.skip("does not fit this network, or is tried on the other one")
     before = state(backbone)
-    questions, _ = fitted(build_spec([EXAMPLES[method]], ["label", "finer"]), backbone)
-    explainer, wanted = Explainer(backbone, questions), cells(questions, backbone, ())
+    spec, _ = fit_to_backbone(build_spec([EXAMPLES[method]], ["label", "finer"]), backbone)
+    explainer, wanted = Explainer(backbone, spec), outputs_of(spec, backbone, ())
     last, passed = Meter(backbone).ends["out"], []
 
     def call(fails):

@@ -6,8 +6,8 @@ import torch
 
 from pipeline import backbones, engine
 from pipeline.engine import budget
-from pipeline.engine.batch import Scene
-from pipeline.engine.forward import look
+from pipeline.engine.batch import Batch
+from pipeline.engine.forward import run_forward
 from pipeline.engine.runners import path
 from pipeline.families import METHODS
 from pipeline.methods.path.gradient_shap import gradient_shap
@@ -16,7 +16,7 @@ from pipeline.methods.path.smooth_grad import smooth_grad
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 from tests import tiny
 from tests.untouched import assert_untouched
 
@@ -43,9 +43,9 @@ def pixels():
 
 def scene(backbone, pixels, target="label", ids=range(IMAGES), seed=0):
     ids = list(ids)
-    seen = look(backbone, backbone.prepare(pixels[ids]))
-    explained = TARGETS[target].explain(Answers(seen.logits, torch.tensor(ids) % 5))
-    return Scene(seen, (explained,), pixels[ids], lambda name: [1000 * seed + 31 * i + len(name) for i in ids])
+    seen = run_forward(backbone, backbone.prepare(pixels[ids]))
+    explained = TARGETS[target].explain(Predictions(seen.logits, torch.tensor(ids) % 5))
+    return Batch(seen, (explained,), pixels[ids], lambda name: [1000 * seed + 31 * i + len(name) for i in ids])
 
 
 def run(written, *where, **how):

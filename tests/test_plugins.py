@@ -19,15 +19,15 @@ from pipeline import backbones, tables
 from pipeline.engine.runners import captum as captums
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.plan.cells import cells
-from pipeline.plan.fit import fitted
+from pipeline.plan.fit import fit_to_backbone
+from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
-from pipeline.sources.images import Pictures
+from pipeline.sources.images import DecodedImages
 from pipeline.spec import plugins
 from pipeline.spec.explain_spec import build_spec
 from pipeline.stages.explainer import Explainer
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 from tests import tiny
 from tests.registries import registries
 from tests.shards import dataset
@@ -165,13 +165,13 @@ def test_a_module_that_is_not_there_and_two_files_with_one_name_are_refused(tmp_
 
 
 def test_a_plugin_installs_itself_where_it_arrives():
-    questions = build_spec(["mean_cam"], ["label"], plugins=[OWN, OWN])
-    sent = pickle.dumps(questions)
-    for table, brought in ((METHODS, questions.plugins[0].methods), (METRICS, questions.plugins[0].metrics)):
+    spec = build_spec(["mean_cam"], ["label"], plugins=[OWN, OWN])
+    sent = pickle.dumps(spec)
+    for table, brought in ((METHODS, spec.plugins[0].methods), (METRICS, spec.plugins[0].metrics)):
         for name in brought:
             del table[name]
     plugins._INSTALLED.clear()
-    assert pickle.loads(sent) == questions
+    assert pickle.loads(sent) == spec
     assert "deep_lift" in METHODS
 
 
@@ -184,8 +184,8 @@ def test_in_a_worker_the_plugin_of_an_earlier_job_gives_way(tmp_path):
         with registries():
             sent.append((other, pickle.dumps(build_spec(["mine"], ["label"], plugins=[path]))))
     made = []
-    for other, questions in (*sent, sent[0]):
-        pickle.loads(questions)
+    for other, spec in (*sent, sent[0]):
+        pickle.loads(spec)
         made.append((METHODS["mine"].map.__module__, METHODS[other].map.__module__))
     assert made[0] == made[2] != made[1]
     assert all(mine == others for mine, others in made)
@@ -207,10 +207,10 @@ def network():
 
 def attributed(backbone, images, method, target="label", part=slice(None), tally=None, batch_size=None):
     """Float maps [B H W] at the network's own size."""
-    questions, _ = fitted(build_spec([method], [target], map_size=SIZE), backbone)
+    spec, _ = fit_to_backbone(build_spec([method], [target], map_size=SIZE), backbone)
     rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(len(images))]
-    pictures = Pictures(images, rows, [f"{i}" for i in range(len(images))])[part]
-    answers = Explainer(backbone, questions, batch_size=batch_size)(pictures, cells(questions, backbone, ()), tally)
+    pictures = DecodedImages(images, rows, [f"{i}" for i in range(len(images))])[part]
+    answers = Explainer(backbone, spec, batch_size=batch_size)(pictures, outputs_of(spec, backbone, ()), tally)
     tables = {cell.table: rows for cell, rows, _ in answers} | {"errors": answers[-1][2]}
     return maps(tables, answers[-1][0].method.alias).reshape(-1, SIZE, SIZE)
 
@@ -252,7 +252,7 @@ def test_every_image_keeps_its_own_direction_however_captum_repeats_it(images, n
     build_spec(["cam"], ["label"], plugins=[OWN])
     backbone, tally = backbones.load("tests.tiny:curved", image_size=SIZE), Counter()
     x = backbone.prepare(torch.from_numpy(images))
-    directions = TARGETS["finer"].explain(Answers(backbone.logits(x), torch.arange(5))).directions[:, 0]
+    directions = TARGETS["finer"].explain(Predictions(backbone.logits(x), torch.arange(5))).directions[:, 0]
     network.eval()
     theirs = [IntegratedGradients(lambda x, d=d: network(x) @ d).attribute(x[i : i + 1], n_steps=8) for i, d in enumerate(directions)]
     theirs = torch.cat(theirs).sum(1).relu().detach().numpy()

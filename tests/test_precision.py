@@ -12,7 +12,7 @@ from jobs import explain
 from pipeline import backbones, engine, tables
 from pipeline.engine.forward import PRECISIONS
 from pipeline.methods import METHODS
-from pipeline.spec.explain_spec import Questions
+from pipeline.spec.explain_spec import ExplainSpec
 from pipeline.spec.grammar import parse
 from pipeline.spec.job import Job
 from tests.shards import dataset
@@ -59,12 +59,12 @@ def met(method, backbone):
 
 @pytest.fixture(scope="module")
 def pictures():
-    from pipeline.sources.images import Pictures
+    from pipeline.sources.images import DecodedImages
     from tests.shards import picture
 
     pixels = np.stack([np.asarray(picture(i, SIZE)).transpose(2, 0, 1) for i in range(IMAGES)])
     rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(IMAGES)]
-    return Pictures(pixels, rows, [f"{i}" for i in range(IMAGES)])
+    return DecodedImages(pixels, rows, [f"{i}" for i in range(IMAGES)])
 
 
 class Arithmetic:
@@ -89,7 +89,7 @@ def maps(backbone, pictures, method, **how):
 
 
 def test_fp32_is_what_is_run_unless_asked_otherwise():
-    assert {Job.__dataclass_fields__["precision"].default, Questions.__dataclass_fields__["precision"].default} == {"fp32"}
+    assert {Job.__dataclass_fields__["precision"].default, ExplainSpec.__dataclass_fields__["precision"].default} == {"fp32"}
     assert PRECISIONS["fp32"] is None
 
 

@@ -18,7 +18,7 @@ from pipeline.backbones import load
 from pipeline.refusal import Refusal
 from pipeline.spec.job import Job
 from pipeline.train.probe import solvers
-from pipeline.train.probe.accuracy import measured
+from pipeline.train.probe.accuracy import measure
 from pipeline.train.probe.features import Features
 from pipeline.train.probe.job import ProbeJob
 from pipeline.train.probe.solvers import NEVER, accuracy, adam, lbfgs
@@ -277,7 +277,7 @@ def test_training_holds_a_few_rows_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(solvers, "_tensor", lambda x: held.append(len(x)) or counted(x))
     adam(mine, mine, CLASSES, epochs=1, batch=32)
     found = lbfgs([mine, mine], CLASSES)
-    assert measured("", "", found, {"test": mine}, [""] * CLASSES)[0]["n"] == 500
+    assert measure("", "", found, {"test": mine}, [""] * CLASSES)[0]["n"] == 500
     assert max(held) == 64 and len(held) > 24
 
 

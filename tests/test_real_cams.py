@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from pipeline import backbones, engine
-from pipeline.engine.batch import Scene
-from pipeline.engine.forward import look
+from pipeline.engine.batch import Batch
+from pipeline.engine.forward import run_forward
 from pipeline.methods import METHODS
 from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 
 IMAGES = 50
 NETWORKS = {
@@ -51,8 +51,8 @@ class Seen:
         self.backbone = backbones.load(arch, weights=self.weights, args={**args, **self.half})
         self.pixels, self.labels = pictures
         self.x = self.backbone.prepare(self.pixels)
-        self.look = look(self.backbone, self.x)
-        self.answers = Answers(self.look.logits, self.labels, self.backbone.class_weights)
+        self.look = run_forward(self.backbone, self.x)
+        self.answers = Predictions(self.look.logits, self.labels, self.backbone.class_weights)
         self.network = self._double(arch, args)
 
     def _double(self, arch, args):
@@ -75,7 +75,7 @@ class Seen:
         return engine.maps(method, self.scene(explained), 0).numpy(), explained
 
     def scene(self, explained):
-        return Scene(self.look, (explained,), self.pixels, lambda name: list(range(IMAGES)))
+        return Batch(self.look, (explained,), self.pixels, lambda name: list(range(IMAGES)))
 
     def gradient(self, target):
         """Our gradient [B K h w]."""
@@ -207,7 +207,7 @@ def test_grad_cam_is_linear_in_the_target_before_the_rectifier(seen):
     finer, explained = seen.maps("grad_cam(norm=minmax)", "finer")
 
     def plain(classes):
-        answers = Answers(seen.look.logits, classes)
+        answers = Predictions(seen.look.logits, classes)
         only = TARGETS["label"].explain(answers)
         return engine.maps(parse("grad_cam(norm=minmax)", METHODS, "method"), seen.scene(only), 0).numpy()
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
-from pipeline.spec.grammar import described, parse, parse_all
+from pipeline.spec.grammar import describe_registry, parse, parse_all
 from pipeline.targets import TARGETS
 
 
@@ -136,7 +136,7 @@ def test_a_target_about_something_needs_it(written):
 
 @pytest.mark.parametrize("registry", [METHODS, TARGETS])
 def test_every_entry_and_setting_is_described(registry):
-    text = described(registry)
+    text = describe_registry(registry)
     for name, entry in registry.items():
         assert name in text
         for setting, parameter in entry.parameters.items():

@@ -14,7 +14,7 @@ from pipeline.maps.quantise import dequantise, quantise, rounded
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.plan import rescore
-from pipeline.plan.rescore import _request
+from pipeline.plan.rescore import _choice_of
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.stages import explainer
@@ -276,7 +276,7 @@ def test_what_run_json_says_of_a_request_reads_back_as_the_request():
             for written in (name, f"mine={name}", *OTHERS.get(name, ())):
                 asked = parse(written, registry, what)
                 told = json.loads(json.dumps({"name": asked.alias, what: asked.name, **asked.args}))
-                assert _request(told, registry, what) == asked == parse(asked.written, registry, what)
+                assert _choice_of(told, registry, what) == asked == parse(asked.written, registry, what)
 
 
 def test_a_map_comes_back_from_the_tables_within_half_a_step():

@@ -12,7 +12,7 @@ from pipeline.progress import Progress
 from pipeline.refusal import Refusal
 from pipeline.run import status as watch
 from pipeline.tables import files, publish
-from pipeline.tables.gc import sweep
+from pipeline.tables.gc import collect_garbage
 from tests.shards import dataset
 from tests.test_run import content, job
 
@@ -55,27 +55,27 @@ def test_it_keeps_the_last_runs_of_each_name_and_what_they_refer_to(out, nights,
     source = f"{tmp_path}/shards/*.tar"
     assert not explain.run(job(source, out, methods=("xgrad_cam",), **ONE)).new
     assert files.below(out).keys() == before, "all that the kept run answers is still there"
-    assert sweep(out, keep=1, min_age=0).tasks == ()
+    assert collect_garbage(out, keep=1, min_age=0).tasks == ()
 
 
 def test_a_run_named_stays_with_its_tasks(out, nights):
-    swept = sweep(out, keep=1, named=[nights[0]], min_age=0)
+    swept = collect_garbage(out, keep=1, named=[nights[0]], min_age=0)
     assert [folder.path for folder in swept.runs] == [f"runs/{nights[1]}"]
     assert len(swept.tasks) == 4, "layer_cam's"
-    assert sweep(out, keep=7, min_age=0).size == 0
+    assert collect_garbage(out, keep=7, min_age=0).size == 0
     with pytest.raises(Refusal, match="no such run"):
-        sweep(out, keep=1, named=["yesterday"], min_age=0)
+        collect_garbage(out, keep=1, named=["yesterday"], min_age=0)
 
 
 def test_what_is_young_is_left_to_whoever_is_writing_it(out, nights):
     files.write_bytes(storage.join(out, "runs/halfway/maps/part.parquet"), b"x")
     files.write_bytes(storage.join(out, "tasks/ab/abcd/0123/maps.parquet"), b"x")
-    assert sweep(out, keep=1).size == 0
-    swept = sweep(out, keep=7, min_age=0, delete=True)
+    assert collect_garbage(out, keep=1).size == 0
+    swept = collect_garbage(out, keep=7, min_age=0, delete=True)
     assert [folder.path for folder in swept.runs] == ["runs/halfway"]
     assert [folder.path for folder in swept.tasks] == ["tasks/ab/abcd/0123"]
     assert "halfway" not in folders(out, "runs")
-    assert sweep(out, keep=7, min_age=0).size == 0
+    assert collect_garbage(out, keep=7, min_age=0).size == 0
 
 
 def test_age_is_that_of_the_youngest_file(tmp_path):
@@ -83,8 +83,8 @@ def test_age_is_that_of_the_youngest_file(tmp_path):
     for name, age in (("maps.parquet", 5000), ("images.parquet", 50)):
         files.write_bytes(storage.join(out, "tasks/ab/abcd/0123", name), b"x")
         os.utime(tmp_path / "tasks/ab/abcd/0123" / name, times=(time.time() - age,) * 2)
-    assert sweep(out, keep=1, min_age=1000).tasks == ()
-    assert len(sweep(out, keep=1, min_age=10).tasks) == 1
+    assert collect_garbage(out, keep=1, min_age=1000).tasks == ()
+    assert len(collect_garbage(out, keep=1, min_age=10).tasks) == 1
 
 
 def test_where_a_kept_run_cannot_be_read_nothing_is_removed(tmp_path):
@@ -94,7 +94,7 @@ def test_where_a_kept_run_cannot_be_read_nothing_is_removed(tmp_path):
     files.write_bytes(storage.join(out, "runs", runs[1], "receipts.parquet"), b"cut")
     before = files.below(out).keys()
     with pytest.raises(Refusal, match="nothing is removed"):
-        sweep(out, keep=1, min_age=0, delete=True)
+        collect_garbage(out, keep=1, min_age=0, delete=True)
     assert files.below(out).keys() == before
 
 
@@ -109,7 +109,7 @@ def test_beside_a_running_job_it_costs_that_job_work_and_nothing_else(tmp_path, 
 
     def disturbed(*arguments):
         monkeypatch.setattr(execute, "_explained", undisturbed)
-        assert sweep(out, keep=1, min_age=0, delete=True).tasks
+        assert collect_garbage(out, keep=1, min_age=0, delete=True).tasks
         return undisturbed(*arguments)
 
     monkeypatch.setattr(execute, "_explained", disturbed)

@@ -5,11 +5,11 @@ import torch
 
 from pipeline.classes.attributes import Apart, Attributes, Differing
 from pipeline.classes.pairs import Pair
-from pipeline.engine.batch import explained_by
+from pipeline.engine.batch import explain_targets
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers
+from pipeline.targets.registry import Predictions
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0, 0.0, 2.5], [0.0, 5.0, 1.0, 4.0, -1.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
 LABELS = torch.tensor([2, -1, 0])
@@ -25,7 +25,7 @@ NO_PHRASE = [0.0] * len(PHRASES)
 
 
 def explained(written, logits=LOGITS, labels=LABELS, weights=WEIGHTS):
-    (found,) = explained_by(parse(written, TARGETS, "target"), Answers(logits, labels, lambda: weights, PHRASES)).values()
+    (found,) = explain_targets(parse(written, TARGETS, "target"), Predictions(logits, labels, lambda: weights, PHRASES)).values()
     return found
 
 
@@ -174,7 +174,7 @@ def test_a_target_does_not_depend_on_batch_neighbours(name):
     read = {"pairs": {"argument": PAIRS}, "attributes": {"argument": APART, "base": "a bird"}}
 
     def found(*batch):
-        each = TARGETS[name].explain(Answers(*batch, phrases=PHRASES), **read[name]) if name in read else explained(written, *batch)
+        each = TARGETS[name].explain(Predictions(*batch, phrases=PHRASES), **read[name]) if name in read else explained(written, *batch)
         return each.values() if isinstance(each, dict) else [each]
 
     for i in range(3):
@@ -184,7 +184,7 @@ def test_a_target_does_not_depend_on_batch_neighbours(name):
 
 
 def test_pairs_explain_the_class_each_partner_and_each_difference():
-    found = TARGETS["pairs"].explain(Answers(LOGITS, LABELS), PAIRS)
+    found = TARGETS["pairs"].explain(Predictions(LOGITS, LABELS), PAIRS)
     assert list(found) == ["#own", "#other_1", "#finer_1", "#other_2", "#finer_2"]
     assert {name: each.class_id.tolist() for name, each in found.items()} == {
         "#own": [2, -1, 0], "#other_1": [4, -1, 2], "#finer_1": [2, -1, 0], "#other_2": [0, -1, -1], "#finer_2": [2, -1, -1],
@@ -192,14 +192,14 @@ def test_pairs_explain_the_class_each_partner_and_each_difference():
     assert found["#finer_2"].directions[0, 0].tolist() == [-1, 0, 1, 0, 0]
     assert found["#finer_2"].reference_ids[0].tolist() == [0] and found["#finer_2"].gamma == 1
     assert found["#other_1"].directions[2, 0].tolist() == [0, 0, 1, 0, 0]
-    alone = TARGETS["pairs"].explain(Answers(LOGITS, torch.tensor([1, 1, 3])), PAIRS)
+    alone = TARGETS["pairs"].explain(Predictions(LOGITS, torch.tensor([1, 1, 3])), PAIRS)
     assert {tuple(each.class_id.tolist()) for each in alone.values()} == {(-1, -1, -1)}, "classes in no pair"
     with pytest.raises(Refusal, match="class 5"):
-        TARGETS["pairs"].explain(Answers(LOGITS, LABELS), (Pair(0, 5, ("tail",)),))
+        TARGETS["pairs"].explain(Predictions(LOGITS, LABELS), (Pair(0, 5, ("tail",)),))
 
 
 def test_attributes_explain_the_class_its_difference_and_each_text():
-    found = TARGETS["attributes"].explain(Answers(LOGITS, LABELS, phrases=PHRASES), APART, base="a bird", gamma=0.5, top=2)
+    found = TARGETS["attributes"].explain(Predictions(LOGITS, LABELS, phrases=PHRASES), APART, base="a bird", gamma=0.5, top=2)
     assert {name: each.class_id.tolist() for name, each in found.items()} == {
         "#label": [2, -1, 0], "#finer": [2, -1, 0], "#attribute_1": [2, -1, 0], "#attribute_2": [-1, -1, -1],
     }  # fmt: skip

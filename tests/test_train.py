@@ -24,8 +24,8 @@ from pipeline.spec.job import Job
 from pipeline.storage import filesystem, read_bytes
 from pipeline.tables.files import write_bytes
 from pipeline.train import descent, loop
+from pipeline.train.check import CheckedTraining, check_training, initial_network
 from pipeline.train.job import Training
-from pipeline.train.prepare import Ready, begun, prepare
 from pipeline.train.team import Team
 from tests.shards import dataset, good, tar_bytes
 
@@ -107,8 +107,8 @@ def test_the_bound_of_em_stays_above_the_marginal_loss_and_both_fall(undisturbed
 
 def test_the_network_that_explains_is_the_one_that_was_judged(undisturbed, data):
     _, out, told, _ = undisturbed
-    ready = prepare(training(data, out))
-    images = loop.data.images(ready.asked, ready.job.cache, Team())
+    checked = check_training(training(data, out))
+    images = loop.data.images(checked.asked, checked.job.cache, Team())
     backbone = backbones.load(f"train/{out}/checkpoint.safetensors")
     rows = images.rows["val"]
     logits = backbone.logits(backbone.prepare(torch.from_numpy(images.shown[rows])))
@@ -140,17 +140,17 @@ SCRATCH = {"optimiser": "adamw", "schedule": "cycle", "clip": 1.0, "weight_decay
 def test_a_training_from_random_weights_goes_on_where_it_was_left(data, tmp_path, monkeypatch):
     """AdamW's two memories and its count of steps, and the place in the cycle."""
     told, network = trained(data, tmp_path / "whole", **SCRATCH)
-    epoch = loop._Rate._epoch
+    epoch = loop.LearningRateTrial._epoch
 
     def lost(rate, number):
         if number == 1:
             raise OSError("lost")
         epoch(rate, number)
 
-    monkeypatch.setattr(loop._Rate, "_epoch", lost)
+    monkeypatch.setattr(loop.LearningRateTrial, "_epoch", lost)
     with pytest.raises(OSError, match="lost"):
         trained(data, tmp_path / "lost", **SCRATCH)
-    monkeypatch.setattr(loop._Rate, "_epoch", epoch)
+    monkeypatch.setattr(loop.LearningRateTrial, "_epoch", epoch)
     resumed, other = trained(data, tmp_path / "lost", **SCRATCH)
     assert losses(resumed) == losses(told)
     assert same(other, network)
@@ -200,7 +200,7 @@ def together(rank: int, job: Training, address: str) -> None:
     """One of two workers without Ray."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{address}", rank=rank, world_size=2)
-    loop.train(prepare(job), Team(rank, 2, rank, 2))
+    loop.train(check_training(job), Team(rank, 2, rank, 2))
     torch.distributed.destroy_process_group()
 
 
@@ -218,7 +218,7 @@ def test_two_workers_learn_what_one_does(data, tmp_path, changes):
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4
 
 
-class Doomed(Ready):
+class Doomed(CheckedTraining):
     """A training whose worker is killed once, when its loop first asks for the preprocessing in an epoch that has a forerunner."""
 
     @property
@@ -236,10 +236,10 @@ def test_on_ray_a_lost_worker_costs_an_epoch_and_changes_nothing(cluster, data, 
     from pipeline.train import flow
 
     job = training(data, tmp_path / "ray", epochs=3, head="calm_em", workers=1)
-    ready = prepare(job)
-    flow.train(Doomed(**vars(ready)), 1, gpus=False)
+    checked = check_training(job)
+    flow.train(Doomed(**vars(checked)), 1, gpus=False)
     assert (tmp_path / "ray" / "killed").exists()
-    flow.train(prepare(training(data, tmp_path / "two", epochs=3, head="calm_em", workers=2)), 2, gpus=False)
+    flow.train(check_training(training(data, tmp_path / "two", epochs=3, head="calm_em", workers=2)), 2, gpus=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone, network = trained(data, tmp_path / "alone", epochs=3, head="calm_em")
@@ -250,8 +250,8 @@ def test_on_ray_a_lost_worker_costs_an_epoch_and_changes_nothing(cluster, data, 
 
 
 def test_order_and_crops_are_decided_by_seed_epoch_and_id_alone(data, tmp_path):
-    ready = prepare(training(data, tmp_path))
-    images = loop.data.images(ready.asked, ready.job.cache, Team())
+    checked = check_training(training(data, tmp_path))
+    images = loop.data.images(checked.asked, checked.job.cache, Team())
     orders = [images.order(epoch) for epoch in range(3)]
     assert len({tuple(order) for order in orders}) == 3
     assert all(sorted(order) == images.rows["train"] for order in orders)
@@ -262,27 +262,27 @@ def test_order_and_crops_are_decided_by_seed_epoch_and_id_alone(data, tmp_path):
     # the shards named apart and backwards are the same images under the same names
     source, cache = data
     shards = tuple(sorted((str(path) for path in Path(source).parent.glob("*.tar")), reverse=True))
-    other = prepare(training((shards[0], cache), tmp_path, source=shards))
-    assert other.asked.identity == ready.asked.identity
+    other = check_training(training((shards[0], cache), tmp_path, source=shards))
+    assert other.asked.identity == checked.asked.identity
 
 
 def test_the_head_alone_learns_first_and_then_every_layer(data, tmp_path):
     changes = {"head_epochs": 1, "head_lr": 0.1, "head_lr_factor": 1.0}
     job = training(data, tmp_path, epochs=1, **changes)
-    start = prepare(job).start
+    start = check_training(job).start
     told, _ = trained(data, tmp_path, epochs=1, **changes)
     assert [row["trained"] for row in told["epochs"]] == ["head", "all"]
     assert told["recipe"]["trunk"] != start
     # after the head's epochs alone the trunk is the one it started from
     _, network = trained(data, tmp_path / "alone", epochs=1, head_epochs=1, lr=(1e-30,), head_lr=0.1)
-    fresh = begun(prepare(job)).state_dict()
+    fresh = initial_network(check_training(job)).state_dict()
     moved = {name.partition(".")[0] for name, value in network.items() if (value - fresh[name]).abs().max() > 1e-20}
     assert moved == {"head"}
 
 
 def test_a_frozen_trunk_is_left_as_it_was_and_seen_once(data, tmp_path, monkeypatch):
     told, _ = trained(data, tmp_path / "one", freeze="trunk", head="calm_ml")
-    assert told["recipe"]["trunk"] == prepare(training(data, tmp_path / "other", freeze="trunk")).start
+    assert told["recipe"]["trunk"] == check_training(training(data, tmp_path / "other", freeze="trunk")).start
     assert {row["trained"] for row in told["epochs"]} == {"head"}
     # the features lie in the cache now, so a second head needs no pass through the trunk: only its own start and shapes are looked at
     monkeypatch.setattr(loop.data.Images, "varied", None)

@@ -12,7 +12,7 @@ from PIL import Image
 from jobs import explain
 from pipeline import backbones, storage, tables
 from pipeline.methods import METHODS
-from pipeline.plan.check import prepare
+from pipeline.plan.check import check_job
 from pipeline.run import in_process
 from pipeline.run.execute import Hands, execute
 from pipeline.sources import ShardError
@@ -163,9 +163,9 @@ def test_a_night_after_a_change_of_one_percent_of_the_shards_computes_one_percen
     asked = Job(**TASKS, source=(bench.shards(tmp_path / "shards", tasks=200, in_a_shard=2),), out=str(tmp_path / "out"))
 
     def night() -> tuple[int, set[str]]:
-        ready = prepare(asked)
-        workers = bench.Simulated(ready)
-        execute(ready, Hands(in_process.each, workers, 1, 0))
+        checked = check_job(asked)
+        workers = bench.Simulated(checked)
+        execute(checked, Hands(in_process.each, workers, 1, 0))
         return workers.tasks, {entry["path"] for entry in tables.open(asked.out).facts["files"] if entry["rows"]}
 
     computed, before = night()

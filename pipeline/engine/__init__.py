@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine.batch import Scene
+from pipeline.engine.batch import Batch
 from pipeline.engine.runners import attention, cam, captum, latent, masked, optimised, path
 from pipeline.families import METHODS
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 FAMILIES = {
     "attention": attention,
@@ -21,7 +21,7 @@ FAMILIES = {
 }
 
 
-def misfit(method: Request, backbone: Backbone, targets: Sequence[Request] = ()) -> str | None:
+def misfit(method: Choice, backbone: Backbone, targets: Sequence[Choice] = ()) -> str | None:
     """Why `method` cannot explain this backbone or one of these targets, in words a user can act on; None where it can."""
     entry = METHODS[method.name]
     reason = FAMILIES[entry.family].misfit(method, backbone)
@@ -31,11 +31,11 @@ def misfit(method: Request, backbone: Backbone, targets: Sequence[Request] = ())
     return odd and f"target {odd!r} is not one scalar <d, y>, which only the CAM family explains; leave its aggregation and weighting out"
 
 
-def _one_scalar(target: Request) -> bool:
+def _one_scalar(target: Choice) -> bool:
     """Whether a target is one direction d that does not depend on what is masked, so that <d, y> means the same for every copy."""
     return target.args.get("aggregation", "sum") in ("mean_pre", "sum") and target.args.get("weighting") != "prob"
 
 
-def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     """The maps of one method for one target of a batch, [B h w] or, for methods whose grid is pixels, [B H W]; after the rectifier."""
     return FAMILIES[METHODS[method.name].family].maps(method, scene, target)

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.backbones import Backbone
-from pipeline.engine.forward import Look
-from pipeline.spec.grammar import Request
+from pipeline.engine.forward import Forward
+from pipeline.spec.grammar import Choice
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers, Explained
+from pipeline.targets.registry import Directions, Predictions
 
 # Kinds of passes: rows through the whole network and back, and through the head alone and back.
 PASSES = ("forwards", "backwards", "heads", "head_backwards")
 
 
 @dataclass(frozen=True)
-class Scene:
+class Batch:
     """What the engine's families work on.
 
     Attributes:
@@ -36,8 +36,8 @@ class Scene:
         tally: rows passed so far, by who asked for them and the kind of pass.
     """
 
-    look: Look
-    targets: tuple[Explained, ...]
+    look: Forward
+    targets: tuple[Directions, ...]
     pixels: torch.Tensor
     seeds: Callable[[str], list[int]]
     activation: str = "softmax"
@@ -99,13 +99,13 @@ class Scene:
         return torch.stack(draws).to(self.look.A.device)
 
 
-def pixels_of(scene: Scene) -> torch.Tensor:
+def pixels_of(scene: Batch) -> torch.Tensor:
     """The batch [B 3 H W] in units of [0, 1], the space in which masks multiply."""
     shown = scene.pixels
     return scene.once("pixels", lambda: shown if shown.is_floating_point() else scene.backbone.prepare.pixels(shown))
 
 
-def explained_by(target: Request, answers: Answers) -> dict[str, Explained]:
+def explain_targets(target: Choice, answers: Predictions) -> dict[str, Directions]:
     """What is explained, by its name in the tables: a target's own, or several that begin with it.
 
     Directions [B T C + P] are over the logits of classes and phrases.
@@ -116,11 +116,11 @@ def explained_by(target: Request, answers: Answers) -> dict[str, Explained]:
     return {target.alias + part: _over_all(each, answers) for part, each in parts}
 
 
-def _over_all(explained: Explained, answers: Answers) -> Explained:
+def _over_all(explained: Directions, answers: Predictions) -> Directions:
     beside = answers.logits.shape[1] + len(answers.phrases) - explained.directions.shape[2]
     return replace(explained, directions=F.pad(explained.directions, (0, beside))) if beside else explained
 
 
-def _names(target: Request, scene: Scene) -> list[str]:
+def target_names(target: Choice, scene: Batch) -> list[str]:
     """What the tables call that which a target explains: itself, or its parts."""
     return [name for name in scene.names if name == target.alias or name.startswith(f"{target.alias}#")]

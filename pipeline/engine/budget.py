@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.engine.batch import Scene
+from pipeline.engine.batch import Batch
 
 # More only costs memory: a CPU is at its best with a few rows, and a backward keeps every value of its forward.
 ROWS = {"forward": {"cpu": 16, "cuda": 256}, "backward": {"cpu": 8, "cuda": 64}}
@@ -21,14 +21,14 @@ class Budget:
     rows: int
 
 
-def budget_of(scene: Scene, payer: str, kind: str = "forward") -> Budget:
+def budget_of(scene: Batch, payer: str, kind: str = "forward") -> Budget:
     """The rows of a pass that a method makes. Each method has its own: what one cannot hold must not move another's last digits."""
     rows = ROWS[kind]
     return scene.once(("budget", payer, kind), lambda: Budget(rows.get(scene.pixels.device.type, rows["cpu"])))
 
 
 def within_budget(
-    scene: Scene,
+    scene: Batch,
     count: int,
     one_pass: Callable[[int, int], None],
     payer: str = "",

@@ -21,7 +21,7 @@ def autocast(device: torch.device, precision: str):
 
 
 @dataclass(frozen=True)
-class Look:
+class Forward:
     """What was seen: activations [B K h w], logits [B C] float32, feature [B D].
 
     `graph` holds the head's logits for its gradient, `rest` what the head reads beside A.
@@ -47,7 +47,7 @@ class Look:
         return [torch.autograd.grad(scalar, self.A, retain_graph=True)[0].float() for scalar in scalars]
 
 
-def look(backbone: Backbone, x: torch.Tensor, precision: str = "fp32") -> Look:
+def run_forward(backbone: Backbone, x: torch.Tensor, precision: str = "fp32") -> Forward:
     """Pass a prepared batch [B 3 H W] through trunk and head, once each.
 
     The head's graph is kept wherever its gradient has no closed form, asked for or not: attention kernels differ in their last
@@ -60,4 +60,4 @@ def look(backbone: Backbone, x: torch.Tensor, precision: str = "fp32") -> Look:
         A = A.detach().requires_grad_(wanted)
         with torch.set_grad_enabled(wanted):
             graph, feature = backbone.readout(A, rest)
-    return Look(backbone, A if wanted else A.float(), graph.detach().float(), feature.detach().float(), graph if wanted else None, rest)
+    return Forward(backbone, A if wanted else A.float(), graph.detach().float(), feature.detach().float(), graph if wanted else None, rest)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.batch import Batch, pixels_of
 from pipeline.families import Bernoulli, Channels, Even, Segments, Spots, Superpixels, Windows
 from pipeline.maps.render import units, upsample
 from pipeline.tables.identity import seed_of
@@ -38,12 +38,12 @@ class Masks:
     codes: Any = None
 
 
-def masks_of(code, scene: Scene) -> Masks:
+def masks_of(code, scene: Batch) -> Masks:
     """The masks a code stands for on this batch."""
     return scene.once(("masks", code), lambda: PAINTERS[type(code)](code, scene))
 
 
-def bernoulli(code: Bernoulli, scene: Scene) -> Masks:
+def bernoulli(code: Bernoulli, scene: Batch) -> Masks:
     """Bilinear enlargements of s x s grids to s + 1 cells a side, each cut to the image at a random offset of less than a cell."""
     device = scene.look.A.device
     draws = torch.Generator().manual_seed(seed_of(scene.seed, "bernoulli", code.masks, code.cells, code.p))
@@ -77,7 +77,7 @@ def outer(key: Hashable, rows: torch.Tensor, columns: torch.Tensor, without: boo
     return Masks(key, len(rows) * len(columns), paint, codes=(rows, columns))
 
 
-def spots(code: Spots, scene: Scene) -> Masks:
+def spots(code: Spots, scene: Batch) -> Masks:
     """exp(-|x - mu|^2 / (2 sigma^2)) about the centres of a k x k grid, sigma in units of the shorter side / 15 (GLAS)."""
     sigma = code.sigma * min(scene.size) / 15
 
@@ -89,7 +89,7 @@ def spots(code: Spots, scene: Scene) -> Masks:
     return outer(code, *map(profile, scene.size), without=code.dark)
 
 
-def windows(code: Windows, scene: Scene) -> Masks:
+def windows(code: Windows, scene: Batch) -> Masks:
     """Zero inside a square; squares lie inside the image, every `stride` pixels and at the last edge."""
 
     def profile(side):
@@ -100,7 +100,7 @@ def windows(code: Windows, scene: Scene) -> Masks:
     return outer(code, *map(profile, scene.size), without=True)
 
 
-def channels(code: Channels, scene: Scene) -> Masks:
+def channels(code: Channels, scene: Batch) -> Masks:
     """n(up(A_k)); a channel that is the same everywhere gives an all-zero mask."""
     A = scene.look.A.detach().float()
 
@@ -110,7 +110,7 @@ def channels(code: Channels, scene: Scene) -> Masks:
     return Masks(code, A.shape[1], paint, shared=False)
 
 
-def segments(code: Segments, scene: Scene) -> Masks:
+def segments(code: Segments, scene: Batch) -> Masks:
     """Superpixels kept or not; those that are not show their mean colour."""
     device, seeds = scene.look.A.device, scene.seeds("lime")
     labels = torch.stack([_quickshift(image, code, seed) for image, seed in zip(scene.pixels.cpu(), seeds, strict=True)]).to(device)
@@ -144,7 +144,7 @@ def _mean_colours(pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return (total / sizes.clamp(min=1)).gather(2, where).view_as(pixels)
 
 
-def even(code: Even, scene: Scene) -> Masks:
+def even(code: Even, scene: Batch) -> Masks:
     return Masks(code, 1, lambda masks, images: torch.full((len(masks), *scene.size), code.kept, device=masks.device))
 
 

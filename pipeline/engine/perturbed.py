@@ -13,19 +13,32 @@ import torch.nn.functional as F
 from pipeline import engine
 from pipeline.backbones import Backbone
 from pipeline.backbones.cutting.randomised import last, randomised
-from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.fills import fill_of
-from pipeline.engine.forward import look
+from pipeline.engine.forward import run_forward
 from pipeline.engine.masks import Masks
 from pipeline.engine.runners.masked import passed
-from pipeline.families import METHODS, METRICS, Boxed, Cropped, Dimmed, Noisy, Perturbation, Powered, Randomised, Remapped, Removed, Said
+from pipeline.families import (
+    METHODS,
+    METRICS,
+    Boxed,
+    ClassProbs,
+    Cropped,
+    Dimmed,
+    Noisy,
+    Perturbation,
+    Powered,
+    Randomised,
+    Remapped,
+    Removed,
+)
 from pipeline.maps import boxes as geometry
 from pipeline.maps.render import unit, upsample
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 
 @dataclass(frozen=True)
-class Shown:
+class ScoredMaps:
     """The maps of a batch as metrics see them, and whose they are.
 
     Attributes:
@@ -36,7 +49,7 @@ class Shown:
         classes: the scored class, the predicted one and two rivals of the scored one [B 4]; -1 where there is none.
     """
 
-    method: Request
+    method: Choice
     target: int
     S: Sequence[np.ndarray | None]
     inside: Sequence[np.ndarray | None]
@@ -47,7 +60,7 @@ class Shown:
         return [S is not None for S in self.S]
 
 
-def refuse(metric: Request, backbone: Backbone) -> None:
+def refuse_metric(metric: Choice, backbone: Backbone) -> None:
     """Settings that no image could be changed by.
 
     Raises:
@@ -60,7 +73,7 @@ def refuse(metric: Request, backbone: Backbone) -> None:
             last(backbone.network, code.change)
 
 
-def clean(scene: Scene, classes: torch.Tensor) -> list[Said]:
+def clean(scene: Batch, classes: torch.Tensor) -> list[ClassProbs]:
     """What the network says of each image as it is (N = 1); the look has seen it."""
     said = _Answers(scene, classes, 1)
     rows = torch.arange(len(classes), device=classes.device)
@@ -68,7 +81,7 @@ def clean(scene: Scene, classes: torch.Tensor) -> list[Said]:
     return said.by_image()
 
 
-def answers(code: Perturbation, scene: Scene, shown: Shown, payer: str) -> list[Said | np.ndarray | None]:
+def answers(code: Perturbation, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | np.ndarray | None]:
     """The answer to one code for each image of the batch; None where there is no map to change it by, or none that the code can use.
 
     `payer` is the metric whose tally the passes go to.
@@ -79,7 +92,7 @@ def answers(code: Perturbation, scene: Scene, shown: Shown, payer: str) -> list[
 class _Answers:
     """Gathers what logits say of the classes in question, in double precision."""
 
-    def __init__(self, scene: Scene, classes: torch.Tensor, count: int):
+    def __init__(self, scene: Batch, classes: torch.Tensor, count: int):
         self.softmax, self.classes = scene.activation == "softmax", classes
         self.own = slice(scene.backbone.num_classes if scene.backbone.phrases else None)  # logits of phrases are beside the classes
         self.p, self.q = torch.full((2, len(classes), count, 4), torch.nan, dtype=torch.float64, device=classes.device)
@@ -99,14 +112,14 @@ class _Answers:
         self.p[images, which], self.q[images, which] = (torch.where(there, value, torch.nan) for value in (own, rest))
         self.top[images, which] = y.argmax(1)
 
-    def by_image(self) -> list[Said]:
+    def by_image(self) -> list[ClassProbs]:
         p, q, top = self.p.cpu().numpy(), self.q.cpu().numpy(), self.top.cpu().numpy()
-        return [Said(p[i, :, :2], q[i, :, :2], p[i, :, 2:], top[i]) for i in range(len(p))]
+        return [ClassProbs(p[i, :, :2], q[i, :, :2], p[i, :, 2:], top[i]) for i in range(len(p))]
 
 
 def _asked(
-    scene: Scene,
-    shown: Shown,
+    scene: Batch,
+    shown: ScoredMaps,
     count: int,
     paint: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     payer: str,
@@ -114,7 +127,7 @@ def _asked(
     pixels: torch.Tensor | None = None,
     usable: Sequence[bool] | None = None,
     seen: torch.Tensor | None = None,
-) -> list[Said | None]:
+) -> list[ClassProbs | None]:
     """What the network says of N masked copies of each image that has a map; `seen` [N] are those that show the image as it is."""
     usable = shown.drawn if usable is None else usable
     device = scene.pixels.device
@@ -129,24 +142,24 @@ def _asked(
     return [each if use else None for each, use in zip(said.by_image(), usable, strict=True)]
 
 
-def _stacked(scene: Scene, shown: Shown) -> torch.Tensor:
+def _stacked(scene: Batch, shown: ScoredMaps) -> torch.Tensor:
     """The maps [B H W], zero where there is none."""
     blank = np.zeros(scene.size)
     return torch.tensor(np.stack([blank if S is None else S for S in shown.S]), dtype=torch.float32, device=scene.pixels.device)
 
 
-def _dimmed(code: Dimmed, scene: Scene, shown: Shown, payer: str) -> list[Said | None]:
+def _dimmed(code: Dimmed, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
     S = _stacked(scene, shown)
     S = 1 - S if code.inverse else S
     return _asked(scene, shown, 1, lambda which, images: S[images], payer)
 
 
-def _powered(code: Powered, scene: Scene, shown: Shown, payer: str) -> list[Said | None]:
+def _powered(code: Powered, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
     S, powers = _stacked(scene, shown), torch.tensor(code.powers, device=scene.pixels.device)
     return _asked(scene, shown, len(powers), lambda which, images: S[images] ** powers[which][:, None, None], payer)
 
 
-def _boxed(code: Boxed, scene: Scene, shown: Shown, payer: str) -> list[Said | None]:
+def _boxed(code: Boxed, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
     usable = [there and inside is not None for there, inside in zip(shown.drawn, shown.inside, strict=True)]
     blank = np.zeros(scene.size, bool)
     B = torch.tensor(np.stack([blank if inside is None else inside for inside in shown.inside]), device=scene.pixels.device)
@@ -155,21 +168,21 @@ def _boxed(code: Boxed, scene: Scene, shown: Shown, payer: str) -> list[Said | N
     def paint(which: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         return S[images] * (B[images] ^ (which == 1)[:, None, None])
 
-    def found() -> list[Said | None]:
+    def found() -> list[ClassProbs | None]:
         return _asked(scene, shown, 2, paint, payer, usable=usable)
 
     # without the map the same copies whatever the map, so asked once for all maps of the same images
     return found() if code.dimmed else scene.once((code, tuple(usable)), found)
 
 
-def _removed(code: Removed, scene: Scene, shown: Shown, payer: str) -> list[Said | None]:
+def _removed(code: Removed, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
     if code.order == "random":
         # the same copies whatever the map, so asked once for all maps of the same images
         return scene.once((code, tuple(shown.drawn)), lambda: _ranked(code, scene, shown, payer))
     return _ranked(code, scene, shown, payer)
 
 
-def _ranked(code: Removed, scene: Scene, shown: Shown, payer: str) -> list[Said | None]:
+def _ranked(code: Removed, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
     device, blank = scene.pixels.device, np.zeros(scene.size)
     maps = [blank if S is None or code.order == "random" else S for S in shown.S]
     seeds = scene.seeds("removed" if code.order == "random" else "ties")
@@ -196,7 +209,7 @@ def ranks(S: np.ndarray, patch: int, seed: int) -> np.ndarray:
     return place.repeat(patch, 0).repeat(patch, 1)[:height, :width] if patch > 1 else place
 
 
-def _cropped(code: Cropped, scene: Scene, shown: Shown, payer: str) -> list[Said | None]:
+def _cropped(code: Cropped, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
     pixels, size = pixels_of(scene), scene.size
     crops, usable = torch.zeros_like(pixels), [S is not None and bool(S.any()) for S in shown.S]
     for i, S in enumerate(shown.S):
@@ -207,7 +220,7 @@ def _cropped(code: Cropped, scene: Scene, shown: Shown, payer: str) -> list[Said
     return _asked(scene, shown, 1, lambda which, images: whole.expand(len(images), *size), payer, pixels=crops, usable=usable)
 
 
-def _remapped(code: Remapped, scene: Scene, shown: Shown, payer: str) -> list[np.ndarray | None]:
+def _remapped(code: Remapped, scene: Batch, shown: ScoredMaps, payer: str) -> list[np.ndarray | None]:
     """Maps [N H W] by the same method, with the same noise, for the same directions, where the images or the network alone have changed."""
     draws = [_drawn(other, scene, shown, payer, code.raw) for other in _others(code.change, scene, shown, payer)]
     found: list[np.ndarray | None] = []
@@ -217,12 +230,12 @@ def _remapped(code: Remapped, scene: Scene, shown: Shown, payer: str) -> list[np
     return found
 
 
-def _others(change: Dimmed | Noisy | Randomised, scene: Scene, shown: Shown, payer: str) -> Iterable[Scene]:
+def _others(change: Dimmed | Noisy | Randomised, scene: Batch, shown: ScoredMaps, payer: str) -> Iterable[Batch]:
     """The batch where its images or the network alone have changed. Changed networks look once for all maps of the same images."""
 
-    def other(backbone: Backbone, pixels: torch.Tensor) -> Scene:
+    def other(backbone: Backbone, pixels: torch.Tensor) -> Batch:
         scene.tally[payer, "forwards"] += len(pixels)
-        seen = look(backbone, backbone.prepare.normalise(pixels), scene.precision)
+        seen = run_forward(backbone, backbone.prepare.normalise(pixels), scene.precision)
         return replace(scene, look=seen, pixels=pixels, tally=type(scene.tally)(), _kept={})
 
     if isinstance(change, Randomised):
@@ -230,7 +243,7 @@ def _others(change: Dimmed | Noisy | Randomised, scene: Scene, shown: Shown, pay
     return (other(scene.backbone, pixels) for pixels in _changed(change, scene, shown))
 
 
-def _changed(change: Dimmed | Noisy, scene: Scene, shown: Shown):
+def _changed(change: Dimmed | Noisy, scene: Batch, shown: ScoredMaps):
     """Each changed batch [B 3 H W] in units of [0, 1]."""
     pixels = pixels_of(scene)
     if isinstance(change, Dimmed):
@@ -244,7 +257,7 @@ def _changed(change: Dimmed | Noisy, scene: Scene, shown: Shown):
         yield unnormalise(normalise(pixels) + change.radius * noise.to(pixels.device))
 
 
-def _drawn(other: Scene, scene: Scene, shown: Shown, payer: str, raw: bool) -> np.ndarray:
+def _drawn(other: Batch, scene: Batch, shown: ScoredMaps, payer: str, raw: bool) -> np.ndarray:
     """The maps [B H W] of another scene, min-max unless `raw`; NaN where they are not finite."""
     maps = engine.maps(shown.method, other, shown.target).float().cpu()
     for (_, kind), rows in other.tally.items():

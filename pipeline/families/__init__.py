@@ -16,6 +16,7 @@ from pipeline.families.optimised import Descent, Optimised, optimised
 from pipeline.families.path import Path, Walk, magnitude, noisy, path, spans
 from pipeline.families.perturbations import (
     Boxed,
+    ClassProbs,
     Cropped,
     Dimmed,
     Noisy,
@@ -24,7 +25,6 @@ from pipeline.families.perturbations import (
     Randomised,
     Remapped,
     Removed,
-    Said,
     equal_steps,
 )
 from pipeline.families.ranges import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
@@ -66,7 +66,7 @@ __all__ = [
     "Range",
     "Remapped",
     "Removed",
-    "Said",
+    "ClassProbs",
     "Segments",
     "Share",
     "Spots",

@@ -107,7 +107,7 @@ class Remapped:
 
 
 @dataclass(frozen=True)
-class Said:
+class ClassProbs:
     """What the network says of N images, in double precision.
 
     Attributes:

@@ -12,14 +12,14 @@ from pipeline.backbones.libraries import checkpoint
 from pipeline.backbones.network import Network
 from pipeline.backbones.similarity import classifier
 from pipeline.classes.class_sets import read_class_sets
-from pipeline.plan.cells import cells
-from pipeline.plan.fit import fitted, with_sets
+from pipeline.plan.fit import fit_to_backbone, with_class_sets
+from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, folder_names, read_names
-from pipeline.spec.cell import Cell
-from pipeline.spec.explain_spec import Questions, build_spec
-from pipeline.spec.grammar import Request
+from pipeline.spec.explain_spec import ExplainSpec, build_spec
+from pipeline.spec.grammar import Choice
 from pipeline.spec.job import Job
+from pipeline.spec.output import Output
 from pipeline.stages.read import Read
 from pipeline.tables import Run, files
 from pipeline.targets import TARGETS
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Prepared:
+class CheckedJob:
     """A job with its network, its questions and its shards; `base` is the published run that it adds metrics to."""
 
     job: Job
     network: Network
     backbone: Backbone
-    questions: Questions
+    spec: ExplainSpec
     skipped: list[dict]
     shards: list[sources.Shard]
     classes: Classes
@@ -42,11 +42,11 @@ class Prepared:
     base: Run | None = None
 
     @cached_property
-    def cells(self) -> list[Cell]:
-        return cells(self.questions, self.backbone, self.classes.names)
+    def cells(self) -> list[Output]:
+        return outputs_of(self.spec, self.backbone, self.classes.names)
 
     @cached_property
-    def held(self) -> list[Cell]:
+    def held(self) -> list[Output]:
         """The cells that the run it adds to holds."""
         known = {cell["identity"] for cell in self.base.facts["cells"]} if self.base else set()
         return [cell for cell in self.cells if cell.identity in known]
@@ -65,7 +65,7 @@ class Prepared:
         )
 
 
-def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
+def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
     """Check everything that can be wrong with a job before a worker is started; `stored` are metrics of maps as they are stored.
 
     Raises:
@@ -96,20 +96,20 @@ def prepare(job: Job, stored: Sequence[Request] = ()) -> Prepared:
     backbone = network.load()
     classes, named = _classes(job, shards, backbone, texts, asked)
     if job.class_sets:
-        asked = with_sets(asked, read_class_sets(job.class_sets, classes, job.is_a))
-    questions, skipped = fitted(asked, backbone)
+        asked = with_class_sets(asked, read_class_sets(job.class_sets, classes, job.is_a))
+    spec, skipped = fit_to_backbone(asked, backbone)
     if job.weight_similarity:
         classifier(backbone)
     if job.precision != "fp32":
         log.warning("--precision %s moves every map a little, and some by more: docs/precision.md says how far", job.precision)
     for item in skipped:
         log.warning("skipping %s: %s", item.get("method") or item["metric"], item["reason"])
-    network = replace(network, phrases=questions.phrases)  # a file of attributes has many, of which few are explained
-    return Prepared(job, network, backbone, questions, skipped, shards, classes, named)
+    network = replace(network, phrases=spec.phrases)  # a file of attributes has many, of which few are explained
+    return CheckedJob(job, network, backbone, spec, skipped, shards, classes, named)
 
 
 def _classes(
-    job: Job, shards: Sequence[sources.Shard], backbone: Backbone, texts: tuple[str, ...], questions: Questions
+    job: Job, shards: Sequence[sources.Shard], backbone: Backbone, texts: tuple[str, ...], spec: ExplainSpec
 ) -> tuple[Classes, bool]:
     """The classes in order, and whether a folder's or a sample's class name says which of them is meant."""
     folders, count = folder_names(shards), backbone.num_classes
@@ -128,7 +128,7 @@ def _classes(
         return Classes(count, backbone.classes), True
     if not folders or len(folders) == count:
         return Classes(count, folders), True
-    if any(TARGETS[target.name].needs_label for _, target in questions.pairs()):
+    if any(TARGETS[target.name].needs_label for _, target in spec.pairs()):
         raise Refusal(
             f"the folders name {len(folders)} classes and the network has {count}, so their order is unknown; "
             "give --classes FILE with one class name a line, or explain --targets predicted"

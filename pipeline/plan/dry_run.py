@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pipeline.plan.task import Task
-from pipeline.spec.cell import Cell
+from pipeline.spec.output import Output
 
 _ASKED = ("method", "target", "metric")
 
 
-def tell(todo: Sequence[Task], wanted: Sequence[Cell], tasks: int, methods: Iterable[dict], before: dict | None) -> None:
+def print_dry_run(todo: Sequence[Task], wanted: Sequence[Output], tasks: int, methods: Iterable[dict], before: dict | None) -> None:
     """Print, cell by cell, how many of all `tasks` it is missing in, and for which reasons.
 
     `methods` are this job's as run.json describes them; `before` is the run.json of the run published last.
@@ -24,7 +24,7 @@ def tell(todo: Sequence[Task], wanted: Sequence[Cell], tasks: int, methods: Iter
     print(f"{sum(task.stop - task.start for task in todo)} images would be read")
 
 
-def _name(cell: Cell) -> str:
+def _name(cell: Output) -> str:
     return " ".join([cell.table, *(asked.alias for asked in (cell.metric, cell.method, cell.target) if asked)])
 
 
@@ -35,7 +35,7 @@ def _why(task: Task, shards: dict[str, str]) -> str:
     return "never answered" if shards[task.shard.name] == task.index.identity else "shard changed"
 
 
-def _new(cell: Cell, methods: Iterable[dict], before: dict) -> str | None:
+def _new(cell: Output, methods: Iterable[dict], before: dict) -> str | None:
     """What is new about the question itself; None where it was asked before."""
     if cell.identity in {asked["identity"] for asked in before["cells"]}:
         return None

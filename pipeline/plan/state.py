@@ -5,21 +5,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline import sources
-from pipeline.plan.check import Prepared
+from pipeline.plan.check import CheckedJob
 from pipeline.plan.task import Task
 from pipeline.tables import publish
-from pipeline.tables.receipts import Member, Receipt
+from pipeline.tables.receipts import Receipt, TaskOutput
 
 
 @dataclass(frozen=True)
-class Work:
+class RunState:
     """What a job has come to.
 
     `answered` has the receipts of every task by its id, of which the last that names a cell answers it; `failures` tells of tasks
     that came back without one; `previous` is the run published when the job began.
     """
 
-    ready: Prepared
+    checked: CheckedJob
     tasks: Sequence[Task]
     indexes: Mapping[sources.Shard, sources.Index]
     answered: Mapping[str, tuple[Receipt, ...]]
@@ -34,33 +34,33 @@ class Work:
 
     def missing(self, task: Task) -> tuple[int, ...]:
         """The cells of a task that are missing, by their positions in the plan's list."""
-        return tuple(i for i, cell in enumerate(self.ready.cells) if not self.answer(task, task.cell(cell.identity)))
+        return tuple(i for i, cell in enumerate(self.checked.cells) if not self.answer(task, task.cell(cell.identity)))
 
     def holds(self, task: Task) -> bool:
         """Whether the run that metrics are added to, if there is one, has all of the task."""
-        return all(self.answer(task, task.cell(cell.identity)) for cell in self.ready.held)
+        return all(self.answer(task, task.cell(cell.identity)) for cell in self.checked.held)
 
     @cached_property
-    def done(self) -> list[tuple[Task, list[Member]]]:
+    def done(self) -> list[tuple[Task, list[TaskOutput]]]:
         """The tasks of which no cell is missing, with their answers; where metrics are added to a run, no cell that the run holds."""
-        needed = {cell.identity for cell in self.ready.held or self.ready.cells}
-        needed = {position for position, cell in enumerate(self.ready.cells) if cell.identity in needed}
+        needed = {cell.identity for cell in self.checked.held or self.checked.cells}
+        needed = {position for position, cell in enumerate(self.checked.cells) if cell.identity in needed}
         answers = ((task, self._members(task)) for task in self.tasks)
         return [(task, members) for task, members in answers if needed <= {member.position for member in members}]
 
-    def _members(self, task: Task) -> list[Member]:
+    def _members(self, task: Task) -> list[TaskOutput]:
         found = []
-        for position, asked in enumerate(self.ready.cells):
+        for position, asked in enumerate(self.checked.cells):
             cell = task.cell(asked.identity)
             receipt = self.answer(task, cell)
             if receipt:
-                found.append(Member(cell, position, asked.method.alias if asked.method else None, receipt))
+                found.append(TaskOutput(cell, position, asked.method.alias if asked.method else None, receipt))
         return found
 
     @cached_property
     def before(self) -> dict | None:
         """The run.json of the run published when the job began."""
-        return publish.run_json(self.ready.job.out, self.previous) if self.previous else None
+        return publish.run_json(self.checked.job.out, self.previous) if self.previous else None
 
     @cached_property
     def problems(self) -> list[dict]:

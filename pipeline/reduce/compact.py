@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.tables import files, schema
 from pipeline.tables import receipts as tasks
-from pipeline.tables.errors import told_once
+from pipeline.tables.errors import deduplicated
 from pipeline.tables.identity import digest
-from pipeline.tables.receipts import Member, Receipt, parquet_bytes
-from pipeline.tables.wide import added, widened
+from pipeline.tables.receipts import Receipt, TaskOutput, parquet_bytes
+from pipeline.tables.wide import add_partials, widen
 
 GROUP_TASKS = 64
 PUBLISHED = {"scores": "metrics"}
@@ -24,7 +24,7 @@ ROWS_PER_GROUP = 65_536
 
 
 @dataclass(frozen=True)
-class Ground:
+class CompactionContext:
     """What all groups are compacted on: the place, the columns of the run's metrics, and the `previous` run with its files by path."""
 
     out: str
@@ -38,16 +38,16 @@ def boundaries(shards: Iterable[str]) -> set[str]:
     return {shard for shard in shards if int(digest(shard), 16) % GROUP_TASKS == 0}
 
 
-def file_name(table: str, partition: str | None, members: Sequence[Member], columns: Sequence[str]) -> str:
+def file_name(table: str, partition: str | None, members: Sequence[TaskOutput], columns: Sequence[str]) -> str:
     """A published file's path within its run, named by the cells in it and, for metrics, by its columns."""
     folder = f"{table}/{schema.PARTITIONED[table]}={partition}" if partition else table
     cells = [member.cell for member in members]
     return f"{folder}/part-{digest([cells, list(columns)] if table == 'metrics' else cells)}.parquet"
 
 
-def pieces(group: Sequence[Member], columns: Sequence[str]) -> dict[str, tuple[str, list[Member]]]:
+def pieces(group: Sequence[TaskOutput], columns: Sequence[str]) -> dict[str, tuple[str, list[TaskOutput]]]:
     """The files of one group: path -> (table, its members). Partials are no file of a group: they are added up over all."""
-    gathered: dict[tuple[str, str | None], list[Member]] = {}
+    gathered: dict[tuple[str, str | None], list[TaskOutput]] = {}
     for member in group:
         table = PUBLISHED.get(member.part.table, member.part.table)
         if member.part.rows and table != "partials":
@@ -57,7 +57,7 @@ def pieces(group: Sequence[Member], columns: Sequence[str]) -> dict[str, tuple[s
     return {file_name(table, partition, members, columns): (table, members) for (table, partition), members in gathered.items()}
 
 
-def compact(ground: Ground, run: str, group: Sequence[Member]) -> list[dict]:
+def compact(ground: CompactionContext, run: str, group: Sequence[TaskOutput]) -> list[dict]:
     """Write one group's files into `run`, copying those that are the same in the previous one.
 
     Returns each file's entry for run.json.
@@ -73,7 +73,7 @@ def compact(ground: Ground, run: str, group: Sequence[Member]) -> list[dict]:
             continue
         rows = pa.concat_tables([_rows(out, member, "scores" if table == "metrics" else table, opened) for member in members])
         if table == "metrics":
-            rows = widened(rows, ground.columns)
+            rows = widen(rows, ground.columns)
         entries.append(write(goal, path, table, rows))
     return entries
 
@@ -88,7 +88,7 @@ def _copied(source: str, goal: str, size: int) -> bool:
     return storage.infos(fs, [path])[0]["size"] == size
 
 
-def damaged(ground: Ground, group: Sequence[Member]) -> set[str]:
+def damaged_folders(ground: CompactionContext, group: Sequence[TaskOutput]) -> set[str]:
     """Folders of the receipts that the files of one group need, and that are missing or not what was written."""
     needed = {
         (member.receipt.folder, table): member.receipt
@@ -109,19 +109,19 @@ def _sound(out: str, receipt: Receipt, table: str) -> bool:
     return True
 
 
-def added_up(out: str, numbered: tuple[int, Sequence[Member]]) -> tuple[int, pa.Table]:
+def sum_partials(out: str, numbered: tuple[int, Sequence[TaskOutput]]) -> tuple[int, pa.Table]:
     """The partials of one group added up in the order of their cells' identities, with the number the group was given."""
     number, group = numbered
     opened: dict = {}
     members = sorted((m for m in group if m.part.table == "partials" and m.part.rows), key=lambda member: member.cell)
     rows = [_rows(out, member, "partials", opened) for member in members]
-    return number, added(pa.concat_tables([schema.PARTIALS.empty_table(), *rows]))
+    return number, add_partials(pa.concat_tables([schema.PARTIALS.empty_table(), *rows]))
 
 
 def write(goal: str, path: str, table: str, rows: pa.Table) -> dict:
     """One published file, sorted by image where there are images; returns its entry for run.json."""
     if table == "errors":
-        rows = told_once(rows)
+        rows = deduplicated(rows)
     elif "image_id" in rows.column_names:
         rows = rows.sort_by([(key, "ascending") for key in ("image_id", "target") if key in rows.column_names])
     incomplete = _incomplete(rows) if table == "errors" else None
@@ -140,7 +140,7 @@ def _incomplete(errors: pa.Table) -> int:
     return pc.count_distinct(errors.filter(pc.is_in(errors["stage"], pa.array(["target", "map"])))["image_id"]).as_py()
 
 
-def _rows(out: str, member: Member, table: str, opened: dict) -> pa.Table:
+def _rows(out: str, member: TaskOutput, table: str, opened: dict) -> pa.Table:
     key = (member.receipt.folder, table)
     if key not in opened:
         opened[key] = tasks.fetch(out, member.receipt, table)

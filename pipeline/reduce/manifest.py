@@ -8,14 +8,14 @@ from importlib.metadata import version
 from pipeline.engine import costs
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.plan.check import Prepared
-from pipeline.plan.state import Work
+from pipeline.plan.check import CheckedJob
+from pipeline.plan.state import RunState
 from pipeline.refusal import public
 
 _ASKED = ("method", "target", "metric")
 
 
-def facts_of(work: Work, entries: Sequence[dict], publish_seconds: float) -> dict:
+def facts_of(work: RunState, entries: Sequence[dict], publish_seconds: float) -> dict:
     """Everything about a run but its name and its plan; `entries` describe its files."""
     return {
         "previous": work.previous,
@@ -27,7 +27,7 @@ def facts_of(work: Work, entries: Sequence[dict], publish_seconds: float) -> dic
     }
 
 
-def _counted(work: Work, entries: Sequence[dict]) -> dict:
+def _counted(work: RunState, entries: Sequence[dict]) -> dict:
     """Images seen, explained (a prediction and every map asked for) and failed; shards with problems; rows of errors."""
     seen = sum(task.stop - task.start for task in work.tasks)
     predicted = sum(entry["rows"] for entry in entries if entry["table"] == "predictions")
@@ -42,31 +42,31 @@ def _counted(work: Work, entries: Sequence[dict]) -> dict:
     }
 
 
-def _described(work: Work) -> dict:
-    ready, backbone = work.ready, work.ready.backbone
+def _described(work: RunState) -> dict:
+    checked, backbone = work.checked, work.checked.backbone
     sizes = ("name", "layer", "num_classes", "channels", "grid", "image_size", "identity")
     return {
-        "job": {field: _public(value) for field, value in vars(ready.job).items()},
+        "job": {field: _public(value) for field, value in vars(checked.job).items()},
         "backbone": {key: getattr(backbone, key) for key in sizes} | {"origin": dict(backbone.origin)},
-        "methods": methods_of(ready),
-        "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in ready.questions.targets],
+        "methods": methods_of(checked),
+        "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in checked.spec.targets],
         "metrics": [
-            {**m.args, "name": m.alias, "metric": m.name, "version": METRICS[m.name].version, "stored": m.alias in ready.questions.stored}
-            for m in ready.questions.metrics
+            {**m.args, "name": m.alias, "metric": m.name, "version": METRICS[m.name].version, "stored": m.alias in checked.spec.stored}
+            for m in checked.spec.metrics
         ],
-        "skipped": ready.skipped,
+        "skipped": checked.skipped,
         "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in work.indexes.items()],
         "cells": [
             {"table": c.table, "identity": c.identity, **{asked: (r := getattr(c, asked)) and r.alias for asked in _ASKED}}
-            for c in ready.cells
+            for c in checked.cells
         ],
         "versions": {name: version(name) for name in ("torch", "timm", "open_clip_torch", "pyarrow", "numpy")},
     }
 
 
-def methods_of(ready: Prepared) -> list[dict]:
+def methods_of(checked: CheckedJob) -> list[dict]:
     """The methods as run.json describes them."""
-    return [{**m.args, "name": m.alias, "method": m.name, "version": METHODS[m.name].version} for m in ready.questions.methods]
+    return [{**m.args, "name": m.alias, "method": m.name, "version": METHODS[m.name].version} for m in checked.spec.methods]
 
 
 def _public(value):
@@ -76,9 +76,9 @@ def _public(value):
     return public(value) if isinstance(value, str) else value
 
 
-def _accounts(work: Work) -> Iterator[dict]:
+def _accounts(work: RunState) -> Iterator[dict]:
     """What each receipt of this run has cost, whenever it was computed; of a call that also answered other questions, this run's share."""
-    payers = [{"look", cell.method and cell.method.alias, cell.metric and cell.metric.name} for cell in work.ready.cells]
+    payers = [{"look", cell.method and cell.method.alias, cell.metric and cell.metric.name} for cell in work.checked.cells]
     for _, members in work.done:
         asked: dict[str, set[str]] = {}
         for member in members:
@@ -88,7 +88,7 @@ def _accounts(work: Work) -> Iterator[dict]:
             yield {payer: spent[folder][payer] for payer in spent[folder].keys() & names}
 
 
-def _timed(work: Work, publish_seconds: float) -> dict:
+def _timed(work: RunState, publish_seconds: float) -> dict:
     finished = time.time()
     return {
         "started": datetime.fromtimestamp(work.started, UTC).isoformat(),

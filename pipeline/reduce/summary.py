@@ -19,8 +19,8 @@ from pipeline.families import METRICS
 from pipeline.reduce import bootstrap
 from pipeline.score.partials import WHOLE, by_group, totals
 from pipeline.spec.columns import binary_columns, columns_of
-from pipeline.spec.explain_spec import Questions
-from pipeline.spec.grammar import Request
+from pipeline.spec.explain_spec import ExplainSpec
+from pipeline.spec.grammar import Choice
 from pipeline.tables import files, schema
 from pipeline.tables.wide import counts
 
@@ -28,13 +28,13 @@ UNKNOWN = np.full(bootstrap.RESAMPLES, np.nan)  # where nothing is resampled
 ENDS = {"": "mean", "_low": "ci_low", "_high": "ci_high"}
 
 
-def summarised(metrics: pa.Table, partials: pa.Table, asked: Questions) -> pa.Table:
+def summarised(metrics: pa.Table, partials: pa.Table, asked: ExplainSpec) -> pa.Table:
     """The summary of a whole run: `metrics` as published, `partials` added up."""
     per_image = [of_method(metrics.filter(pc.field("method") == m.alias), floor_of(metrics), asked) for m in asked.methods]
     return joined([*per_image, of_partials(partials, asked)])
 
 
-def summary_of(out: str, run: str, asked: Questions, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
+def summary_of(out: str, run: str, asked: ExplainSpec, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
     """The summary of one method of `run`, from the files of its metrics and from those of the control `random`."""
     own, floor = (pa.concat_tables([_published(out, run, path) for path in sorted(each)]) for each in paths)
     return of_method(own, floor, asked)
@@ -57,7 +57,7 @@ def floor_of(metrics: pa.Table) -> pa.Table:
     return metrics.filter(pc.field("method") == "random")
 
 
-def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
+def of_method(metrics: pa.Table, floor: pa.Table, asked: ExplainSpec) -> pa.Table:
     """The summary of one method's rows, against the rows of `random`."""
     rows, columns = [], _columns(asked)
     binary = np.array([column in binary_columns(metric) for metric, column, _ in columns], bool)
@@ -75,7 +75,7 @@ def of_method(metrics: pa.Table, floor: pa.Table, asked: Questions) -> pa.Table:
     return pa.Table.from_pylist(rows, schema.SUMMARY)
 
 
-def _columns(asked: Questions) -> list[tuple[Request, str, str | None]]:
+def _columns(asked: ExplainSpec) -> list[tuple[Choice, str, str | None]]:
     """Every metric of single images with each column that it fills and which way that is better."""
     each = [metric for metric in asked.metrics if not METRICS[metric.name].total]
     return [(metric, column, better) for metric in each for column, better in columns_of(metric).items()]
@@ -88,7 +88,7 @@ def _scopes(own: pa.Table) -> tuple[list[str], np.ndarray]:
     return [str(label) for label in classes], np.where(labels >= 0, np.searchsorted(classes, labels), -1)
 
 
-def _aligned(own: pa.Table, other: pa.Table, columns: Sequence[tuple[Request, str, str | None]]) -> np.ndarray:
+def _aligned(own: pa.Table, other: pa.Table, columns: Sequence[tuple[Choice, str, str | None]]) -> np.ndarray:
     """The columns of `other` for each image of `own` [C N]; NaN where it has none."""
     place = pc.index_in(own["image_id"], other["image_id"].combine_chunks()).combine_chunks()
     found = (other[column].combine_chunks().take(place).cast(pa.float64()).to_numpy(zero_copy_only=False) for _, column, _ in columns)
@@ -147,7 +147,7 @@ def exact_interval(n: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
     return {"ci_low": np.where(n > 0, low, np.nan), "ci_high": np.where(n > 0, high, np.nan)}
 
 
-def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
+def of_partials(partials: pa.Table, asked: ExplainSpec) -> pa.Table:
     """The dataset-level metrics; their differences to `random` and to `label` are those of the two values."""
     sums: dict[tuple, dict[str, dict[str, np.ndarray]]] = {}
     for (alias, model, method, target, scope, kind), values in counts(partials):
@@ -179,7 +179,7 @@ def of_partials(partials: pa.Table, asked: Questions) -> pa.Table:
     return pa.Table.from_pylist(rows, schema.SUMMARY)
 
 
-def _resampled_groups(metric: Request, scopes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
+def _resampled_groups(metric: Choice, scopes: Mapping[str, Mapping[str, np.ndarray]]) -> dict[tuple[str, str], np.ndarray]:
     """(scope, column) -> what it comes to in each resample of the groups of images [R]; nothing where there are fewer than two."""
     groups = by_group(scopes.get("all", {}))
     if len(groups) < 2:
@@ -195,7 +195,7 @@ def _resampled_groups(metric: Request, scopes: Mapping[str, Mapping[str, np.ndar
     return found
 
 
-def _resampled_pairs(metric: Request, told: Mapping[str, tuple[dict, dict]], pairs: Sequence[Pair]) -> dict[tuple[str, str], np.ndarray]:
+def _resampled_pairs(metric: Choice, told: Mapping[str, tuple[dict, dict]], pairs: Sequence[Pair]) -> dict[tuple[str, str], np.ndarray]:
     """The same of each mean over pairs in each resample of its pairs; nothing where each pair's counts hold those of others."""
     if metric.args["cumulative"]:
         return {}
@@ -228,7 +228,7 @@ def curves_of(partials: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema.CURVES).sort_by([(name, "ascending") for name in (*of, "metric", "step")])
 
 
-def _of_scopes(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, tuple[dict, dict]]:
+def _of_scopes(metric: Choice, sums: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, tuple[dict, dict]]:
     """Scope -> how many images have a value and have none, and the metric's columns."""
     told = {}
     for scope, each in sums.items():
@@ -236,7 +236,7 @@ def _of_scopes(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]]) ->
     return told
 
 
-def _of_pairs(metric: Request, sums: Mapping[str, Mapping[str, np.ndarray]], pairs: Sequence[Pair]) -> dict[str, tuple[dict, dict]]:
+def _of_pairs(metric: Choice, sums: Mapping[str, Mapping[str, np.ndarray]], pairs: Sequence[Pair]) -> dict[str, tuple[dict, dict]]:
     """The same of every pair of classes; then of all pairs and of those with as many differing parts, the means over pairs (E25).
 
     Of a mean, what is counted are pairs.

@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from pipeline import sources, storage
 from pipeline.plan import dry_run, rescore
-from pipeline.plan.check import Prepared
-from pipeline.plan.state import Work
+from pipeline.plan.check import CheckedJob
+from pipeline.plan.state import RunState
 from pipeline.plan.task import Task
 from pipeline.progress import Progress
 from pipeline.reduce.manifest import methods_of
-from pipeline.reduce.publish_run import Outcome, damaged, finish
+from pipeline.reduce.publish_run import PublishResult, damaged, publish_run
 from pipeline.refusal import Refusal, one_line
 from pipeline.run.status import Watch
 from pipeline.spec.job import Job
@@ -51,19 +51,19 @@ class Hands:
         return Hands(on_ray.each, on_ray.explain_tasks, job.workers or gpus or cpus, gpus)
 
 
-def execute(ready: Prepared, hands: Hands) -> Outcome | None:
+def execute(checked: CheckedJob, hands: Hands) -> PublishResult | None:
     """Explain what is missing and publish the run; a dry job says what that would be, and is None.
 
     Raises:
         Damaged: where files of tasks were damaged, computed again, and damaged once more.
     """
-    job, started = ready.job, time.time()
+    job, started = checked.job, time.time()
     watch = None if job.dry else Watch(job.out, job.name, started)
-    work = _planned(ready, hands, started)
+    work = _planned(checked, hands, started)
     todo = _todo(work)
     log.info("%d images in %d tasks; %d tasks have something missing", _images(work.tasks), len(work.tasks), len(todo))
     if watch is None:
-        dry_run.tell(todo, ready.cells, len(work.tasks), methods_of(ready), work.before)
+        dry_run.print_dry_run(todo, checked.cells, len(work.tasks), methods_of(checked), work.before)
         return None
     watch.tell(now=True, state="explaining", tasks=len(todo), tasks_done=0, images=_images(todo), images_done=0, failed=0)
     try:
@@ -75,31 +75,31 @@ def execute(ready: Prepared, hands: Hands) -> Outcome | None:
     return outcome
 
 
-def _planned(ready: Prepared, hands: Hands, started: float) -> Work:
+def _planned(checked: CheckedJob, hands: Hands, started: float) -> RunState:
     """The job's tasks and what of them has been answered before."""
-    indexes = _index(ready.shards, hands)
+    indexes = _index(checked.shards, hands)
     listed = time.time() - started
-    tasks = _tasks(ready, indexes)
-    _refuse_without_labels(ready, indexes)
-    previous = publish.current(ready.job.out).get(ready.job.name)
-    answered = _answered(ready.job.out, previous)
-    work = Work(ready, tasks, indexes, answered, (), previous, started, {"list_seconds": round(listed, 3)})
-    return replace(work, failures=rescore.unexplained(work))
+    tasks = _tasks(checked, indexes)
+    _refuse_without_labels(checked, indexes)
+    previous = publish.current(checked.job.out).get(checked.job.name)
+    answered = _answered(checked.job.out, previous)
+    work = RunState(checked, tasks, indexes, answered, (), previous, started, {"list_seconds": round(listed, 3)})
+    return replace(work, failures=rescore.unexplained_tasks(work))
 
 
-def _finished(work: Work, hands: Hands, watch: Watch) -> Outcome:
+def _finished(work: RunState, hands: Hands, watch: Watch) -> PublishResult:
     """Publish; where files of tasks turn out to be damaged, compute these again and publish then."""
     watch.tell(now=True, state="publishing")
     try:
-        return finish(work, hands.each)
+        return publish_run(work, hands.each)
     except Damaged as error:
         folders = damaged(work, hands.each)
         log.warning("%s: what %d receipts named is computed again", error, len(folders))
-    receipts.discard(work.ready.job.out, folders)
+    receipts.discard(work.checked.job.out, folders)
     sound = {task: tuple(each for each in answers if each.folder not in folders) for task, answers in work.answered.items()}
     work = replace(work, answered=sound, failures=())  # what failed is open, and so tried again as well
-    work = replace(work, failures=rescore.unexplained(work))
-    return finish(_explained(work, _todo(work), hands, watch), hands.each)
+    work = replace(work, failures=rescore.unexplained_tasks(work))
+    return publish_run(_explained(work, _todo(work), hands, watch), hands.each)
 
 
 def _images(tasks: Sequence[Task]) -> int:
@@ -114,8 +114,8 @@ def _index(shards: Sequence[sources.Shard], hands: Hands) -> dict[sources.Shard,
     return {shard: found[shard] for shard in shards}
 
 
-def _tasks(ready: Prepared, indexes: dict[sources.Shard, sources.Index]) -> list[Task]:
-    left, step, tasks = ready.job.limit, ready.job.task_images, []
+def _tasks(checked: CheckedJob, indexes: dict[sources.Shard, sources.Index]) -> list[Task]:
+    left, step, tasks = checked.job.limit, checked.job.task_images, []
     for shard, index in indexes.items():
         count = index.count if left is None else min(left, index.count)
         left = None if left is None else left - count
@@ -123,12 +123,12 @@ def _tasks(ready: Prepared, indexes: dict[sources.Shard, sources.Index]) -> list
     return tasks
 
 
-def _refuse_without_labels(ready: Prepared, indexes: dict[sources.Shard, sources.Index]) -> None:
-    asked = {target.name for _, target in ready.questions.pairs()} - {"none"}
+def _refuse_without_labels(checked: CheckedJob, indexes: dict[sources.Shard, sources.Index]) -> None:
+    asked = {target.name for _, target in checked.spec.pairs()} - {"none"}
     images = sum(index.count for index in indexes.values())
     if not images:
         problems = [problem for index in indexes.values() for problem in index.problems]
-        raise Refusal(f"there is no image in {' '.join(ready.job.source)}" + (f": {problems[0].message}" if problems else ""))
+        raise Refusal(f"there is no image in {' '.join(checked.job.source)}" + (f": {problems[0].message}" if problems else ""))
     if asked and all(TARGETS[name].needs_label for name in asked) and not any(index.labelled for index in indexes.values()):
         raise Refusal(f"no image carries a label, so --targets {' '.join(sorted(asked))} explains nothing; use --targets predicted")
 
@@ -152,23 +152,23 @@ def _by_task(answered: Mapping[str, tuple[Receipt, ...]], more: Iterable[Receipt
     return found
 
 
-def _todo(work: Work) -> list[Task]:
+def _todo(work: RunState) -> list[Task]:
     """The tasks with the cells that are missing, without those of which none is, or which a run to be scored lacks itself."""
     found = (replace(task, missing=work.missing(task)) for task in work.tasks if work.holds(task))
-    return [rescore.with_maps(task, work.ready.cells, work) for task in found if task.missing]
+    return [rescore.with_maps(task, work.checked.cells, work) for task in found if task.missing]
 
 
-def _explained(work: Work, todo: Sequence[Task], hands: Hands, watch: Watch) -> Work:
+def _explained(work: RunState, todo: Sequence[Task], hands: Hands, watch: Watch) -> RunState:
     """The work after the flow has gone over its open tasks: with their receipts, or with why there is none, and what was spent."""
     if not todo:
         return work
-    ready, fresh, failures = work.ready, [], list(work.failures)
-    job = ready.job
+    checked, fresh, failures = work.checked, [], list(work.failures)
+    job = checked.job
     device = "cuda" if hands.gpus else "cpu"
     batch_size = None if job.batch_size == "auto" else int(job.batch_size)
-    load = partial(Explain.load, ready.network, ready.questions, ready.classes.names, device, batch_size, None if hands.gpus else 1)
+    load = partial(Explain.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if hands.gpus else 1)
     progress, spent = Progress("explain", _images(todo), "images"), Counter(work.spent)
-    flow = hands.explain_tasks([t.to_json() for t in todo], ready.read, load, Land(job.out), hands.workers, hands.gpus, job.task_timeout)
+    flow = hands.explain_tasks([t.to_json() for t in todo], checked.read, load, Land(job.out), hands.workers, hands.gpus, job.task_timeout)
     for text in flow:
         told = receipts.failure(text)
         if told:

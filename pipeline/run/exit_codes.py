@@ -11,7 +11,7 @@ from pipeline.tables.receipts import Damaged
 CODES = "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
 
 
-def concluded(work: Callable[[], int]) -> int:
+def exit_code_of(work: Callable[[], int]) -> int:
     """Do a job's work, which logs to stderr and returns an exit code of its own; the job's exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:

@@ -9,17 +9,17 @@ import pyarrow as pa
 
 from pipeline import backbones
 from pipeline.backbones.network import Network
-from pipeline.plan.cells import cells
-from pipeline.plan.fit import fitted, with_sets
+from pipeline.plan.fit import fit_to_backbone, with_class_sets
+from pipeline.plan.outputs import outputs_of
 from pipeline.reduce.summary import curves_of, summarised
 from pipeline.refusal import Refusal
-from pipeline.sources.images import Pictures
-from pipeline.spec.cell import Cell
-from pipeline.spec.explain_spec import Questions, build_spec
+from pipeline.sources.images import DecodedImages
+from pipeline.spec.explain_spec import ExplainSpec, build_spec
+from pipeline.spec.output import Output
 from pipeline.stages.explainer import Explainer
 from pipeline.tables import schema
-from pipeline.tables.errors import told_once
-from pipeline.tables.wide import widened, without_groups
+from pipeline.tables.errors import deduplicated
+from pipeline.tables.wide import widen, without_groups
 
 
 def explain(
@@ -39,7 +39,7 @@ def explain(
     boxes: Sequence[Sequence[Sequence[float]]] | None = None,
     masks: Sequence[np.ndarray | None] | None = None,
     class_sets: Mapping[str, Sequence[int]] | None = None,
-    **questions,
+    **spec,
 ) -> dict[str, pa.Table]:
     """Explain images held in memory, in this process: the code a cluster's workers run, without the cluster.
 
@@ -62,7 +62,7 @@ def explain(
     """
     if isinstance(backbone, str):
         backbone = Network(backbone)
-    asked = build_spec(methods, targets, method_args, target_args, metrics, metric_args, **questions)
+    asked = build_spec(methods, targets, method_args, target_args, metrics, metric_args, **spec)
     if isinstance(backbone, Network):
         backbone = replace(backbone, phrases=asked.phrases).load()
     images = np.ascontiguousarray(images)
@@ -73,7 +73,7 @@ def explain(
     wrong = [label for label in labels or () if label is not None and label >= backbone.num_classes > 0]
     if wrong:
         raise Refusal(f"label {wrong[0]} is outside 0 ... {backbone.num_classes - 1}, the classes of {backbone.name}")
-    asked, _ = fitted(with_sets(asked, class_sets or {}), backbone)
+    asked, _ = fit_to_backbone(with_class_sets(asked, class_sets or {}), backbone)
     rows, digests = [], []
     for i, image in enumerate(images):
         key = str(keys[i]) if keys is not None else f"{i:08d}"
@@ -83,19 +83,19 @@ def explain(
         mask = masks[i] if masks else None
         rows.append({**row, "boxes": corners, "mask": mask, "has_mask": mask is not None})
         digests.append(hashlib.sha256(image.tobytes()).hexdigest())
-    answers = Explainer(backbone, asked, device, batch_size)(Pictures(images, rows, digests), cells(asked, backbone, ()))
+    answers = Explainer(backbone, asked, device, batch_size)(DecodedImages(images, rows, digests), outputs_of(asked, backbone, ()))
     return gathered(answers, asked)
 
 
-def gathered(answers: Sequence[tuple[Cell, pa.Table, pa.Table]], asked: Questions) -> dict[str, pa.Table]:
+def gathered(answers: Sequence[tuple[Output, pa.Table, pa.Table]], asked: ExplainSpec) -> dict[str, pa.Table]:
     """Cells put together into the tables of a run; an error that several cells met is told once."""
     tables = {"errors": pa.Table.from_pylist([], schema.ERRORS), "maps": pa.Table.from_pylist([], schema.MAPS)}
     for cell, rows, errors in answers:
         tables[cell.table] = pa.concat_tables([tables[cell.table], rows]) if cell.table in tables else rows
         tables["errors"] = pa.concat_tables([tables["errors"], errors])
-    tables["errors"] = told_once(tables["errors"])
+    tables["errors"] = deduplicated(tables["errors"])
     if asked.metrics:
-        tables["metrics"] = widened(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
+        tables["metrics"] = widen(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
         partials = tables.get("partials", schema.PARTIALS.empty_table())
         tables["summary"] = summarised(tables["metrics"], partials, asked)
         tables |= {"partials": without_groups(partials), "curves": curves_of(partials)}

@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.families import METRICS, asked_for
 from pipeline.score.scoring import Score, settings_of
 from pipeline.spec.columns import GROUPS, columns_of
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 from pipeline.tables.identity import seed_of
 
 WHOLE = 2**20  # curves are added up in these parts: whole numbers, exact in any order up to 2^33 images
@@ -41,7 +41,7 @@ def by_group(sums: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]
     return found
 
 
-def totals(asked: Request, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+def totals(asked: Choice, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
     """What a dataset-level metric fills, from its sums; None where no map had a value."""
     metric = METRICS[asked.name]
     if "n" not in sums:

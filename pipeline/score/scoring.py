@@ -7,9 +7,9 @@ import numpy as np
 
 from pipeline.families import METRICS, Undefined, parameters
 from pipeline.refusal import one_line
-from pipeline.score.views import Contrast, Drawn
+from pipeline.score.views import MapView, PairView
 from pipeline.spec.columns import columns_of
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Score:
     error: Exception | None = None
 
 
-def scored(asked: Request, drawn: Drawn | Contrast) -> Score:
+def score_map(asked: Choice, drawn: MapView | PairView) -> Score:
     """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
     metric = METRICS[asked.name]
     try:
@@ -53,6 +53,6 @@ def _area(curve: np.ndarray) -> float:
     return float(np.trapezoid(curve) / (len(curve) - 1) if len(curve) > 1 else curve[0])
 
 
-def settings_of(function: Callable, asked: Request) -> dict:
+def settings_of(function: Callable, asked: Choice) -> dict:
     """The settings that one of a metric's functions takes."""
     return {name: value for name, value in asked.args.items() if name in parameters(function)}

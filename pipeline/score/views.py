@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.classes.pairs import Pair, Parts
-from pipeline.families import Perturbation, Said, Undefined
+from pipeline.families import ClassProbs, Perturbation, Undefined
 from pipeline.maps import boxes as geometry
 from pipeline.maps.render import unit, upsample
 
@@ -19,7 +19,7 @@ IGNORED = 128  # the code of a mask's pixels that are neither object nor ground
 
 
 @dataclass(frozen=True)
-class Drawn:
+class MapView:
     """One float map as it came from its method, drawn at the input's size on demand; each attribute is something a metric may ask for.
 
     Attributes:
@@ -38,8 +38,8 @@ class Drawn:
     size: tuple[int, int]
     row: Mapping
     predicted: int
-    clean: Said | None = None
-    said: dict[Perturbation, Said | np.ndarray | Exception | None] = field(default_factory=dict)
+    clean: ClassProbs | None = None
+    said: dict[Perturbation, ClassProbs | np.ndarray | Exception | None] = field(default_factory=dict)
 
     @cached_property
     def raw(self) -> np.ndarray:
@@ -97,7 +97,7 @@ class Drawn:
     def d(self) -> np.ndarray:
         return self.clean.d[0]
 
-    def answer(self, code: Perturbation) -> Said | np.ndarray:
+    def answer(self, code: Perturbation) -> ClassProbs | np.ndarray:
         """What was said of the images changed by this map as `code` has it."""
         found = self.said[code]
         if isinstance(found, Exception):
@@ -127,14 +127,14 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class PairView:
     """What a metric may ask of an image about a pair of classes: one map that tells them apart, or two of which the difference does.
 
     The difference is taken of the maps as they come, drawn, then made absolute, then brought to [0, 1] (CALM's code; the paper
     normalises first).
     """
 
-    maps: tuple[Drawn, ...]
+    maps: tuple[MapView, ...]
     pair: Pair
     parts: Parts | None
 

@@ -31,7 +31,7 @@ class Undecodable(SourceError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     pixels: np.ndarray  # uint8 [3, H, W], RGB
     width: int  # of the whole image, in pixels, after EXIF rotation
     height: int
@@ -69,7 +69,9 @@ class Picture:
         return np.asarray(whole.resize(self.pixels.shape[:0:-1], filter, box=box))
 
 
-def decode(image: bytes, size: tuple[int, int], interpolation: str = "bicubic", crop: str = "squash", crop_pct: float = 1.0) -> Picture:
+def decode(
+    image: bytes, size: tuple[int, int], interpolation: str = "bicubic", crop: str = "squash", crop_pct: float = 1.0
+) -> DecodedImage:
     """Decode, rotate upright, convert to RGB and bring to `size` (height, width).
 
     `squash` ignores the aspect; `center` brings the shorter side to size / crop_pct and cuts the middle out.
@@ -86,7 +88,7 @@ def decode(image: bytes, size: tuple[int, int], interpolation: str = "bicubic", 
         resized, window = upright.resize((size[1], size[0]), INTERPOLATIONS[interpolation]), WHOLE
     else:
         resized, window = _centre(upright, size, INTERPOLATIONS[interpolation], crop_pct)
-    return Picture(np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1)), width, height, window)
+    return DecodedImage(np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1)), width, height, window)
 
 
 def _centre(image: Image.Image, size: tuple[int, int], filter: Image.Resampling, crop_pct: float) -> tuple[Image.Image, Box]:

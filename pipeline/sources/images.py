@@ -10,7 +10,7 @@ CODES = ("mask", "parts", "silhouette")  # what a row knows of every pixel [H W]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class DecodedImages:
     """Decoded images of a task: pixels uint8 [N 3 H W], rows of `images`, a hash of each image's bytes, earlier errors.
 
     `maps` are those that are scored as they are stored, [h w] each, by method and target and then by image.
@@ -25,24 +25,24 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, part: slice) -> "Pictures":
-        return Pictures(self.pixels[part], self.rows[part], self.digests[part], maps=self.maps)
+    def __getitem__(self, part: slice) -> "DecodedImages":
+        return DecodedImages(self.pixels[part], self.rows[part], self.digests[part], maps=self.maps)
 
-    def at(self, places: Sequence[int]) -> "Pictures":
-        return Pictures(self.pixels[places], [self.rows[i] for i in places], [self.digests[i] for i in places], maps=self.maps)
+    def at(self, places: Sequence[int]) -> "DecodedImages":
+        return DecodedImages(self.pixels[places], [self.rows[i] for i in places], [self.digests[i] for i in places], maps=self.maps)
 
-    def halves(self) -> tuple["Pictures", "Pictures"]:
+    def halves(self) -> tuple["DecodedImages", "DecodedImages"]:
         return self[: len(self) // 2], self[len(self) // 2 :]
 
 
-def packed(rows: Sequence[dict]) -> tuple[list[dict], bytes]:
+def pack_rows(rows: Sequence[dict]) -> tuple[list[dict], bytes]:
     """Rows for JSON, and the codes [H W] they hold, one after the other."""
     codes = [row[name] for row in rows for name in CODES if row[name] is not None]
     told = [{**row, **{name: row[name] is not None for name in CODES}} for row in rows]
     return told, zlib.compress(np.array(codes, np.uint8).tobytes(), 1)
 
 
-def unpacked(rows: Sequence[dict], codes: bytes, size: tuple[int, int]) -> list[dict]:
+def unpack_rows(rows: Sequence[dict], codes: bytes, size: tuple[int, int]) -> list[dict]:
     """The rows that `packed` packed."""
     each = iter(np.frombuffer(zlib.decompress(codes), np.uint8).reshape(-1, *size))
     return [{**row, **{name: next(each) if row[name] else None for name in CODES}} for row in rows]

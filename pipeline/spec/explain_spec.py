@@ -9,33 +9,33 @@ from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal, choose
 from pipeline.spec.columns import columns_of, refuse_clashes
-from pipeline.spec.grammar import Request, parse, parse_all
+from pipeline.spec.grammar import Choice, parse, parse_all
 from pipeline.spec.plugins import Plugin, load
 from pipeline.spec.select import selected
 from pipeline.tables import schema
 from pipeline.targets import TARGETS
 from pipeline.targets.registry import Phrase
 
-NO_TARGET = Request("none", "none")
+NO_TARGET = Choice("none", "none")
 CONTROLS = ("fake_cam", "random")
 
 
 @dataclass(frozen=True)
-class Questions:
+class ExplainSpec:
     """What is asked of every image, and nothing about where or how fast it is answered.
 
     `stored` names the metrics that are computed from maps as they are stored, with 8 bits a cell.
     """
 
-    methods: tuple[Request, ...]
-    targets: tuple[Request, ...]
+    methods: tuple[Choice, ...]
+    targets: tuple[Choice, ...]
     activation: str = "softmax"
     precision: str = "fp32"
     map_size: int = 56
     seed: int = 0
     select: str | None = None
     no_store: tuple[str, ...] = ()
-    metrics: tuple[Request, ...] = ()
+    metrics: tuple[Choice, ...] = ()
     plugins: tuple[Plugin, ...] = ()
     stored: frozenset[str] = frozenset()
 
@@ -57,7 +57,7 @@ class Questions:
         named = ((text, settings["templates"]) for argument, settings, texts in asked if texts for text in texts(argument, settings))
         return tuple(dict.fromkeys(named))
 
-    def pairs(self) -> list[tuple[Request, Request]]:
+    def pairs(self) -> list[tuple[Choice, Choice]]:
         """Every method with every target it is computed for; class-free methods once, with target `none`."""
         result = []
         for method in self.methods:
@@ -74,9 +74,9 @@ def build_spec(
     metrics: Sequence[str] = (),
     metric_args: Sequence[str] = (),
     plugins: Sequence[str] = (),
-    stored: Sequence[Request] = (),
+    stored: Sequence[Choice] = (),
     **rest,
-) -> Questions:
+) -> ExplainSpec:
     """Questions from names as a user writes them. With any metric come the two controls, which show its floor and its trap, and with one
     that takes pixels by the order of the map the share of ties.
 
@@ -86,43 +86,43 @@ def build_spec(
         Refusal: for an unknown name, setting or value, and for a plugin that cannot be used.
     """
     loaded = load(plugins)
-    explained = tuple(map(_read, parse_all(targets, TARGETS, "target", target_args)))
+    explained = tuple(map(_with_file_content, parse_all(targets, TARGETS, "target", target_args)))
     scored = *with_ties(parse_all(metrics, METRICS, "metric", metric_args)), *stored
     named = frozenset(metric.alias for metric in stored)
     asked = parse_all(methods, METHODS, "method", method_args)
-    questions = Questions(asked, explained, **rest, plugins=loaded, metrics=scored, stored=named)
-    refuse_clashes(questions.metrics)
-    if questions.metrics:
-        questions = _controlled(questions)
-    choose(questions.activation, ("softmax", "sigmoid"), "activation")
-    choose(questions.precision, PRECISIONS, "precision")
-    for table in questions.no_store:
+    spec = ExplainSpec(asked, explained, **rest, plugins=loaded, metrics=scored, stored=named)
+    refuse_clashes(spec.metrics)
+    if spec.metrics:
+        spec = _with_controls(spec)
+    choose(spec.activation, ("softmax", "sigmoid"), "activation")
+    choose(spec.precision, PRECISIONS, "precision")
+    for table in spec.no_store:
         choose(table, ("features", "logits"), "column to leave out")
-    if questions.select:
-        selected(questions.select, schema.predictions(1, logits=False).empty_table())
-    return questions
+    if spec.select:
+        selected(spec.select, schema.predictions(1, logits=False).empty_table())
+    return spec
 
 
-def _read(target: Request) -> Request:
+def _with_file_content(target: Choice) -> Choice:
     """A target with what its file says in place of the file's name: that decides the values, and workers need not reach the file."""
     reads = TARGETS[target.name].reads
     return replace(target, argument=reads(target.argument)) if reads else target
 
 
-def with_ties(metrics: tuple[Request, ...], had: Sequence[Request] = ()) -> tuple[Request, ...]:
+def with_ties(metrics: tuple[Choice, ...], had: Sequence[Choice] = ()) -> tuple[Choice, ...]:
     """Metrics, and `tie_share` beside those that break ties, where it is neither among them nor among those a run has."""
     told = {"tie_share"} & {name for metric in (*metrics, *had) for name in (metric.name, metric.alias)}
     orders = any(METRICS[metric.name].orders for metric in metrics)
     return (*metrics, replace(parse("tie_share", METRICS, "metric"), explicit=False)) if orders and not told else metrics
 
 
-def _controlled(questions: Questions) -> Questions:
+def _with_controls(spec: ExplainSpec) -> ExplainSpec:
     """The questions with both controls among the methods."""
-    named = {method.alias: method.name for method in questions.methods}
+    named = {method.alias: method.name for method in spec.methods}
     for control in CONTROLS:
         if named.get(control, control) != control:
             raise Refusal(
                 f"the method name {control!r} is kept for the control that comes with metrics; give {named[control]} another alias"
             )
     added = [replace(parse(control, METHODS, "method"), explicit=False) for control in CONTROLS if control not in named]
-    return replace(questions, methods=(*questions.methods, *added))
+    return replace(spec, methods=(*spec.methods, *added))

@@ -14,7 +14,7 @@ _WRITTEN = re.compile(r"(?:(?P<alias>[\w.-]+)=)?(?P<name>[A-Za-z_]\w*)(?::(?P<ar
 
 
 @dataclass(frozen=True)
-class Request:
+class Choice:
     """One method, target or metric as asked for: the name it has in the tables, what it is, and every setting it runs with."""
 
     alias: str
@@ -45,7 +45,7 @@ def _written(value: Any) -> str:
     return f"({','.join(map(str, value))})" if isinstance(value, (tuple, list)) else str(value)
 
 
-def value(text: str, type: Any, where: str) -> Any:
+def read_value(text: str, type: Any, where: str) -> Any:
     """Read `text` as `type`: int, float, bool, str, a Literal, a number in a Range, or a tuple of one of these written with commas.
 
     Raises:
@@ -53,7 +53,7 @@ def value(text: str, type: Any, where: str) -> Any:
     """
     if get_origin(type) is Annotated:
         plain, allowed = get_args(type)
-        read = value(text, plain, where)
+        read = read_value(text, plain, where)
         if read not in allowed:
             raise Refusal(f"{where} is {text.strip()}; it must be {allowed}")
         return read
@@ -65,7 +65,7 @@ def value(text: str, type: Any, where: str) -> Any:
         parts, each = [part.strip() for part in text.strip("()[] ").split(",") if part.strip()], get_args(type)[0]
         if not parts and get_origin(each) is Annotated:
             raise Refusal(f"{where} is empty; it must have at least one number")
-        return tuple(value(part, each, where) for part in parts)
+        return tuple(read_value(part, each, where) for part in parts)
     if type is str:
         return text
     try:
@@ -84,7 +84,7 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in re.split(r",(?![^(\[]*[)\]])", text) if part.strip()]
 
 
-def parse(written: str, registry: Mapping[str, Any], what: str) -> Request:
+def parse(written: str, registry: Mapping[str, Any], what: str) -> Choice:
     """One request as written; `registry` maps names to entries with `parameters` and, for `name:argument`, `takes_argument`."""
     match = _WRITTEN.match(written.strip())
     if not match:
@@ -96,11 +96,11 @@ def parse(written: str, registry: Mapping[str, Any], what: str) -> Request:
         raise Refusal(f"{what} {name!r} needs what it is about: write {name}:{needs}")
     if argument is not None and not needs:
         raise Refusal(f"{what} {name!r} takes no argument; write {name} instead of {written!r}")
-    request = Request(match["alias"] or (f"{name}:{argument}" if needs else name), name, argument)
+    request = Choice(match["alias"] or (f"{name}:{argument}" if needs else name), name, argument)
     return _with_settings(request, entry, _split(match["settings"] or ""), what)
 
 
-def _with_settings(request: Request, entry: Any, written: Iterable[str], what: str) -> Request:
+def _with_settings(request: Choice, entry: Any, written: Iterable[str], what: str) -> Choice:
     """A preset is a word for several settings: they are what the request then has, and what is written beside it is stronger."""
     given, presets = {}, getattr(entry, "presets", {})
     known = {**entry.parameters, "preset": Parameter(Literal[tuple(presets)], None)} if presets else entry.parameters
@@ -109,19 +109,19 @@ def _with_settings(request: Request, entry: Any, written: Iterable[str], what: s
         if not equals:
             raise Refusal(f"cannot read {item!r} for {what} {request.alias!r}; write setting=value")
         choose(key, known, f"setting of {what} {request.name!r}")
-        given[key] = value(text, known[key].type, f"{request.alias}.{key}")
+        given[key] = read_value(text, known[key].type, f"{request.alias}.{key}")
     settings = request.args or {key: parameter.default for key, parameter in entry.parameters.items()}
     settings |= presets.get(given.pop("preset", None), {}) | given
     return replace(request, settings=tuple(sorted(settings.items())))
 
 
-def parse_all(written: Iterable[str], registry: Mapping[str, Any], what: str, settings: Iterable[str] = ()) -> tuple[Request, ...]:
+def parse_all(written: Iterable[str], registry: Mapping[str, Any], what: str, settings: Iterable[str] = ()) -> tuple[Choice, ...]:
     """Every request of a list, with `all` and `family:NAME` expanded and `NAME.setting=value` applied.
 
     Raises:
         Refusal: for an unknown name or setting, a bad value, or two different requests under one name.
     """
-    found: dict[str, Request] = {}
+    found: dict[str, Choice] = {}
     for text in written:
         for request in _expand(text, registry, what):
             earlier = found.get(request.alias)
@@ -143,7 +143,7 @@ def parse_all(written: Iterable[str], registry: Mapping[str, Any], what: str, se
     return tuple(_with_settings(request, registry[request.name], later.get(alias, ()), what) for alias, request in found.items())
 
 
-def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
+def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Choice]:
     families = _families(registry)
     if text in TOGETHER and registry.keys() >= set(TOGETHER[text]):
         return [parse(name, registry, what) for name in TOGETHER[text]]
@@ -158,7 +158,7 @@ def _expand(text: str, registry: Mapping[str, Any], what: str) -> list[Request]:
     return [replace(parse(name, registry, what), explicit=False) for name in sorted(names)]
 
 
-def described(registry: Mapping[str, Any]) -> str:
+def describe_registry(registry: Mapping[str, Any]) -> str:
     """One line per family, of entries with their settings and defaults, and the words that a setting knows, the default first; and what
     `all` leaves out. For `--help`."""
     families = _families(registry)
@@ -193,4 +193,4 @@ def _known(parameter: Parameter) -> str:
     return "|".join([str(parameter.default), *(word for word in words if word != parameter.default)])
 
 
-__all__ = ["Request", "described", "parse", "parse_all", "value"]
+__all__ = ["Choice", "describe_registry", "parse", "parse_all", "read_value"]

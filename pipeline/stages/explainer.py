@@ -17,9 +17,9 @@ import torch
 from pipeline import backbones, engine
 from pipeline.classes.attributes import correlation
 from pipeline.classes.pairs import partners, parts_of
-from pipeline.engine.batch import Scene, _names, explained_by
-from pipeline.engine.forward import look
-from pipeline.engine.perturbed import Shown, answers, clean
+from pipeline.engine.batch import Batch, explain_targets, target_names
+from pipeline.engine.forward import run_forward
+from pipeline.engine.perturbed import ScoredMaps, answers, clean
 from pipeline.families import Undefined
 from pipeline.maps.quantise import quantise, rounded, summaries
 from pipeline.maps.render import reduce
@@ -27,18 +27,18 @@ from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import one_line
 from pipeline.score.partials import add_score, group_of
-from pipeline.score.scoring import Score, scored
-from pipeline.score.views import Contrast, Drawn
-from pipeline.sources.images import Pictures
-from pipeline.spec.cell import Cell
+from pipeline.score.scoring import Score, score_map
+from pipeline.score.views import MapView, PairView
+from pipeline.sources.images import DecodedImages
 from pipeline.spec.columns import columns_of
-from pipeline.spec.explain_spec import Questions
-from pipeline.spec.grammar import Request
+from pipeline.spec.explain_spec import ExplainSpec
+from pipeline.spec.grammar import Choice
+from pipeline.spec.output import Output
 from pipeline.spec.select import selected
 from pipeline.tables import schema
 from pipeline.tables.identity import seed_of
 from pipeline.targets import TARGETS
-from pipeline.targets.registry import Answers, Explained
+from pipeline.targets.registry import Directions, Predictions
 from pipeline.targets.rivals import rivals
 
 log = logging.getLogger(__name__)
@@ -70,21 +70,23 @@ class NotStored(Exception):
 class Explainer:
     """A backbone on a device with the questions it answers; holds no state between calls."""
 
-    def __init__(self, backbone: backbones.Backbone, questions: Questions, device: str = "cpu", batch_size: int | None = None):
+    def __init__(self, backbone: backbones.Backbone, spec: ExplainSpec, device: str = "cpu", batch_size: int | None = None):
         self.device = torch.device(device)
-        self.backbone, self.questions = backbone.to(device), questions
+        self.backbone, self.spec = backbone.to(device), spec
         self.batch_size = batch_size or CHUNK.get(self.device.type, CHUNK["cpu"])
         self._schemas = {
             "images": schema.IMAGES,
             "features": schema.features(backbone.feature_width),
-            "predictions": schema.predictions(backbone.num_classes, "logits" not in questions.no_store),
+            "predictions": schema.predictions(backbone.num_classes, "logits" not in spec.no_store),
             "maps": schema.MAPS,
             "attributes": schema.ATTRIBUTES,
             "scores": schema.SCORES,
             "partials": schema.PARTIALS,
         }
 
-    def __call__(self, pictures: Pictures, wanted: Sequence[Cell], tally: Counter | None = None) -> list[tuple[Cell, pa.Table, pa.Table]]:
+    def __call__(
+        self, pictures: DecodedImages, wanted: Sequence[Output], tally: Counter | None = None
+    ) -> list[tuple[Output, pa.Table, pa.Table]]:
         """Each wanted cell with its rows and its errors. What they cost in passes is added to `tally`, as in `Scene.tally`."""
         tally = Counter() if tally is None else tally
         answers = {cell: Answer() for cell in wanted}
@@ -98,7 +100,7 @@ class Explainer:
                 self._chunk(pictures[start : start + self.batch_size], answers, tally)
         return [(cell, self._table(cell, answer), pa.Table.from_pylist(answer.errors, schema.ERRORS)) for cell, answer in answers.items()]
 
-    def _chunk(self, pictures: Pictures, answers: Mapping[Cell, Answer], tally: Counter) -> None:
+    def _chunk(self, pictures: DecodedImages, answers: Mapping[Output, Answer], tally: Counter) -> None:
         """One trunk pass for every cell. A batch that fails is halved, until it fits into memory or only the culprit is lost."""
         try:
             self._answer(pictures, answers, tally)
@@ -113,7 +115,7 @@ class Explainer:
         for half in pictures.halves():
             self._chunk(half, answers, tally)
 
-    def _answer(self, pictures: Pictures, answers: Mapping[Cell, Answer], tally: Counter) -> None:
+    def _answer(self, pictures: DecodedImages, answers: Mapping[Output, Answer], tally: Counter) -> None:
         wanted = [cell for cell in answers if cell.method]
         scene, said = self._scene(pictures, wanted, tally)
         finite = scene.look.logits.isfinite().all(1).cpu().numpy()
@@ -122,7 +124,7 @@ class Explainer:
         # A map is computed once for its own cell and all of its metrics, also where one of these is all that is missing.
         maps = {}
         for method, of, stored in sorted(dict.fromkeys((cell.method, cell.target, cell.stored) for cell in wanted), key=itemgetter(2)):
-            for name in _names(of, scene):
+            for name in target_names(of, scene):
                 about = method, of, name, scene, pictures
                 computed = maps.get((method, name, False))
                 maps[method, name, stored] = self._as_stored(*about, computed) if stored else self._maps(*about)
@@ -133,40 +135,40 @@ class Explainer:
             if cell.table in ("features", "predictions"):
                 self._add_rows(cell, answer, pictures, finite, scene.look.feature if cell.table == "features" else predictions)
             elif cell.table == "maps":
-                for name in _names(cell.target, scene):
+                for name in target_names(cell.target, scene):
                     self._add_maps(cell, answer, pictures, chosen, kept(cell.method, name), name, scene.targets[scene.names.index(name)])
             elif cell.table == "attributes":
-                of = {name: kept(cell.method, name) for name in _names(cell.target, scene)}
+                of = {name: kept(cell.method, name) for name in target_names(cell.target, scene)}
                 self._add_attributes(cell, answer, pictures, chosen, of)
             elif cell.metric and METRICS[cell.metric.name].of_pairs:
                 self._add_contrasts(cell, answer, pictures, scores[cell])
             elif cell.metric:
                 self._add_scores(cell, answer, pictures, scores[cell], scene.targets[scene.names.index(cell.target.alias)])
 
-    def _scene(self, pictures: Pictures, wanted: Sequence[Cell], tally: Counter) -> tuple[Scene, Answers]:
+    def _scene(self, pictures: DecodedImages, wanted: Sequence[Output], tally: Counter) -> tuple[Batch, Predictions]:
         """One look at a batch with the targets of all wanted maps."""
         pixels = torch.tensor(pictures.pixels, device=self.device)
-        seen = look(self.backbone, self.backbone.prepare(pixels), self.questions.precision)
+        seen = run_forward(self.backbone, self.backbone.prepare(pixels), self.spec.precision)
         tally["look", "forwards"] += len(pixels)
         labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
         classes = seen.logits[:, : self.backbone.num_classes]
-        said = Answers(classes, labels, self.backbone.class_weights, self.backbone.phrases)
+        said = Predictions(classes, labels, self.backbone.class_weights, self.backbone.phrases)
         targets = dict.fromkeys(cell.target for cell in wanted)
-        explained = {name: each for target in targets for name, each in explained_by(target, said).items()}
+        explained = {name: each for target in targets for name, each in explain_targets(target, said).items()}
 
         def seeds(name: str) -> list[int]:
             drawn_for = zip(pictures.rows, pictures.digests, strict=True)
-            return [seed_of(self.questions.seed, name, row["key"], image) for row, image in drawn_for]
+            return [seed_of(self.spec.seed, name, row["key"], image) for row, image in drawn_for]
 
-        how = self.questions.activation, self.questions.precision, self.questions.seed
-        return Scene(seen, tuple(explained.values()), pixels, seeds, *how, tuple(explained), tally), said
+        how = self.spec.activation, self.spec.precision, self.spec.seed
+        return Batch(seen, tuple(explained.values()), pixels, seeds, *how, tuple(explained), tally), said
 
-    def _maps(self, method: Request, of: Request, name: str, scene: Scene, pictures: Pictures) -> list[np.ndarray | Exception]:
+    def _maps(self, method: Choice, of: Choice, name: str, scene: Batch, pictures: DecodedImages) -> list[np.ndarray | Exception]:
         """The maps of one method about what a target explains under one name.
 
         Where the method raises, the batch is halved; what fails on one image is its exception.
         """
-        place, cell = scene.names.index(name), Cell("maps", "", method, of)
+        place, cell = scene.names.index(name), Output("maps", "", method, of)
         asked = [i for i, own in enumerate(scene.targets[place].class_id.tolist()) if own >= 0]
         if TARGETS[of.name].compared and METHODS[method.name].family in PER_TARGET and len(asked) < len(pictures):
             # Few classes ask for as many maps as the one that asks for most: the others' images are not explained for nothing.
@@ -181,15 +183,15 @@ class Explainer:
         halves = ((half, self._scene(half, [cell], scene.tally)[0]) for half in pictures.halves())
         return [each for half, part in halves for each in self._maps(method, of, name, part, half)]
 
-    def _stored(self, method: Request, maps: list[np.ndarray | Exception]) -> list[np.ndarray | Exception]:
+    def _stored(self, method: Choice, maps: list[np.ndarray | Exception]) -> list[np.ndarray | Exception]:
         """Maps as the tables keep them: those of pixels averaged down."""
         if METHODS[method.name].grid != "pixels":
             return maps
-        side = self.questions.map_size
+        side = self.spec.map_size
         return [each if isinstance(each, Exception) else reduce(torch.from_numpy(each)[None], side)[0].numpy() for each in maps]
 
     def _as_stored(
-        self, method: Request, of: Request, name: str, scene: Scene, pictures: Pictures, computed: list | None
+        self, method: Choice, of: Choice, name: str, scene: Batch, pictures: DecodedImages, computed: list | None
     ) -> list[np.ndarray | Exception]:
         """The same maps as the tables keep them: those at hand, or else computed and rounded in the same way."""
         if (method.alias, of.alias) in pictures.maps:
@@ -200,7 +202,9 @@ class Explainer:
             for each in self._stored(method, computed or self._maps(method, of, name, scene, pictures))
         ]
 
-    def _scores(self, wanted: Sequence[Cell], maps: Mapping, pictures: Pictures, said: Answers, chosen: np.ndarray, scene: Scene) -> dict:
+    def _scores(
+        self, wanted: Sequence[Output], maps: Mapping, pictures: DecodedImages, said: Predictions, chosen: np.ndarray, scene: Batch
+    ) -> dict:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
         predicted = said.predicted.tolist()
         asked = [cell for cell in wanted if cell.metric]
@@ -209,15 +213,15 @@ class Explainer:
         as_is = clean(scene, classes) if network else [None] * len(pictures)
         drawn, told, scores = {}, {}, {}
 
-        def draw(method: Request, name: str, stored: bool, i: int) -> Drawn | None:
+        def draw(method: Choice, name: str, stored: bool, i: int) -> MapView | None:
             missing = scene.targets[scene.names.index(name)].missing[i]
             shown = METHODS[method.name].render(method.args), self.backbone.image_size, pictures.rows[i], predicted[i], as_is[i]
-            return Drawn(maps[method, name, stored][i], *shown) if chosen[i] and not missing else None
+            return MapView(maps[method, name, stored][i], *shown) if chosen[i] and not missing else None
 
         for cell in asked:
             method, target, stored = of = cell.method, cell.target, cell.stored
             if METRICS[cell.metric.name].of_pairs:
-                names = _names(target, scene)
+                names = target_names(target, scene)
                 each = ({name: draw(method, name, stored, i) for name in names} for i in range(len(pictures)))
                 scores[cell] = list(self._contrasts(cell, pictures, each))
                 continue
@@ -226,17 +230,19 @@ class Explainer:
                 drawn[of] = {i: each for i, each in every if each}
             if (of, cell.metric) not in told:
                 self._perturb(cell, drawn[of], scene, scene.names.index(target.alias), classes)
-                told[of, cell.metric] = {i: scored(cell.metric, each) for i, each in drawn[of].items()}
+                told[of, cell.metric] = {i: score_map(cell.metric, each) for i, each in drawn[of].items()}
             scores[cell] = told[of, cell.metric]
         return scores
 
-    def _contrasts(self, cell: Cell, pictures: Pictures, drawn: Iterable[dict[str, Drawn | None]]) -> Iterator[tuple[str, str, int, Score]]:
+    def _contrasts(
+        self, cell: Output, pictures: DecodedImages, drawn: Iterable[dict[str, MapView | None]]
+    ) -> Iterator[tuple[str, str, int, Score]]:
         """A metric of every pair an image's class belongs to, as (target, scope, the image's place, score); `drawn` are each image's maps.
 
         The maps of the target `pairs` are compared two by two, |s_A - s_B|, and that of y_A - y_B stands for itself, as `#finer`;
         any other map is scored as it is.
         """
-        among, name = partners(self.questions.class_pairs), cell.target.alias
+        among, name = partners(self.spec.class_pairs), cell.target.alias
         for i, (row, mine) in enumerate(zip(pictures.rows, drawn, strict=True)):
             pairs = among.get(row["label"], ())
             parts = parts_of(row, self.backbone.image_size) if pairs else None
@@ -246,9 +252,9 @@ class Explainer:
                     forms = {name: [f"{name}#own", f"{name}#other_{k}"], f"{name}#finer": [f"{name}#finer_{k}"]}
                 for target, which in forms.items():
                     if all(mine[each] for each in which):
-                        yield target, pair.name, i, scored(cell.metric, Contrast(tuple(mine[each] for each in which), pair, parts))
+                        yield target, pair.name, i, score_map(cell.metric, PairView(tuple(mine[each] for each in which), pair, parts))
 
-    def _perturb(self, cell: Cell, drawn: dict[int, Drawn], scene: Scene, target: int, classes: torch.Tensor | None) -> None:
+    def _perturb(self, cell: Output, drawn: dict[int, MapView], scene: Batch, target: int, classes: torch.Tensor | None) -> None:
         """Give the drawn maps of a batch the answers to what a metric asks of images changed by them, where they lack them."""
         codes = METRICS[cell.metric.name].codes(cell.metric.args, self.backbone.image_size).values()
         for code in codes if classes is not None else ():
@@ -257,7 +263,7 @@ class Explainer:
             maps = [drawn[i].S if i in drawn and drawn[i].drawable else None for i in range(len(scene.pixels))]
             inside = [drawn[i].object if i in drawn else None for i in range(len(scene.pixels))]
             try:
-                found = answers(code, scene, Shown(cell.method, target, maps, inside, classes), cell.metric.name)
+                found = answers(code, scene, ScoredMaps(cell.method, target, maps, inside, classes), cell.metric.name)
             except Exception as error:
                 if len(maps) > 1:
                     raise
@@ -265,7 +271,7 @@ class Explainer:
             for i, each in drawn.items():
                 each.said[code] = found[i]
 
-    def _predictions(self, said: Answers, scene: Scene) -> dict[str, list]:
+    def _predictions(self, said: Predictions, scene: Batch) -> dict[str, list]:
         """Columns of `predictions`; null, or empty, where there are no classes."""
         classes, labels = said.logits.shape[1], [label if label >= 0 else None for label in said.labels.tolist()]
         if not classes:
@@ -292,16 +298,16 @@ class Explainer:
             "logits": list(said.logits.cpu().numpy().astype(np.float16)),
         }
 
-    def _selected(self, pictures: Pictures, predictions: Mapping[str, list]) -> np.ndarray:
+    def _selected(self, pictures: DecodedImages, predictions: Mapping[str, list]) -> np.ndarray:
         """Which images the user's SQL condition over their predictions keeps [B]."""
-        if not self.questions.select:
+        if not self.spec.select:
             return np.ones(len(pictures), dtype=bool)
         ids = [row["image_id"] for row in pictures.rows]
         return np.isin(
-            ids, selected(self.questions.select, pa.table({"image_id": ids, **{k: v for k, v in predictions.items() if k != "logits"}}))
+            ids, selected(self.spec.select, pa.table({"image_id": ids, **{k: v for k, v in predictions.items() if k != "logits"}}))
         )
 
-    def _add_rows(self, cell: Cell, answer: Answer, pictures: Pictures, finite: np.ndarray, values) -> None:
+    def _add_rows(self, cell: Output, answer: Answer, pictures: DecodedImages, finite: np.ndarray, values) -> None:
         if cell.table == "features":
             values = {"feature": list(values.cpu().numpy().astype(np.float16))}
         for i, row in enumerate(pictures.rows):
@@ -312,7 +318,7 @@ class Explainer:
                 answer.fail(row, "predict", "NotFinite", "the network's output holds NaN or infinity")
 
     def _add_maps(
-        self, cell: Cell, answer: Answer, pictures: Pictures, chosen: np.ndarray, maps: list, target: str, explained: Explained
+        self, cell: Output, answer: Answer, pictures: DecodedImages, chosen: np.ndarray, maps: list, target: str, explained: Directions
     ) -> None:
         kept, what = [], f"{cell.method.alias} for {target}"
         class_id, missing = explained.class_id.tolist(), explained.missing.tolist()
@@ -347,7 +353,7 @@ class Explainer:
             )
 
     def _add_attributes(
-        self, cell: Cell, answer: Answer, pictures: Pictures, chosen: np.ndarray, maps: Mapping[str, list[np.ndarray | Exception]]
+        self, cell: Output, answer: Answer, pictures: DecodedImages, chosen: np.ndarray, maps: Mapping[str, list[np.ndarray | Exception]]
     ) -> None:
         """How like the map of each attribute is to those of the image's class, plain and against its rival."""
         name = cell.target.alias
@@ -362,7 +368,9 @@ class Explainer:
                 told |= {f"like_{of}": correlation(shown, maps[f"{name}#{of}"][i]) for of in ("finer", "label")}
                 answer.add(**{column: [value] for column, value in told.items()})
 
-    def _add_scores(self, cell: Cell, answer: Answer, pictures: Pictures, scores: Mapping[int, Score], explained: Explained) -> None:
+    def _add_scores(
+        self, cell: Output, answer: Answer, pictures: DecodedImages, scores: Mapping[int, Score], explained: Directions
+    ) -> None:
         class_id = explained.class_id.tolist()
         for i, score in scores.items():
             row = pictures.rows[i]
@@ -380,14 +388,14 @@ class Explainer:
                 said = {"metric": column, "value": score.values.get(column), "reason": score.reason}
                 answer.add(**{name: [value] for name, value in (about | said).items()})
 
-    def _add_contrasts(self, cell: Cell, answer: Answer, pictures: Pictures, scores: Sequence[tuple[str, str, int, Score]]) -> None:
+    def _add_contrasts(self, cell: Output, answer: Answer, pictures: DecodedImages, scores: Sequence[tuple[str, str, int, Score]]) -> None:
         for target, scope, i, score in scores:
             if score.error:
                 what = f"{cell.metric.alias} of {cell.method.alias} for {target} and the classes {scope}"
                 answer.fail(pictures.rows[i], "metric", score.error, f"{what}: {one_line(score.error)}")
             add_score(answer.sums.setdefault((target, scope), {}), score)
 
-    def _table(self, cell: Cell, answer: Answer) -> pa.Table:
+    def _table(self, cell: Output, answer: Answer) -> pa.Table:
         columns = dict(answer.columns)
         if cell.table == "partials":
             for target, scope in sorted(answer.sums):
@@ -408,6 +416,6 @@ class Explainer:
         return pa.table([pa.array(columns.get(name, []), form.field(name).type) for name in form.names], schema=form)
 
 
-def _judged(said: Answers) -> torch.Tensor:
+def _judged(said: Predictions) -> torch.Tensor:
     """The classes metrics look at [B 4]: the label, or the predicted class where there is none; the predicted class; two rivals."""
     return torch.cat([said.main[:, None], said.predicted[:, None], rivals(said)], 1)

@@ -11,8 +11,8 @@ import numpy as np
 from pipeline import storage
 from pipeline.plan.task import Task
 from pipeline.sources import Sample, read
-from pipeline.sources.decode import Picture, Undecodable, decode
-from pipeline.sources.images import Pictures, packed
+from pipeline.sources.decode import DecodedImage, Undecodable, decode
+from pipeline.sources.images import DecodedImages, pack_rows
 from pipeline.sources.labels import Classes, resolve
 from pipeline.stages.land import to_ipc
 from pipeline.tables import receipts
@@ -38,12 +38,12 @@ class Read:
             maps = to_ipc(receipts.row_groups(self.out, task.maps)) if task.maps else b""
         except Exception as error:
             return unread(row, task.failure(error, "read"))
-        rows, codes = packed(pictures.rows)
+        rows, codes = pack_rows(pictures.rows)
         told = {"rows": rows, "digests": pictures.digests, "errors": pictures.errors, "bytes": size}
         told |= {"seconds": time.perf_counter() - started, "retries": storage.retries() - before}
         return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "codes": codes, "maps": maps, "samples": json.dumps(told)}
 
-    def _pictures(self, task: Task) -> tuple[Pictures, int]:
+    def _pictures(self, task: Task) -> tuple[DecodedImages, int]:
         """The task's pictures, and the bytes they were encoded in."""
         pixels, rows, digests, errors, size = [], [], [], [], 0
         for sample in read(task.shard, task.start, task.stop, task.index):
@@ -84,7 +84,7 @@ class Read:
                 }
             )
         stack = np.stack(pixels) if pixels else np.empty((0, 3, *self.size), np.uint8)
-        return Pictures(stack, rows, digests, errors), size
+        return DecodedImages(stack, rows, digests, errors), size
 
 
 def unread(row: dict, failure: dict) -> dict:
@@ -92,7 +92,7 @@ def unread(row: dict, failure: dict) -> dict:
     return {"task": row["task"], "pixels": b"", "codes": b"", "maps": b"", "samples": json.dumps({"failure": failure})}
 
 
-def _codes(picture: Picture, sample: Sample, fail: Callable) -> dict:
+def _codes(picture: DecodedImage, sample: Sample, fail: Callable) -> dict:
     """The annotations that come as images, None where there is none; one that is damaged is told, and the image goes on without it."""
     found = {}
     for name in ("mask", "parts"):

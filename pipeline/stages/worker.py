@@ -12,11 +12,11 @@ import numpy as np
 from pipeline.backbones.network import Network
 from pipeline.engine import costs
 from pipeline.maps.quantise import stored
-from pipeline.plan.cells import cells
+from pipeline.plan.outputs import outputs_of
 from pipeline.plan.task import Task
-from pipeline.sources.images import Pictures, unpacked
-from pipeline.spec.cell import Cell
-from pipeline.spec.explain_spec import Questions
+from pipeline.sources.images import DecodedImages, unpack_rows
+from pipeline.spec.explain_spec import ExplainSpec
+from pipeline.spec.output import Output
 from pipeline.stages.explainer import Explainer
 from pipeline.stages.land import from_ipc, to_ipc, unanswered
 
@@ -28,11 +28,11 @@ class Explain:
     """Pictures -> the answers of the task's missing cells, as Arrow."""
 
     explainer: Explainer
-    cells: Sequence[Cell]
+    outputs_of: Sequence[Output]
 
     @staticmethod
     def load(
-        network: Network, questions: Questions, classes: Sequence[str], device: str, batch_size: int | None, threads: int | None
+        network: Network, spec: ExplainSpec, classes: Sequence[str], device: str, batch_size: int | None, threads: int | None
     ) -> "Explain":
         """Load the backbone. `threads` is fixed on the CPU, because sums depend on how they are split."""
         import torch
@@ -41,7 +41,7 @@ class Explain:
             torch.set_num_threads(threads)
             _keep_freed_memory()
         backbone = network.load()
-        return Explain(Explainer(backbone, questions, device, batch_size), cells(questions, backbone, classes))
+        return Explain(Explainer(backbone, spec, device, batch_size), outputs_of(spec, backbone, classes))
 
     def __call__(self, row: dict) -> dict:
         started, told = time.perf_counter(), json.loads(row["samples"])
@@ -49,8 +49,8 @@ class Explain:
             return unanswered(row, told["failure"])
         task = Task.from_json(row["task"])
         pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
-        rows = unpacked(told["rows"], row["codes"], self.explainer.backbone.image_size)
-        pictures = Pictures(pixels, rows, told["digests"], told["errors"], self._stored_maps(task, row["maps"]))
+        rows = unpack_rows(told["rows"], row["codes"], self.explainer.backbone.image_size)
+        pictures = DecodedImages(pixels, rows, told["digests"], told["errors"], self._stored_maps(task, row["maps"]))
         wanted, tally = [self.cells[i] for i in task.missing], Counter()
         answers = self.explainer(pictures, wanted, tally)
         failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}

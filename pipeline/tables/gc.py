@@ -33,7 +33,7 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class Swept:
+class GcResult:
     """What is removed, or would be, and how much stays."""
 
     runs: tuple[Folder, ...]
@@ -46,7 +46,7 @@ class Swept:
         return sum(folder.size for folder in (*self.runs, *self.tasks))
 
 
-def sweep(out: str, keep: int, named: Iterable[str] = (), min_age: float = 86400.0, delete: bool = False) -> Swept:
+def collect_garbage(out: str, keep: int, named: Iterable[str] = (), min_age: float = 86400.0, delete: bool = False) -> GcResult:
     """Find what no kept run needs, and remove it where `delete` says so.
 
     Kept are the last `keep` runs of each name, what current.json points at, the runs `named`, and whatever is younger than `min_age`
@@ -65,7 +65,7 @@ def sweep(out: str, keep: int, named: Iterable[str] = (), min_age: float = 86400
     needed = {receipt.folder for run in kept for receipt in _receipts(out, run)}
     old_runs = [folder for name, folder in runs.items() if name not in kept and folder.written < young]
     old_tasks = [folder for path, folder in tasks.items() if f"tasks/{path}" not in needed and folder.written < young]
-    swept = Swept(tuple(old_runs), tuple(old_tasks), tuple(sorted(kept)), len(tasks) - len(old_tasks))
+    swept = GcResult(tuple(old_runs), tuple(old_tasks), tuple(sorted(kept)), len(tasks) - len(old_tasks))
     if delete:
         if publish.current(out) != published:
             raise Refusal("a job has published meanwhile, so nothing is removed; run this again")

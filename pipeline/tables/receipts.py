@@ -32,7 +32,7 @@ IDENTITY = 32  # characters of an identity
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RowGroups:
     """Where one cell's rows and errors lie: row groups of the receipt's files, and how many rows they hold (-1: no such group)."""
 
     table: str
@@ -42,7 +42,7 @@ class Part:
     error_rows: int
 
 
-_part = lru_cache(PACKED_AT_ONCE)(Part)  # tasks are alike, and a driver may hold the receipts of very many
+_part = lru_cache(PACKED_AT_ONCE)(RowGroups)  # tasks are alike, and a driver may hold the receipts of very many
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class Receipt:
 
     task: str
     folder: str
-    cells: dict[str, Part]
+    cells: dict[str, RowGroups]
     files: dict[str, dict]
     facts: dict
 
     def to_json(self) -> str:
         """The receipt with a checksum of itself at its end."""
-        cells = {cell: {name: getattr(part, name) for name in Part.__slots__} for cell, part in self.cells.items()}
+        cells = {cell: {name: getattr(part, name) for name in RowGroups.__slots__} for cell, part in self.cells.items()}
         told = {"task": self.task, "folder": self.folder, "cells": cells, "files": self.files, "facts": self.facts}
         text = json.dumps({"format": FORMAT, **told}, sort_keys=True)
         return f'{text[:-1]}, "check": "{_check(text[:-1])}"}}'
@@ -119,7 +119,7 @@ def land(out: str, task: str, answers: Sequence[tuple[str, str, pa.Table, pa.Tab
     groups: dict[str, list[pa.Table]] = {}
     cells = {}
     for cell, table, rows, errors in answers:
-        cells[cell] = Part(table, _append(groups, table, rows), rows.num_rows, _append(groups, "errors", errors), errors.num_rows)
+        cells[cell] = RowGroups(table, _append(groups, table, rows), rows.num_rows, _append(groups, "errors", errors), errors.num_rows)
     written = {}
     for table, parts in groups.items():
         content = parquet_bytes(parts)
@@ -241,7 +241,7 @@ def failure(text: str) -> dict | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class TaskOutput:
     """One cell of one task in a group: its identity, its position in the plan, its partition (a method, or none), and its receipt."""
 
     cell: str
@@ -250,5 +250,5 @@ class Member:
     receipt: Receipt
 
     @property
-    def part(self) -> Part:
+    def part(self) -> RowGroups:
         return self.receipt.cells[self.cell]

@@ -11,7 +11,7 @@ from pipeline.tables import schema
 PARTIAL_KEYS = schema.PARTIALS.names[:-1]
 
 
-def widened(scores: pa.Table, columns: Iterable[str]) -> pa.Table:
+def widen(scores: pa.Table, columns: Iterable[str]) -> pa.Table:
     """Scores, one row a value, as metrics, one row a map, sorted by image, method and target."""
     form = schema.metrics(columns)
     keys = [name for name in form.names if name in scores.column_names]
@@ -57,7 +57,7 @@ def without_groups(partials: pa.Table) -> pa.Table:
     return partials.filter(pc.invert(pc.starts_with(partials["kind"], "group ")))
 
 
-def added(partials: pa.Table) -> pa.Table:
+def add_partials(partials: pa.Table) -> pa.Table:
     """Partials of one metric, model, method, target, scope and kind added up, in the order they come in."""
     sums: dict[tuple, np.ndarray] = {}
     for key, values in counts(partials):

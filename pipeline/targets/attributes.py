@@ -7,8 +7,8 @@ import torch
 from pipeline.classes.attributes import Attributes, Differing, differing
 from pipeline.classes.attributes import read as read_attributes
 from pipeline.refusal import Refusal
-from pipeline.targets.registry import Answers, Explained, _plain, target
-from pipeline.targets.rivals import by_weights
+from pipeline.targets.registry import Directions, Predictions, one_hot_directions, target
+from pipeline.targets.rivals import ranked_by_weights
 
 
 def _differing(argument: Attributes, settings: Mapping, weights: torch.Tensor | None) -> Differing:
@@ -19,7 +19,7 @@ def _differing(argument: Attributes, settings: Mapping, weights: torch.Tensor | 
     top, most = settings["top"], len(argument.names)
     if not 1 <= top <= most:
         raise Refusal(f"attributes.top is {top}; {argument.url} has {most} attributes, so it must be 1 to {most}")
-    rivals = by_weights(weights, torch.arange(classes, device=weights.device))[:, 0].tolist()
+    rivals = ranked_by_weights(weights, torch.arange(classes, device=weights.device))[:, 0].tolist()
     return differing(argument, rivals, top)
 
 
@@ -32,8 +32,8 @@ def _differing(argument: Attributes, settings: Mapping, weights: torch.Tensor | 
     compared=True,
 )
 def attributes(
-    answers: Answers, argument: Differing, *, base: str = "bird", gamma: float = 0.6, top: int = 3, templates: tuple[str, ...] = ()
-) -> dict[str, Explained]:
+    answers: Predictions, argument: Differing, *, base: str = "bird", gamma: float = 0.6, top: int = 3, templates: tuple[str, ...] = ()
+) -> dict[str, Directions]:
     """Does the map that tells the label's class from its nearest rival show what tells them apart? (Finer-CAM supplement A.2)
 
     The rival d of a class c is the one whose classifier row is nearest to c's by cosine; its attributes are the `top` with the largest
@@ -41,10 +41,10 @@ def attributes(
     attributes' texts, the largest difference first. For an image whose class has fewer, class_id is -1.
     """
     labels, classes = answers.labels, answers.logits.shape[1]
-    own = _plain(labels, answers.logits)
+    own = one_hot_directions(labels, answers.logits)
     rivals = labels.new_tensor([*(apart.rival for apart in argument.classes), -1])[labels]  # the last is that of no label
-    finer = own.directions - gamma * _plain(rivals, answers.logits).directions
-    explained = {"#label": own, "#finer": Explained(finer, labels, rivals[:, None], gamma)}
+    finer = own.directions - gamma * one_hot_directions(rivals, answers.logits).directions
+    explained = {"#label": own, "#finer": Directions(finer, labels, rivals[:, None], gamma)}
     for k in range(top):
         class_id, directions = torch.full_like(labels, -1), answers.logits.new_zeros(len(labels), 1, classes + len(answers.phrases))
         for i, c in enumerate(labels.tolist()):
@@ -52,5 +52,5 @@ def attributes(
                 class_id[i] = c
                 directions[i, 0, classes + answers.phrases.index((text, templates))] += 1
                 directions[i, 0, classes + answers.phrases.index((base, templates))] -= gamma
-        explained[f"#attribute_{k + 1}"] = Explained(directions, class_id, labels.new_empty(len(labels), 0), gamma)
+        explained[f"#attribute_{k + 1}"] = Directions(directions, class_id, labels.new_empty(len(labels), 0), gamma)
     return explained

@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.refusal import Refusal, choose
-from pipeline.targets.registry import Answers, Explained, target
+from pipeline.targets.registry import Directions, Predictions, target
 
 
 @target("class_set", takes_argument="<name>")
-def class_set(answers: Answers, argument: str, *, sets: tuple[str, ...] = (), aggregation: Literal["sum", "sum_unit"] = "sum") -> Explained:
+def class_set(
+    answers: Predictions, argument: str, *, sets: tuple[str, ...] = (), aggregation: Literal["sum", "sum_unit"] = "sum"
+) -> Directions:
     """Several classes together: the sum of their one-hots (CALM section 4.1.3, subset attribution). The map's class stays the image's own.
 
     The argument is the name of one of `sets` (each written `name=1 2 3`), class numbers joined by +, `all` for every class, or `own` for
@@ -36,9 +38,9 @@ def class_set(answers: Answers, argument: str, *, sets: tuple[str, ...] = (), ag
         directions = answers.logits.new_zeros(len(members), max(map(len, members)), count)
         for row, each in zip(directions, members, strict=True):
             row[range(len(each)), each] = 1
-        return Explained(directions, class_id, nobody, join="sum_unit")
+        return Directions(directions, class_id, nobody, join="sum_unit")
     directions = torch.stack([F.one_hot(torch.tensor(each), count).sum(0) for each in members]).to(answers.logits)
-    return Explained(directions[:, None], class_id, nobody)
+    return Directions(directions[:, None], class_id, nobody)
 
 
 def _members(argument: str, known: Mapping[str, list[int]], count: int) -> list[int]:

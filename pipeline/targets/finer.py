@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.refusal import Refusal
-from pipeline.targets.registry import Answers, Explained, target
-from pipeline.targets.rivals import _ranked, _similar
+from pipeline.targets.registry import Directions, Predictions, target
+from pipeline.targets.rivals import most_similar, ranked
 
 
 @target("finer")
 def finer(
-    answers: Answers,
+    answers: Predictions,
     *,
     gamma: float = 0.6,
     T: int = 3,
@@ -23,7 +23,7 @@ def finer(
     reference: Literal["logit_rank", "logit_distance", "weight_cosine"] = "logit_rank",
     weighting: Literal["uniform", "prob_detached", "prob"] = "uniform",
     aggregation: Literal["mean_pre", "max_pre", "mean_post"] = "mean_pre",
-) -> Explained:
+) -> Directions:
     """What tells the class from its T most similar ones: y_c - gamma y_d, averaged over d before the rectifier (Finer-CAM eq. 5 and 8).
 
     `rank` leaves out the classes that are more similar: with T=1, 1, 2 and 3 are the second, third and fourth prediction of an image whose
@@ -38,16 +38,16 @@ def finer(
         raise Refusal(f"finer.rank is {rank}; with {T} references among {logits.shape[1]} classes it must be 1 to {logits.shape[1] - T}")
     if aggregation != "mean_pre" and weighting != "uniform":
         raise Refusal(f"finer.aggregation={aggregation} joins maps without weights; use weighting=uniform")
-    references = _similar(answers, class_id, reference)[:, rank - 1 : rank - 1 + T]
+    references = most_similar(answers, class_id, reference)[:, rank - 1 : rank - 1 + T]
     own = F.one_hot(class_id, logits.shape[1]).to(logits.dtype)[:, None]
     apart = own - gamma * F.one_hot(references, logits.shape[1]).to(logits.dtype)
     if aggregation != "mean_pre":
-        return Explained(apart, class_id, references, gamma, aggregation)
+        return Directions(apart, class_id, references, gamma, aggregation)
     if weighting == "uniform":
         directions = apart.mean(1, keepdim=True)
     else:
         directions = _weighted(logits, apart, references, detached=weighting == "prob_detached")
-    return Explained(directions, class_id, references, gamma)
+    return Directions(directions, class_id, references, gamma)
 
 
 def _weighted(logits: torch.Tensor, apart: torch.Tensor, references: torch.Tensor, detached: bool) -> torch.Tensor:
@@ -61,10 +61,10 @@ def _weighted(logits: torch.Tensor, apart: torch.Tensor, references: torch.Tenso
 
 
 @target("reverse")
-def reverse(answers: Answers) -> Explained:
+def reverse(answers: Predictions) -> Directions:
     """Traits of the most similar class that the image shows: y_d - y_c (Finer-CAM supplement C.5)."""
     class_id = answers.main
-    rival = _ranked(answers.logits, class_id)[:, :1]
+    rival = ranked(answers.logits, class_id)[:, :1]
     classes = answers.logits.shape[1]
     directions = F.one_hot(rival, classes) - F.one_hot(class_id, classes)[:, None]
-    return Explained(directions.to(answers.logits.dtype), class_id, rival, 1.0)
+    return Directions(directions.to(answers.logits.dtype), class_id, rival, 1.0)

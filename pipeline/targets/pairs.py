@@ -7,11 +7,11 @@ import torch
 from pipeline.classes.pairs import Pair, partners
 from pipeline.classes.pairs import read as read_pairs
 from pipeline.refusal import Refusal
-from pipeline.targets.registry import Answers, Explained, _plain, target
+from pipeline.targets.registry import Directions, Predictions, one_hot_directions, target
 
 
 @target("pairs", takes_argument="<file>", reads=read_pairs, compared=True)
-def pairs(answers: Answers, argument: Sequence[Pair]) -> dict[str, Explained]:
+def pairs(answers: Predictions, argument: Sequence[Pair]) -> dict[str, Directions]:
     """What tells the label from each class it makes a pair with: for one after the other, the other's own map and that of y_A - y_B.
 
     `#own` is the label's own map, `#other_1` the map of the first partner, `#finer_1` the difference. An image has as many as its class
@@ -24,9 +24,9 @@ def pairs(answers: Answers, argument: Sequence[Pair]) -> dict[str, Explained]:
     for own, others in found.items():
         table[own, : len(others)] = table.new_tensor([other for other, _ in others])
     rivals = table[answers.labels]
-    explained = {"#own": _plain(torch.where(rivals[:, 0] >= 0, answers.labels, -1), answers.logits)}
+    explained = {"#own": one_hot_directions(torch.where(rivals[:, 0] >= 0, answers.labels, -1), answers.logits)}
     for k, rival in enumerate(rivals.unbind(1), 1):
-        explained[f"#other_{k}"] = other = _plain(rival, answers.logits)
-        own = _plain(torch.where(rival >= 0, answers.labels, -1), answers.logits)
-        explained[f"#finer_{k}"] = Explained(own.directions - other.directions, own.class_id, rival[:, None], 1.0)
+        explained[f"#other_{k}"] = other = one_hot_directions(rival, answers.logits)
+        own = one_hot_directions(torch.where(rival >= 0, answers.labels, -1), answers.logits)
+        explained[f"#finer_{k}"] = Directions(own.directions - other.directions, own.class_id, rival[:, None], 1.0)
     return explained

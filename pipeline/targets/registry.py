@@ -17,7 +17,7 @@ Join = Literal["one", "max_pre", "mean_post", "sum_unit"]
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What the network says of a batch: logits [B C], labels [B] (-1 where there is none); `class_weights` gives the last linear's rows.
 
     `phrases` are the texts whose logits follow those of the classes, each with its templates. They are no part of `logits`.
@@ -40,7 +40,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Explained:
+class Directions:
     """Directions [B T C], the class each map explains [B] (-1: none), and the classes it is told from [B R].
 
     Directions of a target that names phrases are [B T C + P]. `by_class` is False where no class is meant, so that none can be missing.
@@ -70,7 +70,7 @@ class Target:
     """
 
     name: str
-    explain: Callable[..., Explained | dict[str, Explained]]
+    explain: Callable[..., Directions | dict[str, Directions]]
     takes_argument: str | None
     version: int
     reads: Callable[[str], Any] | None = None
@@ -109,6 +109,6 @@ def target(
     return add
 
 
-def _plain(class_id: torch.Tensor, logits: torch.Tensor) -> Explained:
+def one_hot_directions(class_id: torch.Tensor, logits: torch.Tensor) -> Directions:
     directions = F.one_hot(class_id.clamp(min=0), logits.shape[1]).to(logits.dtype)
-    return Explained(directions[:, None], class_id, class_id.new_empty(len(class_id), 0))
+    return Directions(directions[:, None], class_id, class_id.new_empty(len(class_id), 0))

@@ -5,20 +5,20 @@ from collections.abc import Mapping
 import torch
 
 from pipeline.refusal import Refusal
-from pipeline.targets.registry import Answers, Explained, Phrase, target
+from pipeline.targets.registry import Directions, Phrase, Predictions, target
 
 
-def _phrased(answers: Answers, weights: Mapping[Phrase, float], gamma: float | None = None) -> Explained:
+def _phrased(answers: Predictions, weights: Mapping[Phrase, float], gamma: float | None = None) -> Directions:
     """The sum of phrases' logits with these weights."""
     direction = answers.logits.new_zeros(answers.logits.shape[1] + len(answers.phrases))
     for phrase, weight in weights.items():
         direction[answers.logits.shape[1] + answers.phrases.index(phrase)] += weight
     nobody = torch.full_like(answers.labels, -1)
-    return Explained(direction.expand(len(nobody), 1, -1), nobody, nobody.new_empty(len(nobody), 0), gamma, by_class=False)
+    return Directions(direction.expand(len(nobody), 1, -1), nobody, nobody.new_empty(len(nobody), 0), gamma, by_class=False)
 
 
 @target("text", takes_argument="<phrase>", texts=lambda argument, settings: [argument.strip()])
-def text(answers: Answers, argument: str, *, templates: tuple[str, ...] = ()) -> Explained:
+def text(answers: Predictions, argument: str, *, templates: tuple[str, ...] = ()) -> Directions:
     """A phrase: logit scale x cosine of the image's and the phrase's embedding (Finer-CAM supplement C.2), one more logit than the classes'.
 
     Without templates of its own the phrase is filled into those of the classes.
@@ -34,7 +34,7 @@ def _pair(argument: str) -> list[str]:
 
 
 @target("text_contrast", takes_argument="<phrase>|<base phrase>", texts=lambda argument, settings: _pair(argument))
-def text_contrast(answers: Answers, argument: str, *, gamma: float = 0.6, templates: tuple[str, ...] = ()) -> Explained:
+def text_contrast(answers: Predictions, argument: str, *, gamma: float = 0.6, templates: tuple[str, ...] = ()) -> Directions:
     """What tells a phrase from a base phrase: y_phrase - gamma y_base (Finer-CAM eq. 5 on the cosines of supplement C.2)."""
     phrase, base = _pair(argument)
     return _phrased(answers, {(phrase, templates): 1.0, (base, templates): -gamma}, gamma)

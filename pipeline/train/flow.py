@@ -4,14 +4,14 @@ import tempfile
 from datetime import timedelta
 
 from pipeline.train import loop
-from pipeline.train.prepare import Ready
+from pipeline.train.check import CheckedTraining
 from pipeline.train.team import Team
 
 RESTARTS = 3
 PATIENCE = timedelta(hours=4)  # workers wait while one of each machine decodes the images
 
 
-def train(ready: Ready, workers: int, gpus: bool) -> None:
+def train(checked: CheckedTraining, workers: int, gpus: bool) -> None:
     """Run the loop on `workers` workers. After a loss all of them start again, from the state of the last whole epoch.
 
     Raises:
@@ -24,7 +24,7 @@ def train(ready: Ready, workers: int, gpus: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="train-") as notes:
         TorchTrainer(
             _work,
-            train_loop_config={"ready": ready},
+            train_loop_config={"ready": checked},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=int(PATIENCE.total_seconds())),
             run_config=RunConfig(storage_path=notes, failure_config=FailureConfig(max_failures=RESTARTS)),

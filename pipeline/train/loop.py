@@ -26,27 +26,27 @@ from pipeline.refusal import Refusal
 from pipeline.storage import join
 from pipeline.tables import files
 from pipeline.train import data, descent, losses
+from pipeline.train.check import CheckedTraining, initial_network
 from pipeline.train.features import SEEN_AT_ONCE, entering, features
-from pipeline.train.prepare import Ready, begun
-from pipeline.train.state import Keeper, State
+from pipeline.train.state import State, StateFile
 from pipeline.train.team import Team
 
 log = logging.getLogger(__name__)
 
 
-def train(ready: Ready, team: Team = Team(), device: str = "cpu") -> None:
+def train(checked: CheckedTraining, team: Team = Team(), device: str = "cpu") -> None:
     """Train at every rate, from where an earlier start left off, and write the best network to `<out>/checkpoint.safetensors`.
 
     Raises:
         Refusal: where nothing can be trained on, or every rate diverged.
     """
-    job = ready.job
-    images = data.images(ready.asked, job.cache, team)
+    job = checked.job
+    images = data.images(checked.asked, job.cache, team)
     if len(job.lr) > 1 and not images.rows["val"]:
         raise Refusal("several learning rates are told apart on validation images, and there are none; give --val-source or --val-share")
     total = (job.head_epochs + job.epochs) * len(images.rows["train"]) * len(job.lr)
     progress = Progress("train", total, "images") if team.rank == 0 else None
-    rates = [_Rate(ready, images, lr, team, torch.device(device), progress) for lr in job.lr]
+    rates = [LearningRateTrial(checked, images, lr, team, torch.device(device), progress) for lr in job.lr]
     for rate in rates:
         rate.run()
     sound = [rate for rate in rates if not rate.state.diverged]
@@ -56,20 +56,20 @@ def train(ready: Ready, team: Team = Team(), device: str = "cpu") -> None:
     best.network.load_state_dict(best.state.network)
     test = best.judged(images.rows["test"])
     if team.rank == 0:
-        _write(ready, images, rates, best, test)
+        _write(checked, images, rates, best, test)
 
 
-def _goodness(rate: "_Rate") -> tuple:
+def _goodness(rate: "LearningRateTrial") -> tuple:
     """By the last epoch's accuracy on validation images, then by its loss."""
     row = rate.state.epochs[-1]
     return (row["val_accuracy"] or 0, -(row["val_loss"] or 0))
 
 
 @dataclass
-class _Rate:
+class LearningRateTrial:
     """A training at one learning rate."""
 
-    ready: Ready
+    checked: CheckedTraining
     images: data.Images
     lr: float
     team: Team
@@ -79,21 +79,21 @@ class _Rate:
 
     @cached_property
     def network(self) -> Headed:
-        return begun(self.ready).to(self.device)
+        return initial_network(self.checked).to(self.device)
 
     @cached_property
     def features(self) -> np.ndarray | None:
         """What a frozen trunk makes of every image [N K h w], computed once for all rates and heads."""
-        return features(self.ready, self.network.trunk, self.images, self.team) if self.ready.job.freeze == "trunk" else None
+        return features(self.checked, self.network.trunk, self.images, self.team) if self.checked.job.freeze == "trunk" else None
 
     @property
-    def keeper(self) -> Keeper:
-        decides = {**self.ready.decides, "lr": self.lr}
-        return Keeper(join(self.ready.job.out, "state", f"lr-{self.lr:g}.safetensors"), self.ready.recipe, decides)
+    def keeper(self) -> StateFile:
+        decides = {**self.checked.decides, "lr": self.lr}
+        return StateFile(join(self.checked.job.out, "state", f"lr-{self.lr:g}.safetensors"), self.checked.recipe, decides)
 
     def run(self) -> None:
         """All epochs that are missing; after each the state is written."""
-        job, self.state = self.ready.job, self.keeper.read()
+        job, self.state = self.checked.job, self.keeper.read()
         epochs, done = job.head_epochs + job.epochs, len(self.state.epochs)
         if done > epochs:
             raise Refusal(f"{self.keeper.url} has {done} epochs already; give --epochs {done - job.head_epochs} or another --out")
@@ -109,7 +109,7 @@ class _Rate:
                 self.keeper.write(self.state)
 
     def _epoch(self, epoch: int) -> None:
-        job, started = self.ready.job, time.monotonic()
+        job, started = self.checked.job, time.monotonic()
         alone = epoch < job.head_epochs  # the head
         fixed = alone or job.freeze == "trunk"
         parts = {"head": job.head_lr} if alone else self._rates()
@@ -157,8 +157,8 @@ class _Rate:
 
     def _rates(self) -> dict[str, float]:
         """The highest learning rates of trunk and head in the epochs of all layers."""
-        head = {"head": self.lr * self.ready.job.head_lr_factor}
-        return {"trunk": self.lr, **head} if self.ready.job.freeze == "none" else head
+        head = {"head": self.lr * self.checked.job.head_lr_factor}
+        return {"trunk": self.lr, **head} if self.checked.job.freeze == "none" else head
 
     def _mode(self, training: bool, fixed: bool = False) -> None:
         """Training mode, except where the trunk, or the statistics of its BatchNorm, are fixed."""
@@ -166,11 +166,11 @@ class _Rate:
         if fixed:
             self.network.trunk.eval()
         for part in self.network.trunk.modules():
-            if self.ready.frozen_norm and isinstance(part, _BatchNorm):
+            if self.checked.frozen_norm and isinstance(part, _BatchNorm):
                 part.eval()
 
     def _batches(self, epoch: int) -> Iterator[list[int]]:
-        order, size = self.images.order(epoch), self.ready.job.batch_size
+        order, size = self.images.order(epoch), self.checked.job.batch_size
         return (order[start : start + size] for start in range(0, len(order), size))
 
     def _loss(self, rows: Sequence[int], epoch: int, fixed: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,10 +179,10 @@ class _Rate:
             A = (
                 self._seen(rows)
                 if self.features is not None
-                else self.network.trunk(entering(self.ready, self.device, self.images.varied(rows, epoch)))
+                else self.network.trunk(entering(self.checked, self.device, self.images.varied(rows, epoch)))
             )
         labels = self._labels(rows)
-        each, logits = losses.loss(self.ready.recipe.head, self.network, A, labels)
+        each, logits = losses.loss(self.checked.recipe.head, self.network, A, labels)
         nll = torch.nn.functional.cross_entropy(logits.detach().double(), labels, reduction="sum")
         return each, nll, (logits.argmax(1) == labels).sum().double()
 
@@ -197,7 +197,7 @@ class _Rate:
             A = (
                 self._seen(part)
                 if self.features is not None
-                else self.network.trunk(entering(self.ready, self.device, self.images.shown[part]))
+                else self.network.trunk(entering(self.checked, self.device, self.images.shown[part]))
             )
             logits, labels = self.network.head(A), self._labels(part)
             right = (logits.argmax(1) == labels).sum().double()
@@ -215,14 +215,14 @@ class _Rate:
         return found.contiguous(memory_format=torch.channels_last).float()  # turned before it is widened: a 1x1 head twice as fast
 
 
-def _write(ready: Ready, images: data.Images, rates: Sequence[_Rate], best: _Rate, test: dict) -> None:
+def _write(checked: CheckedTraining, images: data.Images, rates: Sequence[LearningRateTrial], best: LearningRateTrial, test: dict) -> None:
     """The best network, and beside it everything that is known about the training."""
     trunk = weight_files.digest(best.network.trunk.state_dict())
-    recipe = replace(ready.recipe, trunk=trunk)
-    files.write_bytes(join(ready.job.out, "checkpoint.safetensors"), checkpoint.encode(recipe, best.network.state_dict()))
+    recipe = replace(checked.recipe, trunk=trunk)
+    files.write_bytes(join(checked.job.out, "checkpoint.safetensors"), checkpoint.encode(recipe, best.network.state_dict()))
     told = {
         "recipe": json.loads(recipe.to_json()),
-        "decides": ready.decides,
+        "decides": checked.decides,
         "images": {split: len(rows) for split, rows in images.rows.items()},
         "lr": best.lr,
         "test_loss": test["loss"],
@@ -231,4 +231,4 @@ def _write(ready: Ready, images: data.Images, rates: Sequence[_Rate], best: _Rat
         "errors": images.errors,
     }
     told |= {name: best.state.epochs[-1][name] for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-    files.write_json(join(ready.job.out, "training.json"), told)
+    files.write_json(join(checked.job.out, "training.json"), told)

@@ -30,7 +30,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Keeper:
+class StateFile:
     """Where the state of one rate is kept, and what it must belong to.
 
     Attributes:

@@ -12,9 +12,9 @@ import timm
 import torch
 
 from pipeline import backbones
-from pipeline.plan.cells import cells
-from pipeline.plan.fit import fitted
-from pipeline.sources.images import Pictures
+from pipeline.plan.fit import fit_to_backbone
+from pipeline.plan.outputs import outputs_of
+from pipeline.sources.images import DecodedImages
 from pipeline.spec.explain_spec import build_spec
 from pipeline.stages.explainer import Explainer
 
@@ -58,12 +58,12 @@ def main() -> None:
         forward = min(seconds_per_image(lambda part=part: network(x[:part]), part, options.rounds) for part in (1, 8, 32))
     print(f"{options.model}: one forward {forward * 1e3:.1f} ms an image, one thread")
     rows = [{"image_id": str(i), "key": str(i), "shard": "", "label": 0} for i in range(options.images)]
-    pictures = Pictures(pixels, rows, ["0"] * options.images)
+    pictures = DecodedImages(pixels, rows, ["0"] * options.images)
     for methods, targets in ((["grad_cam"], ["label"]), (["family:cam"], ["label"]), (["family:cam"], ["label", "finer"])):
-        questions, _ = fitted(build_spec(methods, targets), backbone)
-        explainer, wanted = Explainer(backbone, questions), cells(questions, backbone, ())
+        spec, _ = fit_to_backbone(build_spec(methods, targets), backbone)
+        explainer, wanted = Explainer(backbone, spec), outputs_of(spec, backbone, ())
         cost = seconds_per_image(lambda e=explainer, w=wanted: e(pictures, w), options.images, options.rounds)
-        maps = len(questions.pairs())
+        maps = len(spec.pairs())
         print(f"atlas {' '.join(methods + targets)}: {cost / forward:.2f} forwards an image for {maps} maps, tables included")
     layer = network.get_submodule(backbone.layer)
     costs = library(network, layer, x, max(1, options.rounds // 2))

@@ -12,11 +12,11 @@ import torch
 
 from pipeline import backbones, engine, sources
 from pipeline.methods import METHODS
-from pipeline.plan.cells import cells
-from pipeline.plan.fit import fitted
+from pipeline.plan.fit import fit_to_backbone
+from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
 from pipeline.sources.decode import decode
-from pipeline.sources.images import Pictures
+from pipeline.sources.images import DecodedImages
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.stages.explainer import Explainer
@@ -40,7 +40,7 @@ SHORT = {
 }
 
 
-def pictures_of(source: str, backbone, count: int) -> Pictures:
+def pictures_of(source: str, backbone, count: int) -> DecodedImages:
     """The first images of some shards."""
     pixels, rows = [], []
     prepare = backbone.prepare
@@ -51,14 +51,14 @@ def pictures_of(source: str, backbone, count: int) -> Pictures:
             rows.append({"image_id": sample.key, "key": sample.key, "shard": "", "label": int(sample.label)})
         if len(rows) >= count:
             break
-    return Pictures(np.stack(pixels), rows, [row["key"] for row in rows])
+    return DecodedImages(np.stack(pixels), rows, [row["key"] for row in rows])
 
 
-def answered(backbone, pictures: Pictures, method: str, precision: str) -> tuple[dict[str, np.ndarray], list[int], float]:
+def answered(backbone, pictures: DecodedImages, method: str, precision: str) -> tuple[dict[str, np.ndarray], list[int], float]:
     """Maps by image, predictions, and seconds an image."""
-    questions, _ = fitted(build_spec([method], ["label"], precision=precision), backbone)
+    spec, _ = fit_to_backbone(build_spec([method], ["label"], precision=precision), backbone)
     started = time.perf_counter()
-    answers = Explainer(backbone, questions)(pictures, cells(questions, backbone, ()))
+    answers = Explainer(backbone, spec)(pictures, outputs_of(spec, backbone, ()))
     seconds = (time.perf_counter() - started) / len(pictures)
     found = {cell.table: rows.to_pylist() for cell, rows, _ in answers}
     maps = {row["image_id"]: np.array(row["map"]) * (row["map_max"] - row["map_min"]) + 255 * row["map_min"] for row in found["maps"]}

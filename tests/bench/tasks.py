@@ -21,14 +21,14 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.engine.batch import PASSES
-from pipeline.plan.check import prepare
+from pipeline.plan.check import check_job
 from pipeline.plan.task import Task
 from pipeline.run import in_process
 from pipeline.run.execute import Hands, execute
 from pipeline.spec.job import Job
 from pipeline.tables import files, schema
 from pipeline.tables.identity import digest
-from pipeline.tables.receipts import Part, Receipt, parquet_bytes
+from pipeline.tables.receipts import Receipt, RowGroups, parquet_bytes
 from tests.shards import encoded, picture, tar_bytes
 
 IN_A_SHARD = 10
@@ -48,23 +48,24 @@ def shards(folder: Path, tasks: int, in_a_shard: int = IN_A_SHARD) -> str:
 class Simulated:
     """The flow without a network: one row of predictions a task, and a receipt that names every cell."""
 
-    def __init__(self, ready):
-        self.ready = ready
-        form = schema.predictions(ready.backbone.num_classes, True)
+    def __init__(self, checked):
+        self.checked = checked
+        form = schema.predictions(checked.backbone.num_classes, True)
         row = {"image_id": "x", "model": "m", "label": 1, "predicted": 1}
         self.content = parquet_bytes([pa.Table.from_pylist([row], form)])
         self.sha = hashlib.sha256(self.content).hexdigest()
         self.tasks, self.seconds = 0, 0.0  # done in here
-        payers = ["look", *(method.alias for method in ready.questions.methods)]
+        payers = ["look", *(method.alias for method in checked.spec.methods)]
         self.passes = {payer: {"images": 1, **dict.fromkeys(PASSES, 1)} for payer in payers}
 
     def __call__(self, tasks, read, explain, land, workers, gpus, timeout):
         for text in tasks:
             began = time.process_time()
             task = Task.from_json(text)
-            wanted = [self.ready.cells[i] for i in task.missing]
+            wanted = [self.checked.cells[i] for i in task.missing]
             cells = {
-                task.cell(cell.identity): Part(cell.table, *((0, 1) if cell.table == "predictions" else (-1, 0)), -1, 0) for cell in wanted
+                task.cell(cell.identity): RowGroups(cell.table, *((0, 1) if cell.table == "predictions" else (-1, 0)), -1, 0)
+                for cell in wanted
             }
             folder = f"tasks/{task.id[:2]}/{task.id}/{digest(sorted(cells))}"
             written = {}
@@ -89,11 +90,11 @@ def measured(tasks: int) -> dict:
 
         def timed(name: str, methods=METHODS[:2]) -> None:
             job = Job(source=(source,), backbone="tests.tiny:build", image_size=64, methods=methods, workers=0, task_images=1, out=out)
-            ready = prepare(job)
-            workers = Simulated(ready)
+            checked = check_job(job)
+            workers = Simulated(checked)
             found.setdefault("start_mb", _peak())
             wall, cpu = time.perf_counter(), time.process_time()
-            execute(ready, Hands(in_process.each, workers, 1, 0))
+            execute(checked, Hands(in_process.each, workers, 1, 0))
             spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "cpu_of_workers": workers.seconds}
             found[name] = {kind: round(seconds, 1) for kind, seconds in spent.items()} | {"peak_mb": _peak()}
 

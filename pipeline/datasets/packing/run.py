@@ -9,8 +9,8 @@ from itertools import islice
 from pipeline import storage
 from pipeline.classes import pairs
 from pipeline.datasets.layouts import SPLITS, Dataset
+from pipeline.datasets.packing.check import CheckedPack, check_pack, tasks
 from pipeline.datasets.packing.job import Pack
-from pipeline.datasets.packing.plan import Plan, plan, tasks
 from pipeline.datasets.packing.shard import Receipt, receipt_url, write_shard
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
@@ -27,7 +27,7 @@ def pack(job: Pack, each: Callable = map) -> dict:
     Raises:
         Refusal: the root is in no known layout, its tables contradict each other or its images, or `out` holds another dataset.
     """
-    planned = plan(job)
+    planned = check_pack(job)
     _refuse_problems(planned.survey.problems, job)
     files.writable(job.out)
     known = _known(job.out, planned.head)
@@ -75,7 +75,7 @@ def _tables(out: str, dataset: Dataset) -> None:
         pairs.write(storage.join(out, "pairs.json"), pairs.pairs_of_attributes(names, values))
 
 
-def _write(plan: Plan, known: dict[str, Receipt], each: Callable) -> dict[str, Receipt]:
+def _write(plan: CheckedPack, known: dict[str, Receipt], each: Callable) -> dict[str, Receipt]:
     """Receipts of all shards of these splits; those whose inputs did not change are left as they are."""
     progress, receipts = Progress("pack", plan.images, "images"), {}
     coming = tasks(plan)
@@ -108,7 +108,7 @@ def _unpublish(out: str) -> None:
         fs.rm_file(path)
 
 
-def _finish(plan: Plan, known: dict[str, Receipt], receipts: dict[str, Receipt]) -> dict:
+def _finish(plan: CheckedPack, known: dict[str, Receipt], receipts: dict[str, Receipt]) -> dict:
     """Remove shards that are no longer of these splits, and write pack.json, which names all that are."""
     written = {name for name, receipt in receipts.items() if receipt.images}
     stale = [name for name, receipt in known.items() if receipt.split in plan.splits and name not in written]

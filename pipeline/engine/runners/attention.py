@@ -12,18 +12,18 @@ from pipeline.backbones import Backbone
 from pipeline.backbones.cutting.attention import Attentive, Exact, attentive
 from pipeline.backbones.cutting.relevance import relevances
 from pipeline.backbones.cutting.residual_stream import Passed, Stream, streamed
-from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.budget import within_budget
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Attention
 from pipeline.refusal import Refusal
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 TOGETHER = 8  # images whose streams are kept at once
 NUMBERS = 1 << 26  # of all attention matrices of one pass, at most: 12 images of a ViT-B/16 at 224 pixels
 
 
-def misfit(method: Request, backbone: Backbone) -> str | None:
+def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot."""
     if METHODS[method.name].streams:
         return _unstreamed(method, backbone)
@@ -36,7 +36,7 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
     return network.unruled if "RA" in METHODS[method.name].asks else None
 
 
-def _unstreamed(method: Request, backbone: Backbone) -> str | None:
+def _unstreamed(method: Choice, backbone: Backbone) -> str | None:
     """The same of a method that follows the stream."""
     network, least = streamed(backbone), {"depth": 1, "iterations": 0, "temperature": 0}
     if isinstance(network, str):
@@ -52,7 +52,7 @@ def _unstreamed(method: Request, backbone: Backbone) -> str | None:
     return None
 
 
-def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     """The map [B h w] of one method for one target: the class token's row without the prefix tokens."""
     entry: Attention = METHODS[method.name]
     network = streamed(scene.backbone) if entry.streams else attentive(scene.backbone)
@@ -75,7 +75,7 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
 
 
 def _in_parts(
-    network: Attentive | Stream, scene: Scene, payer: str, kind: str, most: int, answer: Callable[[torch.Tensor, slice], Any]
+    network: Attentive | Stream, scene: Batch, payer: str, kind: str, most: int, answer: Callable[[torch.Tensor, slice], Any]
 ) -> list:
     """`answer(prepared images, their place)`, as many images at once as the budget of rows allows, and at most `most`."""
     network.module.to(scene.pixels.device)
@@ -89,7 +89,7 @@ def _in_parts(
 
 
 @torch.no_grad()
-def _said(entry: Attention, network: Stream, scene: Scene, method: Request) -> torch.Tensor:
+def _said(entry: Attention, network: Stream, scene: Batch, method: Choice) -> torch.Tensor:
     """What the network says of every token by itself [B N C + P], where the stream ends as the method has it; the same for all targets."""
     settings = method.args
 
@@ -111,7 +111,7 @@ def _compared(backbone: Backbone, said: torch.Tensor, d: torch.Tensor) -> torch.
 
 
 @torch.no_grad()
-def _attention(network: Attentive, scene: Scene, payer: str) -> list[torch.Tensor]:
+def _attention(network: Attentive, scene: Batch, payer: str) -> list[torch.Tensor]:
     """A_1 ... A_L, each averaged over its heads [B N N]: all that class-free methods use, and a head's share of the memory."""
 
     def averaged(x: torch.Tensor, part: slice) -> list[torch.Tensor]:
@@ -126,7 +126,7 @@ def _attention(network: Attentive, scene: Scene, payer: str) -> list[torch.Tenso
 
 
 def _offered(
-    entry: Attention, network: Attentive, scene: Scene, x: torch.Tensor, d: torch.Tensor, payer: str
+    entry: Attention, network: Attentive, scene: Batch, x: torch.Tensor, d: torch.Tensor, payer: str
 ) -> dict[str, list[torch.Tensor]]:
     """What a class-specific method asks for, from one pass and a way back for each; in float64 whatever the precision asked for.
 

@@ -3,20 +3,20 @@
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine.batch import Scene
+from pipeline.engine.batch import Batch
 from pipeline.families import METHODS, Cam, rectify
 from pipeline.maps.render import units
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 
-def misfit(method: Request, backbone: Backbone) -> str | None:
+def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot."""
     if "weights" in METHODS[method.name].asks and backbone.pooled_linear is None:
         return "it weights channels by a linear classifier behind global pooling, and this cut has none; use grad_cam"
     return None
 
 
-def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     """The map [B h w] of one method for one target, after the rectifier, its directions joined as the target says.
 
     max_pre is the largest over the directions before the rectifier, mean_post the mean after it (Finer-CAM supplement table 7),
@@ -34,7 +34,7 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     return rectify(torch.stack(each).amax(0), norm)
 
 
-def _one(payer: str, cam: Cam, scene: Scene, target: int, direction: int, settings: dict) -> torch.Tensor:
+def _one(payer: str, cam: Cam, scene: Batch, target: int, direction: int, settings: dict) -> torch.Tensor:
     offered = {
         "A": lambda: scene.look.A.detach().float(),
         "dA": lambda: scene.gradients(target, payer)[direction],

@@ -14,26 +14,26 @@ import torch
 from torch import nn
 
 from pipeline.backbones import Backbone
-from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.budget import budget_of, within_budget
-from pipeline.engine.forward import autocast, look
+from pipeline.engine.forward import autocast, run_forward
 from pipeline.families import METHODS, Attribution
 from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal, one_line
-from pipeline.spec.grammar import Request
-from pipeline.targets.registry import Explained
+from pipeline.spec.grammar import Choice
+from pipeline.targets.registry import Directions
 
 
-def misfit(method: Request, backbone: Backbone) -> str | None:
+def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot: found by explaining one grey image."""
     device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
     pixels = torch.full((1, 3, *backbone.image_size), 127, dtype=torch.uint8, device=device)
-    seen = look(backbone, backbone.prepare(pixels))
+    seen = run_forward(backbone, backbone.prepare(pixels))
     direction = torch.zeros_like(seen.logits)
     direction[:, 0] = 1
-    explained = Explained(direction[:, None], torch.zeros(1, dtype=torch.long), torch.zeros(1, 0, dtype=torch.long))
+    explained = Directions(direction[:, None], torch.zeros(1, dtype=torch.long), torch.zeros(1, 0, dtype=torch.long))
     try:
-        maps(method, Scene(seen, (explained,), pixels, lambda name: [0]), 0)
+        maps(method, Batch(seen, (explained,), pixels, lambda name: [0]), 0)
     except Refusal as refusal:
         return str(refusal)
     except Exception as error:  # captum and the user's code
@@ -41,7 +41,7 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
     return None
 
 
-def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     """The map [B H W] of one method for one target: what its attribution gives each pixel or cell, summed over the channels, rectified."""
     entry: Attribution = METHODS[method.name]
     settings = {**method.args, **entry.fixed}
@@ -73,7 +73,7 @@ class _Scalar(nn.Module):
     It computes on copies of the network's modules that share its weights: what captum leaves on modules goes with the copy.
     """
 
-    def __init__(self, scene: Scene, payer: str):
+    def __init__(self, scene: Batch, payer: str):
         super().__init__()
         cut = scene.backbone.cut
         modules = _modules(cut)

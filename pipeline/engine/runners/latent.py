@@ -3,13 +3,13 @@
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine.batch import Scene
+from pipeline.engine.batch import Batch
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Latent
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 
-def misfit(method: Request, backbone: Backbone) -> str | None:
+def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot."""
     if backbone.branches is None:
         return (
@@ -19,7 +19,7 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
     return None
 
 
-def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     """The map [B h w] of one method for one target."""
     latent: Latent = METHODS[method.name]
     g, h = scene.once("branches", lambda: _branches(scene, method.alias))
@@ -28,7 +28,7 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _branches(scene: Scene, payer: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _branches(scene: Batch, payer: str) -> tuple[torch.Tensor, torch.Tensor]:
     """p(y|x,z) [B C h w] and p(z|x) [B 1 h w]."""
     A = scene.look.A.detach()
     with autocast(A.device, scene.precision):

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.budget import within_budget
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import autocast
@@ -17,10 +17,10 @@ from pipeline.engine.masks import Masks, masks_of
 from pipeline.families import METHODS, Copies, Masked, Windows, parameters
 from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 
-def misfit(method: Request, backbone: Backbone) -> str | None:
+def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot.
 
     Raises:
@@ -35,7 +35,7 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
     return None
 
 
-def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     """The map of one method for one target, [B h w] or [B H W], after the rectifier."""
     masked: Masked = METHODS[method.name]
     settings = method.args
@@ -59,7 +59,7 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     )
 
 
-def _direction(scene: Scene, target: int) -> torch.Tensor:
+def _direction(scene: Batch, target: int) -> torch.Tensor:
     """The direction [B C] of a target that has one."""
     directions = scene.targets[target].directions
     if directions.shape[1] != 1:
@@ -67,18 +67,18 @@ def _direction(scene: Scene, target: int) -> torch.Tensor:
     return directions[:, 0]
 
 
-def _directions(scene: Scene) -> dict[int, torch.Tensor]:
+def _directions(scene: Batch) -> dict[int, torch.Tensor]:
     """The directions [B C] of all targets that have one, by target."""
     return {t: explained.directions[:, 0] for t, explained in enumerate(scene.targets) if explained.directions.shape[1] == 1}
 
 
-def clean(scene: Scene) -> dict[int, Copies]:
+def clean(scene: Batch) -> dict[int, Copies]:
     """<d, y> and <d, p> [B] of the images as they are, by target; the look has seen them."""
     y = scene.look.logits
     return {t: Copies((d * y).sum(1), (d * scene.probabilities(y)).sum(1)) for t, d in _directions(scene).items()}
 
 
-def _said(scene: Scene, code, fill: str, payer: str, target: int) -> Copies | None:
+def _said(scene: Batch, code, fill: str, payer: str, target: int) -> Copies | None:
     """The answers of one target from the sweep over a mask set, which is made once for all targets and all methods that name the set."""
     if code is None:
         return None
@@ -90,7 +90,7 @@ def _said(scene: Scene, code, fill: str, payer: str, target: int) -> Copies | No
 
 @torch.no_grad()
 def ask(
-    scene: Scene,
+    scene: Batch,
     masks: Masks,
     directions: Sequence[torch.Tensor],
     fill: str = "black",
@@ -120,7 +120,7 @@ def ask(
 
 @torch.no_grad()
 def passed(
-    scene: Scene,
+    scene: Batch,
     masks: Masks,
     read: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None],
     fill: str = "black",
@@ -162,7 +162,7 @@ def _painted(masks: Masks, which: torch.Tensor, images: torch.Tensor) -> torch.T
 
 
 @torch.no_grad()
-def spread(scene: Scene, masks: Masks, weights: torch.Tensor) -> torch.Tensor:
+def spread(scene: Batch, masks: Masks, weights: torch.Tensor) -> torch.Tensor:
     """sum_i w_i m_i [B H W] for weights [B N] of masks that all images share."""
     total = weights.new_zeros(len(weights), scene.size[0] * scene.size[1])
 
@@ -175,7 +175,7 @@ def spread(scene: Scene, masks: Masks, weights: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def drops(scene: Scene, payer: str) -> dict[int, torch.Tensor]:
+def drops(scene: Batch, payer: str) -> dict[int, torch.Tensor]:
     """What <d, y> [B K] of each target loses when a channel of A is zero; the trunk is not passed again, nor is a linear head."""
     directions = _directions(scene)
     if scene.backbone.pooled_linear is not None:
@@ -184,7 +184,7 @@ def drops(scene: Scene, payer: str) -> dict[int, torch.Tensor]:
     return scene.once("drops", lambda: _drops(scene, directions, payer))
 
 
-def _drops(scene: Scene, directions: dict[int, torch.Tensor], payer: str) -> dict[int, torch.Tensor]:
+def _drops(scene: Batch, directions: dict[int, torch.Tensor], payer: str) -> dict[int, torch.Tensor]:
     A, rest = scene.look.A.detach(), scene.look.rest
     before, lost = clean(scene), {t: A.new_zeros(A.shape[:2], dtype=torch.float32) for t in directions}
 

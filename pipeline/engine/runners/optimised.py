@@ -9,20 +9,20 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.backbones import Backbone
-from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.blur import smoothed, spread
 from pipeline.engine.budget import within_budget
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Descent, Optimised
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 
-def misfit(method: Request, backbone: Backbone) -> str | None:
+def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone: any that has a gradient will do."""
     return None
 
 
-def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     """The map of one method for one target, [B h w] or [B H W]."""
     optimised: Optimised = METHODS[method.name]
     offered = {
@@ -33,15 +33,15 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
         "spread": lambda: spread,
     }
     descent = optimised.descent(**{name: offered[name]() for name in optimised.asks}, **method.args)
-    judge = _Judge(scene, target, descent.scalar, method.alias)
+    judge = _Objective(scene, target, descent.scalar, method.alias)
     start = _chosen(descent, judge) if descent.choose else descent.start
     return _shown(descent, _descended(descent, start, judge), judge)
 
 
-class _Judge:
+class _Objective:
     """What the network says of copies of some images: the explained scalar, with the direction of the clean look."""
 
-    def __init__(self, scene: Scene, target: int, scalar: str, payer: str):
+    def __init__(self, scene: Batch, target: int, scalar: str, payer: str):
         explained = scene.targets[target]
         self.scene, self.scalar, self.payer = scene, scalar, payer
         self.direction, self.class_id = explained.directions[:, 0], explained.class_id
@@ -70,7 +70,7 @@ class _Judge:
         return score
 
 
-def _descended(descent: Descent, u: torch.Tensor, judge: _Judge) -> torch.Tensor:
+def _descended(descent: Descent, u: torch.Tensor, judge: _Objective) -> torch.Tensor:
     """The variable [B ...] each image ends with. An image that has stopped leaves the batch and costs nothing more."""
     rows, given = torch.arange(len(judge.clean), device=judge.clean.device), descent.given
     update = UPDATES[descent.optimiser]
@@ -93,7 +93,7 @@ def _descended(descent: Descent, u: torch.Tensor, judge: _Judge) -> torch.Tensor
     return kept
 
 
-def _looked(descent: Descent, u: torch.Tensor, step: int, given: Sequence[torch.Tensor], judge: _Judge, rows: torch.Tensor) -> tuple:
+def _looked(descent: Descent, u: torch.Tensor, step: int, given: Sequence[torch.Tensor], judge: _Objective, rows: torch.Tensor) -> tuple:
     """Loss [n] and its gradient at the variable [n ...]: one forward and one backward, as many images at a time as memory holds."""
     losses, gradients = judge.clean.new_empty(len(rows)), torch.empty_like(u)
 
@@ -111,7 +111,7 @@ def _looked(descent: Descent, u: torch.Tensor, step: int, given: Sequence[torch.
 
 
 @torch.no_grad()
-def _chosen(descent: Descent, judge: _Judge) -> torch.Tensor:
+def _chosen(descent: Descent, judge: _Objective) -> torch.Tensor:
     """Where each image starts [B ...], of the candidates; each of them costs one forward."""
     rows = torch.arange(len(judge.clean), device=judge.clean.device)
     scores = judge.clean.new_empty(len(rows), len(descent.start))
@@ -126,7 +126,7 @@ def _chosen(descent: Descent, judge: _Judge) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _shown(descent: Descent, u: torch.Tensor, judge: _Judge) -> torch.Tensor:
+def _shown(descent: Descent, u: torch.Tensor, judge: _Objective) -> torch.Tensor:
     """The maps [B h w], as many at a time as are made in a step."""
     maps = []
 

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from pipeline.backbones import Backbone
-from pipeline.engine.batch import Scene, pixels_of
+from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.blur import smoothed
 from pipeline.engine.budget import budget_of, within_budget
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Path, Walk
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 
-def misfit(method: Request, backbone: Backbone) -> str | None:
+def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot."""
     size = method.args["blur_ksize"]
     if size and size % 2 == 0:
@@ -30,7 +30,7 @@ def misfit(method: Request, backbone: Backbone) -> str | None:
     return None
 
 
-def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
+def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     """The map [B H W] of one method for one target.
 
     The explained scalar is <d, y> with d from the clean look; gradients are taken with respect to the normalised input.
@@ -54,7 +54,7 @@ def maps(method: Request, scene: Scene, target: int) -> torch.Tensor:
     return _blurred(walk.finish(total), size)
 
 
-def _walked(walk: Walk, scene: Scene, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
+def _walked(walk: Walk, scene: Batch, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
     """The sum of a walk's summands. A small batch takes several points at a time, a large one a part of its images."""
     total, points, budget = 0, iter(walk.points), budget_of(scene, payer, "backward")
     while pack := list(islice(points, max(1, budget.rows // len(direction)))):
@@ -65,7 +65,7 @@ def _walked(walk: Walk, scene: Scene, direction: torch.Tensor, rule: str, payer:
     return total
 
 
-def _gradients(scene: Scene, x: torch.Tensor, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
+def _gradients(scene: Batch, x: torch.Tensor, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
     """d<d, y>/dx [n 3 H W]."""
     found = torch.empty_like(x)
 

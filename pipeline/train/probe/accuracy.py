@@ -27,7 +27,7 @@ ACCURACY = pa.schema(
 )
 
 
-def measured(name: str, pool: str, linear: Linear, splits: Mapping[str, Features], names: Sequence[str]) -> list[dict]:
+def measure(name: str, pool: str, linear: Linear, splits: Mapping[str, Features], names: Sequence[str]) -> list[dict]:
     """Rows of the accuracy table; class_id is null in the row over all images."""
     rows, about = [], {"probe": name, "pool": pool, "solver": linear.solver, "setting": linear.setting, "step": linear.step}
     for split, features in splits.items():

@@ -32,7 +32,9 @@ class Features:
         return Features(self.x[:, columns], self.labels)
 
 
-def collected(run: Run, splits: dict[str, Collection[str]], folder: Path, held_out: float = 0.0, seed: int = 0) -> dict[str, Features]:
+def collect_features(
+    run: Run, splits: dict[str, Collection[str]], folder: Path, held_out: float = 0.0, seed: int = 0
+) -> dict[str, Features]:
     """The labelled images of each split (shards by name) in the order of their ids; an image without a label or a feature is left out.
 
     Parameters:

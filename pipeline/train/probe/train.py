@@ -15,15 +15,15 @@ from pipeline.refusal import Refusal
 from pipeline.tables import files
 from pipeline.tables.read import Run
 from pipeline.tables.receipts import parquet_bytes
-from pipeline.train.probe.accuracy import ACCURACY, measured
-from pipeline.train.probe.features import Features, collected
+from pipeline.train.probe.accuracy import ACCURACY, measure
+from pipeline.train.probe.features import Features, collect_features
 from pipeline.train.probe.job import ProbeJob
 from pipeline.train.probe.solvers import Linear, accuracy, adam, lbfgs
 
 log = logging.getLogger(__name__)
 
 
-def trained(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
+def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
     """Train on the features of `run`, poolings side by side, and write the probes and `accuracy.parquet`; the rows of that table.
 
     Raises:
@@ -31,7 +31,7 @@ def trained(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
     """
     place, rows = storage.join(job.out, "probes", job.name), []
     with tempfile.TemporaryDirectory(prefix="features-") as folder:
-        together = collected(run, _shards(job), Path(folder), job.held_out if not job.val else 0.0, job.seed)
+        together = collect_features(run, _shards(job), Path(folder), job.held_out if not job.val else 0.0, job.seed)
         _refuse_empty_classes(together["train"], names, job.keep_empty)
         width = together["train"].x.shape[1] // len(job.pools)
         for i, pool in enumerate(job.pools):
@@ -42,7 +42,7 @@ def trained(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
                 if solver == "lbfgs" and not job.val:  # the setting is chosen: what was held out for it trains as well
                     best = lbfgs([splits["train"], splits["val"]], len(names), l2=best.setting)
                 name = f"{pool or 'own'}-{solver}"
-                told = measured(name, pool, best, splits, names)
+                told = measure(name, pool, best, splits, names)
                 overall = {row["split"]: row["top1"] for row in told if row["class_id"] is None}
                 about = {"solver": solver, "setting": best.setting, "step": best.step, "top1": overall, "run": run.run_id}
                 probe = probes.Probe(best.weight, best.bias, tuple(names), pool, trunk, about)

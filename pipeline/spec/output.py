@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from pipeline.spec.grammar import Request
+from pipeline.spec.grammar import Choice
 
 
 @dataclass(frozen=True)
-class Cell:
+class Output:
     """One answer asked of every task: a table, or one method and target of it, or one metric of these, from the stored map where it is `stored`.
 
     `identity` leaves out the images.
@@ -14,7 +14,7 @@ class Cell:
 
     table: str
     identity: str
-    method: Request | None = None
-    target: Request | None = None
-    metric: Request | None = None
+    method: Choice | None = None
+    target: Choice | None = None
+    metric: Choice | None = None
     stored: bool = False

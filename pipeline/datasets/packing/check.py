@@ -26,7 +26,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckedPack:
     """A job whose dataset was looked over."""
 
     job: Pack
@@ -47,7 +47,7 @@ class Plan:
         return self.survey.images(self.splits)
 
 
-def plan(job: Pack) -> Plan:
+def check_pack(job: Pack) -> CheckedPack:
     """Recognise the layout and look every record over.
 
     Raises:
@@ -59,7 +59,7 @@ def plan(job: Pack) -> Plan:
     dataset = layouts.LAYOUTS[layout].dataset(tree, level)
     _refuse_names(dataset.classes, job.root)
     survey = _survey(tree, dataset)
-    return Plan(job, tree, layout, level, dataset, survey, _splits(survey, job))
+    return CheckedPack(job, tree, layout, level, dataset, survey, _splits(survey, job))
 
 
 def _refuse_names(classes: Sequence[str], root: str) -> None:
@@ -101,7 +101,7 @@ def _splits(survey: Survey, job: Pack) -> tuple[str, ...]:
     return tuple(split for split in SPLITS if split in survey.counts and (not job.split or split in job.split))
 
 
-def tasks(plan: Plan) -> Iterator[Task]:
+def tasks(plan: CheckedPack) -> Iterator[Task]:
     """The shards of each split, as soon as one is full."""
     waiting: dict[str, list[Item]] = {split: [] for split in plan.splits}
     shards, keys = Counter(), Keys()
@@ -121,7 +121,7 @@ def tasks(plan: Plan) -> Iterator[Task]:
             yield _task(plan, split, shards, items)
 
 
-def _task(plan: Plan, split: str, shards: Counter, items: list[Item]) -> Task:
+def _task(plan: CheckedPack, split: str, shards: Counter, items: list[Item]) -> Task:
     name = f"{split}-{shards[split]:05}.tar"
     shards[split] += 1
     stamps = [[plan.tree.files[path] for path in item.record.paths] for item in items]

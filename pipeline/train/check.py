@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ready:
+class CheckedTraining:
     """A checked training: what every worker needs to begin.
 
     Attributes:
@@ -51,7 +51,7 @@ class Ready:
         return {**kept, "frozen_norm": self.frozen_norm, "images": self.asked.identity, "start": self.start}
 
 
-def prepare(job: Training) -> Ready:
+def check_training(job: Training) -> CheckedTraining:
     """Check everything that can be wrong with a training before a worker is started.
 
     Raises:
@@ -78,19 +78,19 @@ def prepare(job: Training) -> Ready:
     )
     frozen = job.batch_norm == "frozen" or (job.batch_norm == "auto" and given and _folded(trunk))
     asked = Asked(_indexed(job), classes, size, how.interpolation, job.freeze == "none", job.train_split, job.val_share, job.seed)
-    return Ready(job, recipe, asked, weight_files.digest(trunk.state_dict()), frozen)
+    return CheckedTraining(job, recipe, asked, weight_files.digest(trunk.state_dict()), frozen)
 
 
-def begun(ready: Ready) -> Headed:
+def initial_network(checked: CheckedTraining) -> Headed:
     """The network as the training starts with it: the same on every worker."""
-    network, _ = _given(ready.job, _settings(ready.job)[0])
-    trunk, _ = strides.trunk(network, ready.recipe.size, ready.job.output_stride)
+    network, _ = _given(checked.job, _settings(checked.job)[0])
+    trunk, _ = strides.trunk(network, checked.recipe.size, checked.job.output_stride)
     found = weight_files.digest(trunk.state_dict())
-    if found != ready.start:
-        raise Refusal(f"the weights of {ready.job.backbone} changed while the training was being started; start it again")
+    if found != checked.start:
+        raise Refusal(f"the weights of {checked.job.backbone} changed while the training was being started; start it again")
     with torch.no_grad():
-        channels = trunk(torch.zeros(1, 3, *ready.recipe.size)).shape[1]
-    return checkpoint.headed(trunk, channels, ready.recipe, ready.job.seed).float().to(memory_format=torch.channels_last)
+        channels = trunk(torch.zeros(1, 3, *checked.recipe.size)).shape[1]
+    return checkpoint.headed(trunk, channels, checked.recipe, checked.job.seed).float().to(memory_format=torch.channels_last)
 
 
 def _settings(job: Training) -> tuple[dict, dict]:
