@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 # Tests without Ray, a file at a time, in two processes of one thread each; Ray's need the machine to themselves.
 TWO := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test fast lint bench chaos fuzz precision clean
+.PHONY: help demo test fast lint reference bench chaos fuzz precision clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,6 +29,9 @@ fast: .venv/ready  ## the tests without Ray and the slow ones
 lint: .venv/ready  ## style
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+reference: .venv/ready  ## write the tables of docs/reference anew, from the registries
+	$(RUN) -m docs.reference.build
 
 bench: .venv/ready  ## cost beside the libraries people loop by hand, and of many tasks
 	$(RUN) -m tests.bench.cams

@@ -1,7 +1,30 @@
-"""`python -m jobs` lists the jobs."""
+"""`atlas NAME ...`, or `python -m jobs NAME ...`, runs a job as `python -m jobs.NAME ...` does; without a name it lists the jobs."""
 
 import ast
+import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-    print(f"python -m jobs.{path.stem:10} {ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]}")
+from pipeline.refusal import choose
+from pipeline.run.exit_codes import exit_code_of
+
+FILES = {path.stem: path for path in sorted(Path(__file__).parent.glob("[!_]*.py"))}
+
+
+def listing() -> str:
+    """Every job with the first sentence of its docstring, a line each."""
+    return "\n".join(f"atlas {name:8} {ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]}" for name, path in FILES.items())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job that the first argument names with the other arguments; returns the exit code, 2 for a name that is no job's."""
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help"):
+        print(listing())
+        return 0
+    return exit_code_of(lambda: import_module(f"jobs.{choose(name, FILES, 'job')}").main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,7 +27,7 @@ def finer(
     """What tells the class from its T most similar ones: y_c - gamma y_d, averaged over d before the rectifier (Finer-CAM eq. 5 and 8).
 
     `rank` leaves out the classes that are more similar: with T=1, 1, 2 and 3 are the second, third and fourth prediction of an image whose
-    class is the first (its table of references; E40).
+    class is the first (its table of references).
     `prob` lets the gradient flow through the weights as the released code does; it is still one direction, the gradient of the
     weighted scalar with respect to the logits.
     """

@@ -4,7 +4,7 @@ images.txt, image_class_labels.txt, train_test_split.txt, classes.txt (numbers f
 bounding_boxes.txt (x y width height in pixels), parts/parts.txt and parts/part_locs.txt, attributes.txt (inside attributes/, in
 the root, or beside it), attributes/class_attribute_labels_continuous.txt (percent, a line per class),
 attributes/image_attribute_labels.txt, and segmentations/CLASS/NAME.png, whose grey value is the share of five annotators who marked the
-pixel. It is kept, so that a pixel is the bird's where any of them did, which is what CALM's evaluation goes by (E23).
+pixel. It is kept, so that a pixel is the bird's where any of them did, which is what CALM's evaluation goes by.
 """
 
 import io

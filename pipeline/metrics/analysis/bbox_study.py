@@ -1,4 +1,4 @@
-"""Bounding-box study (Opti-CAM table 5; E32): ad, ag and ai of the box B, of what is outside, and of the map within and without B.
+"""Bounding-box study (Opti-CAM table 5): ad, ag and ai of the box B, of what is outside, and of the map within and without B.
 
 The map is not brought to [0, 1] again, so that the map of Fake-CAM within B is B.
 """

@@ -1,4 +1,4 @@
-"""Cascading randomisation (Opti-CAM appendix G; E30): how like the map is to those of networks whose last 1 ... 5 layers are drawn anew.
+"""Cascading randomisation (Opti-CAM appendix G): how like the map is to those of networks whose last 1 ... 5 layers are drawn anew.
 
 Rank correlation of the maps as they are and of their absolute values, SSIM of the maps brought to [0, 1] (Gaussian weights, data range
 1) and the correlation of their HOG descriptors (16 x 16 pixels a cell). Of a map that is constant nothing is said; where that of a

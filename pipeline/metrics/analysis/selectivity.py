@@ -1,4 +1,4 @@
-"""Selectivity (Opti-CAM appendix F.1; E33): ad, ag and ai of the map to a power, which keeps the order of its pixels.
+"""Selectivity (Opti-CAM appendix F.1): ad, ag and ai of the map to a power, which keeps the order of its pixels.
 
 A column is named by 100 times its power, as `selectivity_ad_50` is of the square root.
 """

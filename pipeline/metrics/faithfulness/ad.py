@@ -1,4 +1,4 @@
-"""Average drop (Opti-CAM eq. 13; E1): what the class loses, as a share, when the image is dimmed by its map."""
+"""Average drop (Opti-CAM eq. 13): what the class loses, as a share, when the image is dimmed by its map."""
 
 import numpy as np
 

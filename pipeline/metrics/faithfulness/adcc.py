@@ -1,4 +1,4 @@
-"""ADCC (Poppi et al. 2021; E29): the harmonic mean of coherency, 1 - complexity and 1 - average drop of the predicted class.
+"""ADCC (Poppi et al. 2021): the harmonic mean of coherency, 1 - complexity and 1 - average drop of the predicted class.
 
 The drop is of the image times its map in pixel space; the released code multiplies the normalised image.
 """

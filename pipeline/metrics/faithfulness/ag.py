@@ -1,4 +1,4 @@
-"""Average gain (Opti-CAM eq. 15; E3): what the class gains, as a share of what it could, when the image is dimmed by its map."""
+"""Average gain (Opti-CAM eq. 15): what the class gains, as a share of what it could, when the image is dimmed by its map."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Average increase (Opti-CAM eq. 14; E2): whether the class gains when the image is dimmed by its map; a tie is no gain."""
+"""Average increase (Opti-CAM eq. 14): whether the class gains when the image is dimmed by its map; a tie is no gain."""
 
 from pipeline.families import Dimmed, metric
 

@@ -1,4 +1,4 @@
-"""Area over the perturbation curve (Opti-CAM table 4, region perturbation; E27): the class's mean loss as the top patches go, one by one.
+"""Area over the perturbation curve (Opti-CAM table 4, region perturbation): the class's mean loss as the top patches go, one by one.
 
 Patches of 14 x 14 pixels replaced by each image's smallest normalised number, as Quantus has it.
 """

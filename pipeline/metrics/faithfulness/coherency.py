@@ -1,4 +1,4 @@
-"""Coherency (ADCC, Poppi et al. 2021; E29): how alike the map and the map of the image times it are: (1 + Pearson) / 2, 0 where flat."""
+"""Coherency (ADCC, Poppi et al. 2021): how alike the map and the map of the image times it are: (1 + Pearson) / 2, 0 where flat."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Complexity (ADCC, Poppi et al. 2021; E29): the map's mean, its L1 norm over the number of pixels."""
+"""Complexity (ADCC, Poppi et al. 2021): the map's mean, its L1 norm over the number of pixels."""
 
 from pipeline.families import metric
 

@@ -1,4 +1,4 @@
-"""Deletion (RISE; Opti-CAM section 4; E4-E5): the area under the class's probability as the image loses its pixels, highest first.
+"""Deletion (RISE; Opti-CAM section 4): the area under the class's probability as the image loses its pixels, highest first.
 
 `steps` equal steps from the whole image to none: 224 steps of 224 pixels at 224 pixels as published, 28 as in RISE's batch run.
 """

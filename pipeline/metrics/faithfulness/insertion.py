@@ -1,4 +1,4 @@
-"""Insertion (RISE; Opti-CAM section 4; E4-E5): the area under the class's probability as a blurred image gets its pixels, highest first.
+"""Insertion (RISE; Opti-CAM section 4): the area under the class's probability as a blurred image gets its pixels, highest first.
 
 `steps` as for deletion.
 """

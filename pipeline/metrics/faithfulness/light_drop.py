@@ -1,4 +1,4 @@
-"""Light drop (GLAS figure 5; E38): what the class loses when the image is dimmed by one minus its map."""
+"""Light drop (GLAS figure 5): what the class loses when the image is dimmed by one minus its map."""
 
 from pipeline.families import Dimmed, metric
 

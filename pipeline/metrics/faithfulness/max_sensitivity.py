@@ -1,4 +1,4 @@
-"""Max-sensitivity (Yeh et al. 2019; Opti-CAM table 4; E28): how far noise on the normalised image moves the map, at most.
+"""Max-sensitivity (Yeh et al. 2019; Opti-CAM table 4): how far noise on the normalised image moves the map, at most.
 
 The direction that is explained stays that of the clean image; maps are min-maxed.
 """

@@ -1,4 +1,4 @@
-"""Relative drop (Finer-CAM supplement eq. 10; E6): what the class loses more than its rival when the top pixels of the map are masked.
+"""Relative drop (Finer-CAM supplement eq. 10): what the class loses more than its rival when the top pixels of the map are masked.
 
 A difference of probabilities, not a ratio. The rival is the same for every method: the class of the next highest logit, or by weights.
 """

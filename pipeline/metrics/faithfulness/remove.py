@@ -1,4 +1,4 @@
-"""Whether the class is still right without the top k % of the map's pixels, and without as many at random (CALM section 5.3; E26).
+"""Whether the class is still right without the top k % of the map's pixels, and without as many at random (CALM section 5.3).
 
 The ratio of both accuracies is `remove_and_classify`.
 """

@@ -1,4 +1,4 @@
-"""Remove-and-classify (CALM section 5.3; E26): accuracy without the top k % of the map's pixels, over that without as many at random."""
+"""Remove-and-classify (CALM section 5.3): accuracy without the top k % of the map's pixels, over that without as many at random."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Saliency metric (Dabkowski and Gal 2017; Opti-CAM A7; E14): log of the box's area less log of the class's probability on that crop.
+"""Saliency metric (Dabkowski and Gal 2017; Opti-CAM A7): log of the box's area less log of the class's probability on that crop.
 
 The crop, enlarged to the input's size, is what the published numbers need: on the whole image they could not exceed the cross-entropy.
 """

@@ -1,4 +1,4 @@
-"""BoxAcc (Opti-CAM A5; E11): images whose best box overlaps a true one by delta; the best threshold for the dataset, mean over delta.
+"""BoxAcc (Opti-CAM A5): images whose best box overlaps a true one by delta; the best threshold for the dataset, mean over delta.
 
 The boxes are those of all connected parts above a threshold; `largest` keeps one. Thresholds run from 0 to 1 in steps of `step`.
 """

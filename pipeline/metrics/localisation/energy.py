@@ -1,4 +1,4 @@
-"""Energy in the box (Finer-CAM's Loc., the energy-based pointing game; E18): the share of the map's sum that lies on the object.
+"""Energy in the box (Finer-CAM's Loc., the energy-based pointing game): the share of the map's sum that lies on the object.
 
 Of a map with a sign only what speaks for the target counts: min-max would make a floor of what speaks against it.
 """

@@ -1,4 +1,4 @@
-"""Pixel-wise F1 (Opti-CAM A3-A4; E10): of the share of the map on the object, and of the map's mean on the object."""
+"""Pixel-wise F1 (Opti-CAM A3-A4): of the share of the map on the object, and of the map's mean on the object."""
 
 from pipeline.families import metric
 

@@ -1,4 +1,4 @@
-"""IoU of RGLAS (table 3; E19): overlap of the map at or above each threshold with the object's pixels."""
+"""IoU of RGLAS (table 3): overlap of the map at or above each threshold with the object's pixels."""
 
 from pipeline.families import metric
 

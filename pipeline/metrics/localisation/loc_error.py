@@ -1,4 +1,4 @@
-"""Localisation error (Opti-CAM A2; E9): 1 minus the best overlap of the map's box with a true one; continuous, unlike ILSVRC's."""
+"""Localisation error (Opti-CAM A2): 1 minus the best overlap of the map's box with a true one; continuous, unlike ILSVRC's."""
 
 from pipeline.families import metric
 from pipeline.maps.boxes import overlaps

@@ -1,4 +1,4 @@
-"""MaxBoxAccV2 (wsolevaluation; E15): images where a contour's box overlaps a true one by delta, in 8 bits, with its pixel conventions.
+"""MaxBoxAccV2 (wsolevaluation): images where a contour's box overlaps a true one by delta, in 8 bits, with its pixel conventions.
 
 The best threshold for the dataset at each delta, then the mean over delta. Contours are outlines and the rims of holes.
 With `thresholds=log` as many thresholds run evenly in the logarithm from 1e-7 to 1, and the map keeps its decimals: 8 bits end at 1/255.

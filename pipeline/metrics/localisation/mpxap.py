@@ -1,4 +1,4 @@
-"""mPxAP (CALM section 5.1; E24-E25): PxAP with the parts in which two classes differ as the object, for every pair, then the mean.
+"""mPxAP (CALM section 5.1): PxAP with the parts in which two classes differ as the object, for every pair, then the mean.
 
 Beside it stands the chance level: the share of positive pixels, which is what a constant map comes to. `cumulative` counts with
 each pair the pixels of all pairs before it, as CALM's released evaluation does.

@@ -1,4 +1,4 @@
-"""Official metric (Opti-CAM A1; E8): 1 minus the best overlap of the map's box with a true one, or 1 where the prediction is wrong."""
+"""Official metric (Opti-CAM A1): 1 minus the best overlap of the map's box with a true one, or 1 where the prediction is wrong."""
 
 from pipeline.families import metric
 from pipeline.maps.boxes import overlaps

@@ -1,4 +1,4 @@
-"""Pointing game (Opti-CAM appendix B, SP; E12): 1 where any of the map's maximal pixels lies on the object."""
+"""Pointing game (Opti-CAM appendix B, SP): 1 where any of the map's maximal pixels lies on the object."""
 
 from pipeline.families import metric
 

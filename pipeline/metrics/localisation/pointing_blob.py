@@ -1,4 +1,4 @@
-"""Pointing game of GLAS (section 4; E17): 1 where the centroid of the largest blob above 0.95 lies in a box, without tolerance.
+"""Pointing game of GLAS (section 4): 1 where the centroid of the largest blob above 0.95 lies in a box, without tolerance.
 
 `pointing_blob_small` is 1 where the boxes take less than a quarter of the image. `pointing_small` is the same game on these alone.
 """

@@ -1,4 +1,4 @@
-"""Pointing game of GLAS on small objects alone (section 4, PT-small; E17): null where the boxes take a quarter of the image or more."""
+"""Pointing game of GLAS on small objects alone (section 4, PT-small): null where the boxes take a quarter of the image or more."""
 
 from pipeline.families import Fraction, Level, Undefined, metric
 from pipeline.maps.boxes import hit, share

@@ -1,4 +1,4 @@
-"""PxAP (wsolevaluation; E16): average precision of the map's pixels, over all pixels of the dataset that count.
+"""PxAP (wsolevaluation): average precision of the map's pixels, over all pixels of the dataset that count.
 
 Even thresholds see the map after min-max; logarithmic ones, which are CALM's, see it as it came, clipped to [0, 1].
 """
