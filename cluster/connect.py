@@ -1,13 +1,44 @@
-"""The Ray a job runs on: the cluster it was submitted to, or one of its own on this machine."""
+"""Where a job runs: in this process, on the cluster it was submitted to, or on a Ray of its own on this machine."""
 
 import logging
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.run.executor import Executor
+
 log = logging.getLogger(__name__)
+LEVEL = "RAY_BACKEND_LOG_LEVEL"
+STDERR = 2
+
+
+@contextmanager
+def executor_for(workers: int | None, device: str | None = None) -> Iterator[Executor]:
+    """The one place that decides where a job runs: in this process where it asks for 0 workers, or else on the Ray it finds.
+
+    Parameters:
+        workers: as many as there are GPUs, or CPUs, where it is None.
+        device: where its networks run; None where it has none, and then torch is not even looked for.
+    """
+    if workers == 0:
+        from pipeline.run import in_process
+
+        yield Executor.of(in_process, 1, _own_gpus() if device else 0, device=device or "cpu")
+        return
+    from pipeline.run import on_ray
+
+    with connected():
+        found = resources()
+        yield Executor.of(on_ray, found["cpus"], found["gpus"], workers, device or "cpu")
+
+
+def _own_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 @contextmanager
@@ -27,17 +58,55 @@ def connected() -> Iterator[None]:
         yield
         return
     local = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
+    with _quiet_core():
+        ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
     context = ray.data.DataContext.get_current()
     # Our own progress counts images; Ray's would count blocks. The longest task must fit well below the no-progress limit.
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
     context.execution_no_progress_timeout_s = 4 * 3600
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Have the C++ part of Ray that is started in this process meanwhile write down nothing but what ends it; what fails is raised anyway.
+
+    Ray Data builds every actor from two references, whatever its arguments are, and of the first one Ray's core writes that a restart may
+    fail, as it would if nobody kept the references. Ray Data keeps them for as long as its actors live.
+    """
+    if LEVEL in os.environ:
+        yield
+        return
+    # Ray's own processes are started with os.environ, in which it is not: they log as ever.
+    os.putenv(LEVEL, "fatal")
+    try:
+        with _without_line(f"from environment variable {LEVEL}"):
+            yield
+    finally:
+        os.unsetenv(LEVEL)
+
+
+@contextmanager
+def _without_line(words: str) -> Iterator[None]:
+    """Hold back what C++ writes to standard error meanwhile, and pass it on afterwards without lines that hold these words."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as sink:
+        kept = os.dup(STDERR)
+        os.dup2(sink.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, STDERR)
+            os.close(kept)
+            sink.seek(0)
+            os.write(STDERR, b"".join(line for line in sink if words.encode() not in line))
 
 
 def loopback() -> None:

@@ -6,6 +6,7 @@ python -m jobs.demo --out out/demo
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jobs import explain
 from pipeline import tables
@@ -51,6 +52,8 @@ class Demo:
     """How many images of each of the twelve creatures are drawn."""
     workers: int | None = None
     """As for jobs.explain."""
+    log: Literal["text", "json"] = "text"
+    """As for jobs.explain."""
 
 
 def job_of(demo: Demo) -> Job:
@@ -71,6 +74,7 @@ def job_of(demo: Demo) -> Job:
         workers=demo.workers,
         task_images=64,
         name="demo",
+        log=demo.log,
         out=f"{out}/atlas",
     )
 

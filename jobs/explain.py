@@ -7,11 +7,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from cluster.connect import executor_for
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.plan.check import CheckedJob, check_job
 from pipeline.reduce.publish_run import PublishResult
-from pipeline.run.execute import Hands, execute
+from pipeline.run.execute import execute
 from pipeline.run.exit_codes import CODES, exit_code_of
 from pipeline.spec import plugins
 from pipeline.spec.command_line import command_line
@@ -35,20 +36,8 @@ def run(job: Job) -> PublishResult | None:
 
 def carry_out(checked: CheckedJob) -> PublishResult | None:
     """Carry out a job that has been checked."""
-    job = checked.job
-    if job.workers == 0:
-        return execute(checked, Hands.of(job, *_own_devices()))
-    from cluster.connect import connected, resources
-
-    with connected():
-        found = resources()
-        return execute(checked, Hands.of(job, found["cpus"], found["gpus"]))
-
-
-def _own_devices() -> tuple[int, int]:
-    import torch
-
-    return 1, torch.cuda.device_count()
+    with executor_for(checked.job.workers, checked.job.device) as executor:
+        return execute(checked, executor)
 
 
 def main(arguments: list[str] | None = None) -> int:

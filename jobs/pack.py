@@ -6,6 +6,7 @@ python -m jobs.pack --layout cub --root CUB_200_2011 --out s3://bucket/cub
 import sys
 from functools import partial
 
+from cluster.connect import executor_for
 from pipeline.datasets.layouts import LAYOUTS
 from pipeline.datasets.packing import Pack, pack
 from pipeline.run.exit_codes import CODES, exit_code_of
@@ -23,15 +24,8 @@ EPILOGUE = (
 
 def run(job: Pack) -> dict:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers; returns what pack.json says."""
-    if job.workers == 0:
-        from pipeline.run import in_process
-
-        return pack(job, in_process.each)
-    from cluster.connect import connected
-    from pipeline.run import on_ray
-
-    with connected():
-        return pack(job, partial(on_ray.each, workers=job.workers))
+    with executor_for(job.workers) as executor:
+        return pack(job, partial(executor.map, workers=job.workers))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -53,6 +53,8 @@ class Score:
     """As for jobs.explain; promised anew each time."""
     dry: bool = False
     """Say what would be computed, and stop."""
+    log: Literal["text", "json"] = "text"
+    """As for jobs.explain."""
 
 
 def run(score: Score) -> PublishResult | None:
@@ -63,7 +65,7 @@ def run(score: Score) -> PublishResult | None:
         raise Refusal(f"run {score.run} is not the one published as {name!r} any more; give the new run another name with --as")
     asked = {key: getattr(score, key) for key in ("source", "weights", "plugins", "batch_size", "workers", "device")}
     changes = {key: value for key, value in asked.items() if value not in (None, ())}
-    changes |= {"name": name, "single_writer": score.single_writer, "dry": score.dry}
+    changes |= {"name": name, "single_writer": score.single_writer, "dry": score.dry, "log": score.log}
     return explain.carry_out(rescore.check_rescoring(found, score.metrics, score.metric_args, score.recompute, **changes))
 
 

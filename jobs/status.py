@@ -14,6 +14,8 @@ from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.tables import publish
 
+UNITS = {"listing": "shards", "publishing": "groups"}  # what a stage counts, where it does not count images
+
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
@@ -45,16 +47,19 @@ def _running(facts: dict | None) -> str:
     if not facts:
         return "no job has told anything"
     ago, state = time.time() - facts["updated"], facts.get("state", "listing")
+    unit = UNITS.get(state, "images")
     if state == "finished":
         return f"the last job finished {clock(ago)} ago, in {clock(facts['updated'] - facts['started'])}"
     if state == "failed":
         return f"the last job broke off {clock(ago)} ago: {facts['reason']}"
     if ago > status.SILENT:
         state = f"silent for {clock(ago)}, perhaps dead; it was {state}"
-    done = f"{facts.get('images_done', 0)}/{facts.get('images', 0)} images, {facts.get('tasks_done', 0)}/{facts.get('tasks', 0)} tasks"
-    rate, left = facts.get("images_per_second"), facts.get("seconds_left")
-    speed = f", {rate:.1f}/s" if rate else ""
-    return f"{state}, {done}{speed}" + ("" if left is None else f", {clock(left)} left") + f", {facts.get('failed', 0)} failed so far"
+    done = f"{facts.get(f'{unit}_done', 0)}/{facts.get(unit, 0)} {unit}"
+    if unit == "images":
+        done += f", {facts.get('tasks_done', 0)}/{facts.get('tasks', 0)} tasks"
+    rate, seconds, failed = (facts.get(name) for name in (f"{unit}_per_second", "seconds_left", f"{unit}_failed"))
+    speed, left = f", {rate:.1f}/s" if rate else "", "" if seconds is None else f", {clock(seconds)} left"
+    return f"{state}, {done}{speed}{left}, {failed or 0} failed so far"
 
 
 def _published(out: str, run: str | None) -> str:

@@ -6,11 +6,11 @@ python -m jobs.train --source 's3://b/train/{00000..00049}.tar' --backbone timm/
 import json
 import sys
 
+from cluster.connect import executor_for
 from pipeline import storage
-from pipeline.refusal import Refusal, one_line
+from pipeline.refusal import one_line
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
-from pipeline.train import loop
 from pipeline.train.check import check_training
 from pipeline.train.job import Training
 
@@ -22,26 +22,9 @@ EPILOGUE = (
 def run(job: Training) -> dict:
     """Carry out a training on the Ray it finds, or in this process where it asks for no workers; returns what training.json holds."""
     checked = check_training(job)
-    if job.workers == 0:
-        import torch
-
-        gpu = torch.cuda.is_available()
-        _refuse_cuda(job, gpu)
-        loop.train(checked, device="cuda" if gpu and job.device != "cpu" else "cpu")
-    else:
-        from cluster.connect import connected, resources
-        from pipeline.train import flow
-
-        with connected():
-            gpu = resources()["gpus"] > 0
-            _refuse_cuda(job, gpu)
-            flow.train(checked, job.workers, gpu and job.device != "cpu")
+    with executor_for(job.workers, job.device) as executor:
+        executor.train(checked, executor.workers, executor.gpus > 0)
     return json.loads(storage.read_bytes(storage.join(job.out, "training.json")))
-
-
-def _refuse_cuda(job: Training, gpu: bool) -> None:
-    if job.device == "cuda" and not gpu:
-        raise Refusal("--device cuda: there is no GPU here; use --device cpu or auto")
 
 
 def main(arguments: list[str] | None = None) -> int:

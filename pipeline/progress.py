@@ -1,46 +1,119 @@
-"""Progress of one stage: a line that rewrites itself on a terminal, a line now and then in a plain log."""
+"""What a job shows of its progress on standard error: whole lines, and below them, on a terminal, one line that moves."""
 
+import logging
+import shutil
 import sys
 import time
+from dataclasses import dataclass, field
+
+REDRAW_SECONDS = 0.1  # of the moving line
+PLAIN_SECONDS = 10.0  # between lines about one stage where there is no terminal
 
 
+class Screen:
+    """Standard error of this process. Everybody writes through the one `SCREEN`, so that a whole line never ends up in the moving one."""
+
+    def __init__(self):
+        self.moving, self.drawn = False, 0.0
+
+    def line(self, text: str) -> None:
+        """Write a whole line, after the time of day."""
+        print(f"{self._cleared()}{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+    def raw(self, text: str) -> None:
+        """Write a line as it is: it is for a program to read."""
+        print(f"{self._cleared()}{text}", file=sys.stderr, flush=True)
+
+    def begin(self, text: str) -> None:
+        """Show that a stage begins: a terminal at once, elsewhere its first line is due after a while."""
+        self.drawn = 0.0 if sys.stderr.isatty() else time.monotonic()
+        self.progress(text)
+
+    def progress(self, text: str) -> None:
+        """Show how far a stage is: in the moving line of a terminal, elsewhere in a whole line now and then."""
+        terminal, moment = sys.stderr.isatty(), time.monotonic()
+        if moment - self.drawn < (REDRAW_SECONDS if terminal else PLAIN_SECONDS):
+            return
+        if not terminal:
+            self.line(text)
+        else:
+            cleared = self._cleared()
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be cleared
+            print(f"{cleared}{time.strftime('%H:%M:%S')} {text}"[: len(cleared) + width], end="", file=sys.stderr, flush=True)
+            self.moving = True
+        self.drawn = moment
+
+    def _cleared(self) -> str:
+        was, self.moving = self.moving, False
+        return "\r\x1b[K" if was else ""
+
+
+SCREEN = Screen()
+
+
+class ScreenHandler(logging.Handler):
+    """Log records as lines of the screen."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        SCREEN.line(self.format(record))
+
+
+@dataclass
 class Progress:
-    """Counts things done out of a total; says the rate, the time left and the errors so far.
+    """Counts what a stage has done, out of a total, and what of that has failed.
 
-    Args:
-        stage: what is being done, the first word of every line.
-        total: how many there are.
+    Attributes:
+        stage: what is being done, a verb: `list`.
         unit: what is counted, in the plural.
-        every: seconds between lines of a plain log.
     """
 
-    def __init__(self, stage: str, total: int, unit: str, every: float = 10.0, stream=None):
-        self.stage, self.total, self.unit, self.every = stage, total, unit, every
-        self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
-        self.done = self.errors = 0
-        self.started = self.told = time.monotonic()
+    stage: str
+    total: int
+    unit: str
+    done: int = 0
+    failed: int = 0
+    started: float = field(default_factory=time.monotonic)
 
-    def add(self, done: int = 1, errors: int = 0) -> None:
-        self.done, self.errors = self.done + done, self.errors + errors
-        now = time.monotonic()
-        if self.live or self.done >= self.total or now - self.told >= self.every:
-            self.told = now
-            print(
-                ("\r\x1b[K" if self.live else "") + self.line(),
-                end="" if self.live and self.done < self.total else "\n",
-                file=self.stream,
-                flush=True,
-            )
+    def add(self, done: int = 1, failed: int = 0) -> None:
+        self.done, self.failed = self.done + done, self.failed + failed
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
+    @property
+    def rate(self) -> float:
+        """Units done in a second."""
+        return self.done / max(self.seconds, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None before anything is done."""
+        return (self.total - self.done) / self.rate if self.done else None
+
+    @property
+    def numbers(self) -> dict:
+        """The counts under the names that the status file and the events have for them."""
+        left = self.seconds_left
+        return {
+            self.unit: self.total,
+            f"{self.unit}_done": self.done,
+            f"{self.unit}_failed": self.failed,
+            f"{self.unit}_per_second": round(self.rate, 3),
+            "seconds_left": None if left is None else round(left),
+        }
+
+    @property
     def line(self) -> str:
-        rate = self.done / max(self.seconds, 1e-9)
-        left = f"{clock((self.total - self.done) / rate)} left" if 0 < self.done < self.total else f"in {clock(self.seconds)}"
-        return f"{self.stage}: {self.done}/{self.total} {self.unit}, {rate:.1f}/s, {left}, {self.errors} errors"
+        """How far it is."""
+        left = "" if self.seconds_left is None else f", {clock(self.seconds_left)} left"
+        return f"{self.stage}: {self.done}/{self.total} {self.unit}, {self.rate:.1f}/s{left}, {self.failed} failed"
+
+    @property
+    def summary(self) -> str:
+        """What it has come to, once it is over."""
+        count = str(self.done) if self.done == self.total else f"{self.done}/{self.total}"
+        return f"{self.stage}: {count} {self.unit} in {clock(self.seconds)}, {self.rate:.1f}/s, {self.failed} failed"
 
 
 def clock(seconds: float) -> str:

@@ -133,6 +133,16 @@ def trained(bands, tmp_path_factory):
     return out, job.run(job_of(bands, out, pools=("token", "avg")))
 
 
+def test_the_screen_has_a_line_an_epoch_or_its_event(bands, tmp_path, capsys):
+    for log in ("text", "json"):
+        job.run(job_of(bands, tmp_path / log, epochs=1, log=log))
+    lines = capsys.readouterr().err.splitlines()
+    assert any("own pooling, adam 0.0003: epoch 1 of 1, top-1 on val " in line for line in lines)
+    shown = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [event["event"] for event in shown[-2:]] == ["epoch", "solved"]
+    assert 0 <= shown[-2]["val_accuracy"] <= 1 and shown[-1]["iterations"] > 0
+
+
 def test_probes_of_every_pooling_and_solver_are_written_with_their_accuracy(trained):
     out, rows = trained
     names = {"token-adam", "token-lbfgs", "avg-adam", "avg-lbfgs"}

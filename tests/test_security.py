@@ -117,7 +117,7 @@ def test_credentials_of_a_url_are_written_nowhere(tmp_path, caplog, capsys):
     shown = [record.getMessage() for record in caplog.records if record.name.startswith(("pipeline", "jobs"))]
     assert SECRET not in told.out + told.err + "\n".join(shown)
     assert SECRET not in json.dumps(content(tmp_path / "out"), default=str)
-    for path in tmp_path.rglob("*.json"):
+    for path in (*tmp_path.rglob("*.json"), *tmp_path.rglob("*.jsonl")):
         assert SECRET not in path.read_text(), path
     for path in (tmp_path / "out").rglob("*.parquet"):
         assert SECRET.encode() not in path.read_bytes(), path

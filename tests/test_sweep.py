@@ -1,6 +1,5 @@
 """`jobs.gc` removes what no kept run refers to and nothing else; `jobs.status` tells how far a job is."""
 
-import json
 import os
 import time
 
@@ -8,8 +7,8 @@ import pytest
 
 from jobs import explain, gc, status
 from pipeline import storage
-from pipeline.progress import Progress
 from pipeline.refusal import Refusal
+from pipeline.run import monitor
 from pipeline.run import status as watch
 from pipeline.tables import files, publish
 from pipeline.tables.gc import collect_garbage
@@ -145,7 +144,7 @@ def test_status_while_a_job_runs_and_after_it_died(tmp_path, monkeypatch, capsys
     """The job's own object, read between two of its tasks."""
     from pipeline.run import in_process
 
-    monkeypatch.setattr(watch, "EVERY", 0)
+    monkeypatch.setattr(monitor, "EVERY", 0)
     undisturbed, seen = in_process.explain_tasks, []
 
     def observed(*arguments):
@@ -169,24 +168,21 @@ def test_a_job_that_was_killed_is_silent(tmp_path):
     assert "silent for 2:00:00, perhaps dead" in status.lines(str(tmp_path))[0]
 
 
-def test_every_task_is_one_line_of_json_in_the_log(tmp_path, caplog):
-    caplog.set_level("INFO")
-    explain.run(job(dataset(tmp_path / "shards"), tmp_path / "out", methods=("grad_cam",)))
-    told = [json.loads(record.message) for record in caplog.records if record.message.startswith("{")]
-    assert len(told) == 6
-    assert {tuple(sorted(line)) for line in told} == {
-        ("bytes_read", "event", "failed", "passes", "retries", "seconds", "shard", "start", "stop", "task")
-    }
-
-
-def test_a_store_that_refuses_progress_stops_no_job(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(watch, "place", lambda out, name: "nowhere://x/y")
-    told = watch.Watch(str(tmp_path), "n")
-    told.task(Progress("explain", 2, "images"), 1, {"task": "t"})
-    assert "cannot be written" in caplog.text
-
-
 def test_a_name_is_no_path(tmp_path):
-    watch.Watch(str(tmp_path), "../../n").tell(now=True)
+    monitor.Monitor("text", str(tmp_path), "../../n").end("finished")
     assert watch.names(str(tmp_path)) == ["../../n"]
+    assert {path.name for path in tmp_path.rglob("*n*") if path.is_file()} == {"..%2F..%2Fn.json", "..%2F..%2Fn.events.jsonl"}
     assert publish.current(str(tmp_path)) == {}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"state": "listing", "shards": 9, "shards_done": 3, "shards_failed": 1}, "listing, 3/9 shards, 1 failed so far"),
+        ({"state": "publishing", "groups": 2, "groups_done": 1, "images": 8}, "publishing, 1/2 groups, 0 failed so far"),
+    ],
+    ids=lambda value: value["state"] if isinstance(value, dict) else "",
+)
+def test_status_counts_what_the_stage_counts(tmp_path, numbers, words):
+    watch.StatusFile(str(tmp_path), "n").update(numbers)
+    assert status.lines(str(tmp_path))[0] == f"n: {words}"

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from pipeline import backbones, storage, tables
 from pipeline.methods import METHODS
 from pipeline.plan.check import check_job
 from pipeline.run import in_process
-from pipeline.run.execute import Hands, execute
+from pipeline.run.execute import execute
+from pipeline.run.executor import Executor
 from pipeline.sources import ShardError
 from pipeline.spec.job import Job
 from pipeline.tables import files, publish, receipts
@@ -165,7 +167,7 @@ def test_a_night_after_a_change_of_one_percent_of_the_shards_computes_one_percen
     def night() -> tuple[int, set[str]]:
         checked = check_job(asked)
         workers = bench.Simulated(checked)
-        execute(checked, Hands(in_process.each, workers, 1, 0))
+        execute(checked, replace(Executor.of(in_process, 1, 0), explain_tasks=workers))
         return workers.tasks, {entry["path"] for entry in tables.open(asked.out).facts["files"] if entry["rows"]}
 
     computed, before = night()
@@ -194,8 +196,6 @@ def test_one_more_method_computes_that_method_alone(source, tmp_path, capsys):
 
 
 def test_a_raised_version_computes_its_method_alone(source, tmp_path, monkeypatch, capsys):
-    from dataclasses import replace
-
     night(source, tmp_path / "out")
     old = METHODS["eigen_cam"]
     monkeypatch.setitem(METHODS, "eigen_cam", replace(old, version=old.version + 1))
@@ -294,10 +294,10 @@ def test_a_reader_never_sees_half_a_run(source, out):
 
 def test_an_answer_lost_on_its_way_back_is_no_lost_race(tmp_path, monkeypatch):
     """The store has taken the write, and only its answer was lost: the next try finds its own name published."""
-    place, replace = str(tmp_path), files.replace
+    place, undisturbed = str(tmp_path), files.replace
 
     def lossy(*arguments):
-        replace(*arguments)
+        undisturbed(*arguments)
         return False
 
     monkeypatch.setattr(files, "replace", lossy)

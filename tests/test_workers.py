@@ -89,7 +89,7 @@ def test_an_item_is_a_block_of_its_own(cluster):
 
         return item, ray.get_runtime_context().get_task_id()
 
-    found = list(on_ray.each(of_ray, range(20)))
+    found = list(on_ray.map(of_ray, range(20)))
     assert sorted(item for item, _ in found) == list(range(20))
     assert len({task for _, task in found}) == 20
 

@@ -1,31 +1,82 @@
-"""Passes through the network as a run's books have them: rows by who asked for them, summed over tasks.
+"""Passes through the network and seconds as a run's books have them: by who asked for them, summed over tasks.
 
-What several methods share is in the account of the first of them: `var_grad` beside `smooth_grad` costs nothing.
+What several methods share is in the account of the first of them: `var_grad` beside `smooth_grad` costs nothing. Seconds are those of the
+process that explains, by its monotonic clock. Nobody waits for a GPU to take them: what it still has to do when a method returns is in the
+account of the next one that reads a result. Every method ends with a map that is read, so this moves the look's seconds to the first method.
 """
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from pipeline.engine.batch import PASSES
 
+SECONDS = "seconds"
+ROWS = 12  # of the table
 
-def told(tally: Mapping[tuple[str, str], int], asked: Iterable[str], images: int) -> dict[str, dict[str, int]]:
+
+@contextmanager
+def timed(tally: Counter, payer: str) -> Iterator[None]:
+    """Add the seconds that this takes to a payer's account, also where it raises."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        tally[payer, SECONDS] += time.monotonic() - began
+
+
+def told(tally: Mapping[tuple[str, str], float], asked: Iterable[str], images: int) -> dict[str, dict[str, int]]:
     """A task's tally by payer: those `asked` with the number of images they were asked about, and whoever else has spent something."""
     payers = {*asked, *(payer for payer, _ in tally)}
     return {payer: {"images": images, **{kind: tally[payer, kind] for kind in PASSES}} for payer in sorted(payers)}
 
 
-def summed(accounts: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict]:
-    """The accounts of many tasks as one, with what an image has cost on average."""
+def seconds_of(tally: Mapping[tuple[str, str], float]) -> dict[str, float]:
+    """A task's seconds by payer."""
+    return {payer: round(amount, 4) for (payer, kind), amount in sorted(tally.items()) if kind == SECONDS}
+
+
+def costs_of(facts: Mapping) -> Counter[tuple[str, str]]:
+    """What a receipt's facts say of passes and seconds, by payer and kind."""
+    costs = Counter({(payer, kind): spent[kind] for payer, spent in facts.get("passes", {}).items() for kind in PASSES})
+    costs.update({(payer, SECONDS): seconds for payer, seconds in facts.get("payer_seconds", {}).items()})
+    return costs
+
+
+def summed(accounts: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict]:
+    """The accounts of many tasks as one, with what an image has cost on average.
+
+    `seconds` is the sum over the tasks that have told theirs; those of earlier versions have not.
+    """
     total: dict[str, Counter] = {}
     for account in accounts:
         for payer, spent in account.items():
             total.setdefault(payer, Counter()).update(spent)
     return {
-        payer: {**{name: spent[name] for name in ("images", *PASSES)}, "per_image": _averages(spent)}
+        payer: {
+            **{name: spent[name] for name in ("images", *PASSES)},
+            SECONDS: round(spent[SECONDS], 3),
+            "per_image": _averages(spent),
+        }
         for payer, spent in sorted(total.items())
     }
 
 
-def _averages(spent: Mapping[str, int]) -> dict[str, float]:
+def table(costs: Mapping[tuple[str, str], float]) -> list[str]:
+    """Lines of a table: images passed forwards and backwards through the whole network, and seconds, the dearest payers first."""
+    payers = sorted({payer for payer, _ in costs}, key=lambda payer: (-costs[payer, SECONDS], payer))
+    if not payers:
+        return []
+    rows = [(payer, f"{costs[payer, 'forwards']:,}", f"{costs[payer, 'backwards']:,}", f"{costs[payer, SECONDS]:.1f}") for payer in payers]
+    rows = [("method", "forwards", "backwards", "seconds"), *rows[:ROWS]]
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(wide[0]), *(cell.rjust(width) for cell, width in zip(row[1:], wide[1:], strict=True))]) for row in rows
+    ]
+    more = len(payers) - ROWS
+    return [*lines, f"and {more} more, see `passes` in run.json"] if more > 0 else lines
+
+
+def _averages(spent: Mapping[str, float]) -> dict[str, float]:
     return {kind: round(spent[kind] / spent["images"], 3) for kind in PASSES if spent[kind]} if spent["images"] else {}

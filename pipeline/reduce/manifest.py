@@ -46,7 +46,7 @@ def _described(work: RunState) -> dict:
     checked, backbone = work.checked, work.checked.backbone
     sizes = ("name", "layer", "num_classes", "channels", "grid", "image_size", "identity")
     return {
-        "job": {field: _public(value) for field, value in vars(checked.job).items()},
+        "job": {field: _public(value) for field, value in vars(checked.job).items() if field != "log"},
         "backbone": {key: getattr(backbone, key) for key in sizes} | {"origin": dict(backbone.origin)},
         "methods": methods_of(checked),
         "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in checked.spec.targets],
@@ -83,9 +83,10 @@ def _accounts(work: RunState) -> Iterator[dict]:
         asked: dict[str, set[str]] = {}
         for member in members:
             asked.setdefault(member.receipt.folder, set()).update(payers[member.position])
-        spent = {member.receipt.folder: member.receipt.facts.get("passes", {}) for member in members}
+        facts = {member.receipt.folder: member.receipt.facts for member in members}
         for folder, names in asked.items():
-            yield {payer: spent[folder][payer] for payer in spent[folder].keys() & names}
+            spent, seconds = (facts[folder].get(name, {}) for name in ("passes", "payer_seconds"))
+            yield {payer: {**spent[payer], "seconds": seconds.get(payer, 0)} for payer in spent.keys() & names}
 
 
 def _timed(work: RunState, publish_seconds: float) -> dict:

@@ -1,7 +1,7 @@
 """The end of a job: what its cells came to is compacted, described in run.json and published."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.plan.state import RunState
-from pipeline.progress import Progress
 from pipeline.reduce import compact as reduce
 from pipeline.reduce.manifest import facts_of
 from pipeline.reduce.summary import curves_of, joined, of_partials, summary_of
 from pipeline.reduce.weight_similarity import weight_similarity
 from pipeline.refusal import Refusal
+from pipeline.run.executor import Executor
+from pipeline.run.monitor import Monitor
 from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.identity import digest
 from pipeline.tables.receipts import TaskOutput
@@ -38,7 +39,7 @@ class PublishResult:
         return not self.counts["shards_failed"]
 
 
-def publish_run(work: RunState, each: Callable) -> PublishResult:
+def publish_run(work: RunState, executor: Executor, monitor: Monitor) -> PublishResult:
     """Publish the run, unless the one published before it is the same.
 
     Raises:
@@ -56,7 +57,7 @@ def publish_run(work: RunState, each: Callable) -> PublishResult:
         raise Refusal(f"no image could be read, so nothing is published; the first reason: {work.problems[0]['message']}")
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{plan[:8]}"
     place = storage.join(job.out, "runs", run_id)
-    entries = _tables(work, each, run_id)
+    entries = _tables(work, executor, monitor, run_id)
     used = {member.receipt.folder: member.receipt for _, members in work.done for member in members}
     files.write_bytes(storage.join(place, "receipts.parquet"), receipts.pack(used.values()))
     run = {"run_id": run_id, "plan": plan, **facts_of(work, entries, time.monotonic() - began)}
@@ -79,9 +80,9 @@ def _refuse_failed(run_id: str, counts: dict, max_failed: float) -> None:
         )
 
 
-def damaged(work: RunState, each: Callable) -> set[str]:
+def damaged(work: RunState, executor: Executor) -> set[str]:
     """Folders of all receipts that this job would publish from, and whose files are missing or not what was written."""
-    found = each(partial(reduce.damaged_folders, _context(work)), _groups(work))
+    found = executor.map(partial(reduce.damaged_folders, _context(work)), _groups(work))
     return {folder for folders in found for folder in folders}
 
 
@@ -102,11 +103,11 @@ def _groups(work: RunState) -> Groups:
     return groups
 
 
-def _tables(work: RunState, each: Callable, run_id: str) -> list[dict]:
+def _tables(work: RunState, executor: Executor, monitor: Monitor, run_id: str) -> list[dict]:
     """Write all tables of a run; returns the entries of their files."""
     groups = _groups(work)
-    entries = _compacted(work, groups, each, run_id)
-    told = _summarised(work, groups, each, run_id, entries) if work.checked.spec.metrics else {}
+    entries = _compacted(work, groups, executor, monitor, run_id)
+    told = _summarised(work, groups, executor, run_id, entries) if work.checked.spec.metrics else {}
     if work.checked.job.weight_similarity:
         curves = weight_similarity(work.checked.backbone)
         told["curves"] = pa.concat_tables([told["curves"], curves]) if told else curves
@@ -117,26 +118,28 @@ def _tables(work: RunState, each: Callable, run_id: str) -> list[dict]:
     return entries + _filled(work, run_id, entries)
 
 
-def _compacted(work: RunState, groups: Groups, each: Callable, run_id: str) -> list[dict]:
+def _compacted(work: RunState, groups: Groups, executor: Executor, monitor: Monitor, run_id: str) -> list[dict]:
     """Entries of the files that the groups of tasks are compacted to."""
-    progress, entries = Progress("publish", len(groups), "groups"), []
-    for more in each(partial(reduce.compact, _context(work), run_id), groups):
-        entries += more
-        progress.add(1)
+    entries = []
+    with monitor.stage("publish", len(groups), "groups"):
+        for more in executor.map(partial(reduce.compact, _context(work), run_id), groups):
+            entries += more
+            monitor.add()
     return sorted(entries, key=lambda entry: entry["path"])
 
 
-def _summarised(work: RunState, groups: Groups, each: Callable, run_id: str, entries: Sequence[dict]) -> dict[str, pa.Table]:
+def _summarised(work: RunState, groups: Groups, executor: Executor, run_id: str, entries: Sequence[dict]) -> dict[str, pa.Table]:
     """`partials`, `summary` and `curves`, made of what has just been published and of the tasks' partials."""
     out, asked = work.checked.job.out, work.checked.spec
-    sums = sorted(each(partial(reduce.sum_partials, out), list(enumerate(groups))), key=itemgetter(0))
+    sums = sorted(executor.map(partial(reduce.sum_partials, out), list(enumerate(groups))), key=itemgetter(0))
     partials = add_partials(pa.concat_tables(rows for _, rows in sums))
     scored: dict[str, list[str]] = {}
     for entry in entries:
         if entry["table"] == "metrics":
             scored.setdefault(entry["path"].split("/")[1], []).append(entry["path"])
     floor = scored.get("method=random", [])
-    parts = list(each(partial(summary_of, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
+    pairs = [(paths, floor) for paths in scored.values()]
+    parts = list(executor.map(partial(summary_of, out, run_id, asked), pairs)) if scored else []
     summary = joined([*parts, of_partials(partials, asked)])
     return {"partials": without_groups(partials), "summary": summary, "curves": curves_of(partials)}
 

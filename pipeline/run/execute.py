@@ -3,23 +3,23 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pyarrow as pa
 
 from pipeline import sources, storage
+from pipeline.engine import costs as passes
 from pipeline.plan import dry_run, rescore
 from pipeline.plan.check import CheckedJob
 from pipeline.plan.state import RunState
 from pipeline.plan.task import Task
-from pipeline.progress import Progress
 from pipeline.reduce.manifest import methods_of
 from pipeline.reduce.publish_run import PublishResult, damaged, publish_run
 from pipeline.refusal import Refusal, one_line
-from pipeline.run.status import Watch
-from pipeline.spec.job import Job
+from pipeline.run.executor import Executor
+from pipeline.run.monitor import Monitor
 from pipeline.stages.land import Land
 from pipeline.stages.worker import Explain
 from pipeline.tables import publish, receipts
@@ -29,55 +29,35 @@ from pipeline.targets import TARGETS
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Hands:
-    """Who does the work: `each` maps a function over items, `explain_tasks` runs the flow; both on Ray or in this process."""
-
-    each: Callable
-    explain_tasks: Callable
-    workers: int
-    gpus: int
-
-    @staticmethod
-    def of(job: Job, cpus: int, gpus: int) -> "Hands":
-        """Ray's hands for a cluster of so many CPUs and GPUs, or this process where the job asks for 0 workers."""
-        if job.workers == 0:
-            from pipeline.run import in_process as flow
-        else:
-            from pipeline.run import on_ray as flow
-        if job.device == "cuda" and not gpus:
-            raise Refusal("--device cuda: there is no GPU here; use --device cpu or auto")
-        gpus = 0 if job.device == "cpu" else gpus
-        return Hands(flow.each, flow.explain_tasks, job.workers or gpus or cpus, gpus)
-
-
-def execute(checked: CheckedJob, hands: Hands) -> PublishResult | None:
+def execute(checked: CheckedJob, executor: Executor) -> PublishResult | None:
     """Explain what is missing and publish the run; a dry job says what that would be, and is None.
 
     Raises:
         Damaged: where files of tasks were damaged, computed again, and damaged once more.
     """
     job, started = checked.job, time.time()
-    watch = None if job.dry else Watch(job.out, job.name, started)
-    work = _planned(checked, hands, started)
-    todo = _todo(work)
-    log.info("%d images in %d tasks; %d tasks have something missing", _images(work.tasks), len(work.tasks), len(todo))
-    if watch is None:
-        dry_run.print_dry_run(todo, checked.cells, len(work.tasks), methods_of(checked), work.before)
-        return None
-    watch.tell(now=True, state="explaining", tasks=len(todo), tasks_done=0, images=_images(todo), images_done=0, failed=0)
+    monitor = Monitor(job.log) if job.dry else Monitor(job.log, job.out, job.name)
     try:
-        outcome = _finished(_explained(work, todo, hands, watch), hands, watch)
+        work = _planned(checked, executor, monitor, started)
+        todo = _todo(work)
+        counts = {"images": _images(work.tasks), "tasks": len(work.tasks), "tasks_missing": len(todo)}
+        monitor.tell("planned", **counts)
+        monitor.show("plan: {images} images in {tasks} tasks, {tasks_missing} of them with something missing".format(**counts))
+        if job.dry:
+            dry_run.print_dry_run(todo, checked.cells, len(work.tasks), methods_of(checked), work.before)
+            return None
+        outcome = _finished(_explained(work, todo, executor, monitor), executor, monitor)
     except BaseException as error:
-        watch.tell(now=True, state="failed", reason=f"{type(error).__name__}: {one_line(error)}")
+        monitor.end("failed", reason=f"{type(error).__name__}: {one_line(error)}")
         raise
-    watch.tell(now=True, state="finished", run_id=outcome.run_id, published=outcome.new, counts=outcome.counts)
+    table = passes.table(monitor.costs)
+    monitor.end("finished", table, run_id=outcome.run_id, published=outcome.new, counts=outcome.counts)
     return outcome
 
 
-def _planned(checked: CheckedJob, hands: Hands, started: float) -> RunState:
+def _planned(checked: CheckedJob, executor: Executor, monitor: Monitor, started: float) -> RunState:
     """The job's tasks and what of them has been answered before."""
-    indexes = _index(checked.shards, hands)
+    indexes = _index(checked.shards, executor, monitor)
     listed = time.time() - started
     tasks = _tasks(checked, indexes)
     _refuse_without_labels(checked, indexes)
@@ -87,31 +67,31 @@ def _planned(checked: CheckedJob, hands: Hands, started: float) -> RunState:
     return replace(work, failures=rescore.unexplained_tasks(work))
 
 
-def _finished(work: RunState, hands: Hands, watch: Watch) -> PublishResult:
+def _finished(work: RunState, executor: Executor, monitor: Monitor) -> PublishResult:
     """Publish; where files of tasks turn out to be damaged, compute these again and publish then."""
-    watch.tell(now=True, state="publishing")
     try:
-        return publish_run(work, hands.each)
+        return publish_run(work, executor, monitor)
     except Damaged as error:
-        folders = damaged(work, hands.each)
+        folders = damaged(work, executor)
         log.warning("%s: what %d receipts named is computed again", error, len(folders))
     receipts.discard(work.checked.job.out, folders)
     sound = {task: tuple(each for each in answers if each.folder not in folders) for task, answers in work.answered.items()}
     work = replace(work, answered=sound, failures=())  # what failed is open, and so tried again as well
     work = replace(work, failures=rescore.unexplained_tasks(work))
-    return publish_run(_explained(work, _todo(work), hands, watch), hands.each)
+    return publish_run(_explained(work, _todo(work), executor, monitor), executor, monitor)
 
 
 def _images(tasks: Sequence[Task]) -> int:
     return sum(task.stop - task.start for task in tasks)
 
 
-def _index(shards: Sequence[sources.Shard], hands: Hands) -> dict[sources.Shard, sources.Index]:
-    progress, found = Progress("list", len(shards), "shards"), {}
-    for position, index in hands.each(sources.numbered_index, list(enumerate(shards))):
-        found[shards[position]] = index
-        progress.add(1, len(index.problems))
-    return {shard: found[shard] for shard in shards}
+def _index(shards: Sequence[sources.Shard], executor: Executor, monitor: Monitor) -> dict[sources.Shard, sources.Index]:
+    indexes = {}
+    with monitor.stage("list", len(shards), "shards"):
+        for position, index in executor.map(sources.numbered_index, list(enumerate(shards))):
+            indexes[shards[position]] = index
+            monitor.add(failed=bool(index.problems))
+    return {shard: indexes[shard] for shard in shards}
 
 
 def _tasks(checked: CheckedJob, indexes: dict[sources.Shard, sources.Index]) -> list[Task]:
@@ -158,29 +138,29 @@ def _todo(work: RunState) -> list[Task]:
     return [rescore.with_maps(task, work.checked.cells, work) for task in found if task.missing]
 
 
-def _explained(work: RunState, todo: Sequence[Task], hands: Hands, watch: Watch) -> RunState:
+def _explained(work: RunState, todo: Sequence[Task], executor: Executor, monitor: Monitor) -> RunState:
     """The work after the flow has gone over its open tasks: with their receipts, or with why there is none, and what was spent."""
     if not todo:
         return work
     checked, fresh, failures = work.checked, [], list(work.failures)
     job = checked.job
-    device = "cuda" if hands.gpus else "cpu"
+    device = "cuda" if executor.gpus else "cpu"
     batch_size = None if job.batch_size == "auto" else int(job.batch_size)
-    load = partial(Explain.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if hands.gpus else 1)
-    progress, spent = Progress("explain", _images(todo), "images"), Counter(work.spent)
-    flow = hands.explain_tasks([t.to_json() for t in todo], checked.read, load, Land(job.out), hands.workers, hands.gpus, job.task_timeout)
-    for text in flow:
-        told = receipts.failure(text)
-        if told:
-            failures.append(told)
-            progress.add(told["images"], told["images"])
-            watch.task(progress, len(todo), told)
-            continue
-        receipt = Receipt.from_json(text)
-        fresh.append(receipt)
-        spent.update(_spent(receipt))
-        progress.add(receipt.facts["stop"] - receipt.facts["start"], receipt.facts["failed"])
-        watch.task(progress, len(todo), {"task": receipt.task, **receipt.facts})
+    load = partial(Explain.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if executor.gpus else 1)
+    spent, tasks = Counter(work.spent), [task.to_json() for task in todo]
+    with monitor.stage("explain", _images(todo), "images", tasks=len(todo), tasks_done=0) as progress:
+        for text in executor.explain_tasks(tasks, checked.read, load, Land(job.out), executor.workers, executor.gpus, job.task_timeout):
+            failure = receipts.failure(text)
+            if failure:
+                failures.append(failure)
+                monitor.task(failure["images"], failure["images"], "task_failed", failure)
+                continue
+            receipt = Receipt.from_json(text)
+            fresh.append(receipt)
+            spent.update(_spent(receipt))
+            monitor.costs.update(passes.costs_of(receipt.facts))
+            count, failed = receipt.facts["stop"] - receipt.facts["start"], receipt.facts["failed"]
+            monitor.task(count, failed, "task_done", {"task": receipt.task, **receipt.facts})
     spent["wall_seconds"] += progress.seconds
     rate = {"images_per_second": round(_images(todo) / max(progress.seconds, 1e-9), 3)}
     spent = {name: round(value, 3) for name, value in spent.items()} | rate

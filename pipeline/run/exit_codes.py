@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+from pipeline.progress import ScreenHandler
 from pipeline.refusal import Refusal, one_line
 from pipeline.tables.publish import Overtaken, TooManyFailed
 from pipeline.tables.receipts import Damaged
@@ -12,8 +13,8 @@ CODES = "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overta
 
 
 def exit_code_of(work: Callable[[], int]) -> int:
-    """Do a job's work, which logs to stderr and returns an exit code of its own; the job's exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    """Do a job's work, whose warnings go to the screen and which returns an exit code of its own; the job's exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ScreenHandler()])
     try:
         return work()
     except Refusal as refusal:

@@ -1,4 +1,4 @@
-"""The same work in this process, one task after the other: for a notebook, a test, or a machine without Ray."""
+"""The same work in this process, one piece after the other: for a notebook, a test, or a machine without Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -16,6 +16,14 @@ def explain_tasks(
         yield land(explainer(read({"task": task})))["receipt"]
 
 
-def each(function: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
-    """`function` of every item, in order."""
-    return map(function, items)
+def map(function: Callable[[Any], Any], items: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
+    """`function` of every item, in order; one worker does all of them."""
+    for item in items:
+        yield function(item)
+
+
+def train(checked, workers: int, gpus: bool) -> None:
+    """Train in this process, on its GPU where `gpus` says so."""
+    from pipeline.train import loop
+
+    loop.train(checked, device="cuda" if gpus else "cpu")

@@ -8,7 +8,9 @@ import faulthandler
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+from uuid import uuid4
 
 from pipeline.plan.task import Task
 from pipeline.sources import ShardError
@@ -28,7 +30,9 @@ def explain_tasks(
     """
     import ray
 
-    ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ledger).remote()
+    # Workers find the ledger by its name, so that what they are built from holds nothing that lives on some node. This process keeps it alive.
+    ledger = f"ledger-{uuid4()}"
+    kept = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ledger).options(name=ledger).remote()
     share = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 0.75}
     rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
     rows = rows.map(_Guard(read, "read", unread, ledger, timeout), num_cpus=0.25)
@@ -42,12 +46,13 @@ def explain_tasks(
     rows = rows.map(land, num_cpus=0.25)
     for row in rows.iter_rows():
         yield row["receipt"]
+    del kept
 
 
 class _Actor:
     """Holds one backbone for as long as the job runs."""
 
-    def __init__(self, explain: Callable[[], Stage], ledger, timeout: float):
+    def __init__(self, explain: Callable[[], Stage], ledger: str, timeout: float):
         self.explain = _Guard(explain(), "explain", unanswered, ledger, timeout)
 
     def __call__(self, batch: dict) -> dict:
@@ -80,16 +85,16 @@ class _Guard:
     stage: Stage
     name: str
     failed: Callable[[dict, dict], dict]
-    ledger: Any
+    ledger: str
     timeout: float
 
     def __call__(self, row: dict) -> dict:
         import ray
 
         task = Task.from_json(row["task"])
-        key = (self.name, task.id)
+        key, ledger = (self.name, task.id), _named(self.ledger)
         try:
-            if ray.get(self.ledger.begin.remote(key)) > ATTEMPTS:
+            if ray.get(ledger.begin.remote(key)) > ATTEMPTS:
                 images = f"images {task.start} to {task.stop - 1} of the shard"
                 reason = f"{ATTEMPTS} times the worker died or was stopped after {self.timeout:g} s over {images}"
                 return self.failed(row, task.failure(ShardError("WorkerDied", reason), self.name))
@@ -97,10 +102,18 @@ class _Guard:
             return self.stage(row)
         finally:
             faulthandler.cancel_dump_traceback_later()
-            ray.get(self.ledger.end.remote(key))
+            ray.get(ledger.end.remote(key))
 
 
-def each(function: Callable[[Any], Any], items: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
+@cache
+def _named(name: str):
+    """The actor of this name in the job's namespace, looked up once in each process."""
+    import ray
+
+    return ray.get_actor(name)
+
+
+def map(function: Callable[[Any], Any], items: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
     """`function` of every item, as Ray tasks of a quarter CPU each, at most `workers` at a time, in the order they are finished.
 
     What it raises is raised here as it is, not as Ray wraps it.
@@ -120,3 +133,10 @@ def each(function: Callable[[Any], Any], items: Sequence[Any], workers: int | No
         if error is not None:
             raise error
         yield result
+
+
+def train(checked, workers: int, gpus: bool) -> None:
+    """Train on `workers` workers, see `pipeline.train.flow`."""
+    from pipeline.train import flow
+
+    flow.train(checked, workers, gpus)

@@ -90,6 +90,8 @@ class Job:
     """Seconds a worker may spend on one task before it is stopped; a task that stops its worker three times is an error."""
     dry: bool = False
     """Say what would be computed and why, and stop."""
+    log: Literal["text", "json"] = "text"
+    """What the screen gets: readable lines, or the events, one JSON object a line, as OUT/jobs/NAME.events.jsonl has them."""
 
     def __post_init__(self):
         for name in ("limit", "task_images", "image_size", "map_size"):

@@ -17,6 +17,7 @@ import torch
 from pipeline import backbones, engine
 from pipeline.classes.attributes import correlation
 from pipeline.classes.pairs import partners, parts_of
+from pipeline.engine import costs
 from pipeline.engine.batch import Batch, explain_targets, target_names
 from pipeline.engine.forward import run_forward
 from pipeline.engine.perturbed import ScoredMaps, answers, clean
@@ -147,8 +148,9 @@ class Explainer:
 
     def _scene(self, pictures: DecodedImages, wanted: Sequence[Output], tally: Counter) -> tuple[Batch, Predictions]:
         """One look at a batch with the targets of all wanted maps."""
-        pixels = torch.tensor(pictures.pixels, device=self.device)
-        seen = run_forward(self.backbone, self.backbone.prepare(pixels), self.spec.precision)
+        with costs.timed(tally, "look"):
+            pixels = torch.tensor(pictures.pixels, device=self.device)
+            seen = run_forward(self.backbone, self.backbone.prepare(pixels), self.spec.precision)
         tally["look", "forwards"] += len(pixels)
         labels = torch.tensor([-1 if row["label"] is None else row["label"] for row in pictures.rows], device=self.device)
         classes = seen.logits[:, : self.backbone.num_classes]
@@ -176,7 +178,8 @@ class Explainer:
             each = iter(self._maps(method, of, name, self._scene(some, [cell], scene.tally)[0], some) if asked else ())
             return [next(each) if i in asked else Undefined("not asked for") for i in range(len(pictures))]
         try:
-            return list(engine.maps(method, scene, place).float().cpu().numpy())
+            with costs.timed(scene.tally, method.alias):
+                return list(engine.maps(method, scene, place).float().cpu().numpy())
         except Exception as error:
             if len(pictures) == 1:
                 return [error.with_traceback(None)]
@@ -223,14 +226,16 @@ class Explainer:
             if METRICS[cell.metric.name].of_pairs:
                 names = target_names(target, scene)
                 each = ({name: draw(method, name, stored, i) for name in names} for i in range(len(pictures)))
-                scores[cell] = list(self._contrasts(cell, pictures, each))
+                with costs.timed(scene.tally, cell.metric.name):
+                    scores[cell] = list(self._contrasts(cell, pictures, each))
                 continue
             if of not in drawn:
                 every = ((i, draw(method, target.alias, stored, i)) for i in range(len(pictures)))
                 drawn[of] = {i: each for i, each in every if each}
             if (of, cell.metric) not in told:
-                self._perturb(cell, drawn[of], scene, scene.names.index(target.alias), classes)
-                told[of, cell.metric] = {i: score_map(cell.metric, each) for i, each in drawn[of].items()}
+                with costs.timed(scene.tally, cell.metric.name):
+                    self._perturb(cell, drawn[of], scene, scene.names.index(target.alias), classes)
+                    told[of, cell.metric] = {i: score_map(cell.metric, each) for i, each in drawn[of].items()}
             scores[cell] = told[of, cell.metric]
         return scores
 

@@ -28,7 +28,7 @@ class Explain:
     """Pictures -> the answers of the task's missing cells, as Arrow."""
 
     explainer: Explainer
-    outputs_of: Sequence[Output]
+    cells: Sequence[Output]
 
     @staticmethod
     def load(
@@ -58,6 +58,7 @@ class Explain:
         facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": len(failed), "seconds": seconds}
         facts |= {"bytes_read": told["bytes"], "retries": told["retries"]}
         facts["passes"] = costs.told(tally, {"look", *(cell.method.alias for cell in wanted if cell.method)}, len(pictures))
+        facts["payer_seconds"] = costs.seconds_of(tally)
         return {
             "task": row["task"],
             "answers": [

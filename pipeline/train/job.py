@@ -81,6 +81,8 @@ class Training:
     """Where the network is trained."""
     cache: str = _cache()
     """A local folder for decoded images and features; it may be removed at any time."""
+    log: Literal["text", "json"] = "text"
+    """What the screen gets: readable lines, or events, one JSON object a line."""
 
     def __post_init__(self):
         at_least = {

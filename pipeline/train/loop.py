@@ -6,10 +6,10 @@ B images of a batch, K channels, C classes, h w cells
 """
 
 import json
-import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,8 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.backbones import weights as weight_files
 from pipeline.backbones.libraries import checkpoint
 from pipeline.backbones.libraries.heads import Headed
-from pipeline.progress import Progress
 from pipeline.refusal import Refusal
+from pipeline.run.monitor import Monitor
 from pipeline.storage import join
 from pipeline.tables import files
 from pipeline.train import data, descent, losses
@@ -30,8 +30,6 @@ from pipeline.train.check import CheckedTraining, initial_network
 from pipeline.train.features import SEEN_AT_ONCE, entering, features
 from pipeline.train.state import State, StateFile
 from pipeline.train.team import Team
-
-log = logging.getLogger(__name__)
 
 
 def train(checked: CheckedTraining, team: Team = Team(), device: str = "cpu") -> None:
@@ -45,10 +43,11 @@ def train(checked: CheckedTraining, team: Team = Team(), device: str = "cpu") ->
     if len(job.lr) > 1 and not images.rows["val"]:
         raise Refusal("several learning rates are told apart on validation images, and there are none; give --val-source or --val-share")
     total = (job.head_epochs + job.epochs) * len(images.rows["train"]) * len(job.lr)
-    progress = Progress("train", total, "images") if team.rank == 0 else None
-    rates = [LearningRateTrial(checked, images, lr, team, torch.device(device), progress) for lr in job.lr]
-    for rate in rates:
-        rate.run()
+    monitor = Monitor(job.log) if team.rank == 0 else None
+    rates = [LearningRateTrial(checked, images, lr, team, torch.device(device), monitor) for lr in job.lr]
+    with monitor.stage("train", total, "images") if monitor else nullcontext():
+        for rate in rates:
+            rate.run()
     sound = [rate for rate in rates if not rate.state.diverged]
     if not sound:
         raise Refusal(f"the loss diverged at every rate of --lr {' '.join(map(str, job.lr))}; give smaller ones")
@@ -74,7 +73,7 @@ class LearningRateTrial:
     lr: float
     team: Team
     device: torch.device
-    progress: Progress | None
+    monitor: Monitor | None
     state: State = State()
 
     @cached_property
@@ -99,8 +98,8 @@ class LearningRateTrial:
             raise Refusal(f"{self.keeper.url} has {done} epochs already; give --epochs {done - job.head_epochs} or another --out")
         if self.state.network:
             self.network.load_state_dict(self.state.network)
-        if self.progress:
-            self.progress.add((epochs if self.state.diverged else done) * len(self.images.rows["train"]))
+        if self.monitor:
+            self.monitor.add((epochs if self.state.diverged else done) * len(self.images.rows["train"]))
         for epoch in range(done, epochs):
             if self.state.diverged:
                 break
@@ -136,19 +135,20 @@ class LearningRateTrial:
             if job.clip:
                 torch.nn.utils.clip_grad_norm_(parameters, job.clip)
             optimiser.step()
-            if self.progress:
-                self.progress.add(len(batch))
+            if self.monitor:
+                self.monitor.add(len(batch))
         self.team.average([buffer for buffer in self.network.buffers() if buffer.is_floating_point()])
         loss, nll, right, count = self.team.add(sums).tolist()
         row = {"lr": self.lr, "epoch": epoch + 1, "trained": "head" if fixed else "all"}
         row |= {"loss": loss / count, "nll": nll / count, "accuracy": right / count}
         row |= self.judged(self.images.rows["val"], "val_")
         row |= {"seconds": round(time.monotonic() - started, 3)}
-        if self.progress:
+        if self.monitor:
             shown = ", ".join(
                 f"{name} {value:.4f}" for name, value in row.items() if isinstance(value, float) and name not in ("lr", "seconds")
             )
-            log.info("rate %g, epoch %d: %s, %.1f images/s", self.lr, epoch + 1, shown, count / max(row["seconds"], 1e-3))
+            self.monitor.tell("epoch", **row)
+            self.monitor.show(f"rate {self.lr:g}, epoch {epoch + 1}: {shown}, {count / max(row['seconds'], 1e-3):.1f} images/s")
         network = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
         memory = {name: value.cpu().clone() for name, value in descent.memory_of(self.network, optimiser).items()}
         self.state = State(

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +25,8 @@ from pipeline.engine.batch import PASSES
 from pipeline.plan.check import check_job
 from pipeline.plan.task import Task
 from pipeline.run import in_process
-from pipeline.run.execute import Hands, execute
+from pipeline.run.execute import execute
+from pipeline.run.executor import Executor
 from pipeline.spec.job import Job
 from pipeline.tables import files, schema
 from pipeline.tables.identity import digest
@@ -94,7 +96,7 @@ def measured(tasks: int) -> dict:
             workers = Simulated(checked)
             found.setdefault("start_mb", _peak())
             wall, cpu = time.perf_counter(), time.process_time()
-            execute(checked, Hands(in_process.each, workers, 1, 0))
+            execute(checked, replace(Executor.of(in_process, 1, 0), explain_tasks=workers))
             spent = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "cpu_of_workers": workers.seconds}
             found[name] = {kind: round(seconds, 1) for kind, seconds in spent.items()} | {"peak_mb": _peak()}
 

@@ -1,6 +1,7 @@
 """A pack job as a value: the fields of the command line and of a `--config` file."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.refusal import Refusal
 from pipeline.spec.command_line import reachable_from_cluster
@@ -28,6 +29,8 @@ class Pack:
     """Leave out images that are missing or cannot be read, and classes without training images be; pack.json lists them."""
     workers: int | None = None
     """Shards written side by side on Ray; as many as there are CPUs by default. 0 runs in this process, without Ray."""
+    log: Literal["text", "json"] = "text"
+    """What the screen gets: readable lines, or events, one JSON object a line."""
 
     def __post_init__(self):
         for name in ("images_per_shard", "resize"):

@@ -1,7 +1,6 @@
 """A pack job from start to end: recognise, look everything over, write what is missing, sum up."""
 
 import json
-import logging
 import re
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -12,17 +11,16 @@ from pipeline.datasets.layouts import SPLITS, Dataset
 from pipeline.datasets.packing.check import CheckedPack, check_pack, tasks
 from pipeline.datasets.packing.job import Pack
 from pipeline.datasets.packing.shard import Receipt, receipt_url, write_shard
-from pipeline.progress import Progress
 from pipeline.refusal import Refusal
+from pipeline.run.monitor import Monitor
 from pipeline.tables import files
 
-log = logging.getLogger(__name__)
 AT_ONCE = 64  # shards that are planned and handed out together
 FEW = 3  # of a list of bad things, named in a refusal
 
 
-def pack(job: Pack, each: Callable = map) -> dict:
-    """Write the shards; returns what pack.json says. `each` maps a function over items, here or on Ray, in any order.
+def pack(job: Pack, map: Callable = map) -> dict:
+    """Write the shards; returns what pack.json says. `map` maps a function over items, here or on Ray, in any order.
 
     Raises:
         Refusal: the root is in no known layout, its tables contradict each other or its images, or `out` holds another dataset.
@@ -31,9 +29,13 @@ def pack(job: Pack, each: Callable = map) -> dict:
     _refuse_problems(planned.survey.problems, job)
     files.writable(job.out)
     known = _known(job.out, planned.head)
-    log.info("%s: %d images of %d classes in %s", planned.layout, planned.images, len(planned.dataset.classes), " ".join(planned.splits))
+    monitor = Monitor(job.log)
+    about = {"layout": planned.layout, "images": planned.images, "classes": len(planned.dataset.classes), "splits": planned.splits}
+    monitor.tell("planned", **about)
+    monitor.show(f"{planned.layout}: {planned.images} images of {about['classes']} classes in {' '.join(planned.splits)}")
     _tables(job.out, planned.dataset)
-    receipts = _write(planned, known, each)
+    with monitor.stage("pack", planned.images, "images"):
+        receipts = _write(planned, known, map, monitor)
     return _finish(planned, known, receipts)
 
 
@@ -75,28 +77,27 @@ def _tables(out: str, dataset: Dataset) -> None:
         pairs.write(storage.join(out, "pairs.json"), pairs.pairs_of_attributes(names, values))
 
 
-def _write(plan: CheckedPack, known: dict[str, Receipt], each: Callable) -> dict[str, Receipt]:
+def _write(plan: CheckedPack, known: dict[str, Receipt], map: Callable, monitor: Monitor) -> dict[str, Receipt]:
     """Receipts of all shards of these splits; those whose inputs did not change are left as they are."""
-    progress, receipts = Progress("pack", plan.images, "images"), {}
-    coming = tasks(plan)
+    receipts, coming = {}, tasks(plan)
     while some := list(islice(coming, AT_ONCE)):
         todo, problems = [], []
         for task in some:
             if task.name in known and known[task.name].inputs == task.inputs:
                 receipts[task.name] = known[task.name]
                 problems += known[task.name].problems
-                progress.add(len(task.items))
+                monitor.add(len(task.items))
             else:
                 todo.append(task)
         if todo:
             _unpublish(plan.job.out)
         sizes = {task.name: len(task.items) for task in todo}
-        for receipt in each(write_shard, todo) if todo else ():
+        for receipt in map(write_shard, todo) if todo else ():
             if receipt.refused:
                 raise Refusal(receipt.refused)
             receipts[receipt.name] = receipt
             problems += receipt.problems
-            progress.add(sizes[receipt.name], len(receipt.problems))
+            monitor.add(sizes[receipt.name], len(receipt.problems))
         _refuse_problems(problems, plan.job)
     return dict(sorted(receipts.items()))
 

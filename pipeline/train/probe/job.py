@@ -58,6 +58,8 @@ class ProbeJob:
     """As for jobs.explain."""
     name: str = "probe"
     """Names the features' runs and the probes' folder."""
+    log: Literal["text", "json"] = "text"
+    """As for jobs.explain."""
 
     def __post_init__(self):
         for flag, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 1)):
@@ -77,7 +79,7 @@ class ProbeJob:
     def features(self) -> Job:
         """The explain job that computes the features of all poolings, side by side, and nothing else."""
         pooled = (f"{key}={value}" for key, value in pooling(self.backbone, ",".join(self.pools)).items())
-        shared = ("backbone", "out", "weights", "image_size", "crop", "classes", "seed", "workers", "device", "task_images")
+        shared = ("backbone", "out", "weights", "image_size", "crop", "classes", "seed", "workers", "device", "task_images", "log")
         return Job(
             source=(*self.train, *self.val, *self.test),
             methods=(),

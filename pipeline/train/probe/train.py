@@ -1,6 +1,5 @@
 """Probes from features: every pooling, solver and setting, measured on every split; the best of each pooling and solver is kept."""
 
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
@@ -12,6 +11,7 @@ import pyarrow as pa
 from pipeline import sources, storage
 from pipeline.backbones import linear_probe as probes
 from pipeline.refusal import Refusal
+from pipeline.run.monitor import Monitor
 from pipeline.tables import files
 from pipeline.tables.read import Run
 from pipeline.tables.receipts import parquet_bytes
@@ -20,8 +20,6 @@ from pipeline.train.probe.features import Features, collect_features
 from pipeline.train.probe.job import ProbeJob
 from pipeline.train.probe.solvers import Linear, accuracy, adam, lbfgs
 
-log = logging.getLogger(__name__)
-
 
 def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
     """Train on the features of `run`, poolings side by side, and write the probes and `accuracy.parquet`; the rows of that table.
@@ -29,7 +27,7 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
     Raises:
         Refusal: where a split is empty, or a class has no training image.
     """
-    place, rows = storage.join(job.out, "probes", job.name), []
+    place, rows, monitor = storage.join(job.out, "probes", job.name), [], Monitor(job.log)
     with tempfile.TemporaryDirectory(prefix="features-") as folder:
         together = collect_features(run, _shards(job), Path(folder), job.held_out if not job.val else 0.0, job.seed)
         _refuse_empty_classes(together["train"], names, job.keep_empty)
@@ -38,7 +36,7 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
             splits = {split: features.part(slice(i * width, (i + 1) * width)) for split, features in together.items()}
             trunk = probes.trunk_of(run.facts["backbone"]["origin"], job.backbone, pool)
             for solver in job.solvers:
-                best, _ = max(_candidates(job, pool, solver, splits, len(names)), key=itemgetter(1))
+                best, _ = max(_candidates(job, pool, solver, splits, len(names), monitor), key=itemgetter(1))
                 if solver == "lbfgs" and not job.val:  # the setting is chosen: what was held out for it trains as well
                     best = lbfgs([splits["train"], splits["val"]], len(names), l2=best.setting)
                 name = f"{pool or 'own'}-{solver}"
@@ -52,21 +50,25 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
     return rows
 
 
-def _candidates(job: ProbeJob, pool: str, solver: str, splits: dict[str, Features], classes: int) -> Iterator[tuple[Linear, float]]:
+def _candidates(
+    job: ProbeJob, pool: str, solver: str, splits: dict[str, Features], classes: int, monitor: Monitor
+) -> Iterator[tuple[Linear, float]]:
     """The probes of one solver, one a setting, each with its top-1 on the validation images."""
     for setting in job.lr if solver == "adam" else job.l2:
-        what = f"{pool or 'own pooling'}, {solver} {setting:g}"
+        about, what = {"pool": pool, "solver": solver, "setting": setting}, f"{pool or 'own pooling'}, {solver} {setting:g}"
         if solver == "adam":
 
-            def told(epoch: int, right: float, what: str = what) -> None:
-                log.info("%s: epoch %d of %d, top-1 on val %.4f", what, epoch, job.epochs, right)
+            def told(epoch: int, right: float, about: dict = about, what: str = what) -> None:
+                monitor.tell("epoch", **about, epoch=epoch, val_accuracy=right)
+                monitor.show(f"{what}: epoch {epoch} of {job.epochs}, top-1 on val {right:.4f}")
 
             how = {"lr": setting, "epochs": job.epochs, "batch": job.batch, "seed": job.seed, "told": told}
             yield adam(splits["train"], splits["val"], classes, **how)
         else:
             found = lbfgs([splits["train"]], classes, l2=setting)
             right = accuracy(found, splits["val"])
-            log.info("%s: %d iterations, top-1 on val %.4f", what, found.step, right)
+            monitor.tell("solved", **about, iterations=found.step, val_accuracy=right)
+            monitor.show(f"{what}: {found.step} iterations, top-1 on val {right:.4f}")
             yield found, right
 
 
