@@ -17,7 +17,11 @@ def chaos(s3_server, tmp_path_factory):
             yield checked
 
 
-@pytest.mark.parametrize("seed", range(5))
+# Runs that between them lose a node as the first pass begins and in the middle, an actor early, and a driver at work and when all is landed.
+SEEDS = (0, 3, 4)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 def test_what_is_published_in_the_end_is_what_an_undisturbed_job_publishes(chaos, seed):
     injected = chaos.run(seed)
     assert sum(injected[kind] for kind in FAULTS) > 0

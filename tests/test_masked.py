@@ -26,6 +26,7 @@ from pipeline.tables.identity import seed_of
 from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
 from tests import tiny
+from tests.conditioning import Double, agree, doubled, off, rounding, widened
 
 SIZE, IMAGES = 32, 3
 MEAN, STD = 0.4, 0.25
@@ -142,7 +143,8 @@ def score_cam(slow, softmax=True):
     for channel in A:
         mask = F.interpolate(channel[None, None], (SIZE, SIZE), mode="bilinear")[0, 0]
         scores.append(slow.y(slow.x * torch.from_numpy(unit(mask.numpy()))) - slow.y(slow.x * 0))
-    weights = torch.tensor(scores).double().softmax(0) if softmax else torch.tensor(scores).double()
+    scores = torch.tensor(scores, dtype=torch.float64)
+    weights = scores.softmax(0) if softmax else scores
     return (weights[:, None, None] * A).sum(0).relu()
 
 
@@ -204,16 +206,20 @@ def test_every_masked_method_has_a_reference():
 @pytest.mark.parametrize("written", sorted(REFERENCES))
 def test_maps_are_the_formulas_in_double_precision(network, pixels, written):
     backbone, double = network
-    scene, request, spans = scene_of(backbone, pixels), parse(written, METHODS, "method"), []
+    request, spans = parse(written, METHODS, "method"), []
+    with Double():
+        exact = scene_of(widened(backbone), pixels)  # its directions are not rounded to single precision
     for target in (0, 1):
-        found = ours(written, scene, target)
-        if request.name.startswith("glas"):
-            found = upsample(found, scene.size, METHODS[request.name].render(request.args))
-        for image in range(IMAGES):
-            expected = REFERENCES[written](Slow(double, scene, image, target))
-            spans.append((expected.max() - expected.min()).item())
-            assert (found[image] - expected).abs().max() <= 1e-4 * max(spans[-1], 1e-6)
-    assert max(spans) > 1e-5, "rectified maps may be flat, but not all of them"
+
+        def drawn(backbone, target=target):
+            scene = scene_of(backbone, pixels)
+            found = ours(written, scene, target)
+            return upsample(found, scene.size, METHODS[request.name].render(request.args)) if request.name.startswith("glas") else found
+
+        expected = torch.stack([REFERENCES[written](Slow(double, exact, image, target)) for image in range(IMAGES)])
+        spans.append(expected.amax((1, 2)) - expected.amin((1, 2)))
+        agree(drawn, backbone, expected)
+    assert max(span.max() for span in spans) > 1e-5, "rectified maps may be flat, but not all of them"
 
 
 @pytest.mark.parametrize("written", sorted(REFERENCES))
@@ -224,10 +230,11 @@ def test_a_map_depends_on_nothing_but_its_image(network, pixels, written):
     alone = [torch.cat([ours(written, scene_of(network[0], pixels, part=slice(i, i + 1)), t) for i in range(IMAGES)]) for t in (0, 1)]
     tight = scene_of(network[0], pixels)
     budget.budget_of(tight, parse(written, METHODS, "method").alias).rows = 7
+    wide = widened(network[0])
     for target in (0, 1):
-        span = (whole[target].amax((1, 2)) - whole[target].amin((1, 2))).clamp(min=1e-6)
-        assert ((whole[target] - alone[target]).abs().amax((1, 2)) <= 1e-4 * span).all()
-        assert ((whole[target] - ours(written, tight, target)).abs().amax((1, 2)) <= 1e-4 * span).all()
+        slack = rounding(lambda target=target: ours(written, scene_of(wide, pixels), target))[1]  # of each of two
+        assert (off(whole[target], alone[target]) <= 2 * slack).all()
+        assert (off(whole[target], ours(written, tight, target)) <= 2 * slack).all()
         only = scene_of(network[0], pixels, targets=[("label", "finer")[target]])
         assert torch.equal(ours(written, only), whole[target])
 
@@ -318,7 +325,9 @@ def test_glas_glas_light_and_glas_shadow_share_one_sweep(network, pixels):
 def test_out_of_memory_halves_the_budget_and_changes_nothing_else(network, pixels):
     calm, _ = counted(network, pixels)
     scene, counter = counted(network, pixels, most=10)
-    torch.testing.assert_close(ours("glas(k=5)", scene), ours("glas(k=5)", calm), rtol=1e-4, atol=1e-7)
+    wide = widened(network[0])
+    slack = rounding(lambda: ours("glas(k=5)", scene_of(wide, pixels)))[1]
+    assert (off(ours("glas(k=5)", scene), ours("glas(k=5)", calm)) <= 2 * slack).all()
     assert counter.rows == IMAGES * 50
     assert counter.largest == 8
     assert budget.budget_of(scene, "glas").rows == 8
@@ -387,14 +396,14 @@ def test_a_preset_is_about_settings_that_there_are():
 
 def test_occlusion_of_a_linear_model_is_the_mean_box_sum(network, pixels):
     """p(m) = sum_j a_j m_j: what a window takes away is its sum of a."""
-    scene, code = scene_of(network[0], pixels), Windows(8, 4)
-    masks, a = masks_of(code, scene), torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    said = Copies(None, (masks.paint(torch.arange(49), None) * a).sum((1, 2))[None], codes=masks.codes)
-    found = METHODS["occlusion"].map(Copies(None, a.sum()[None]), said, window=8, stride=4)[0]
-    sums = F.avg_pool2d(a[None, None], 8, 4, divisor_override=1)
-    ones = torch.ones(1, 1, 8, 8)
-    expected = F.conv_transpose2d(sums, ones, stride=4) / F.conv_transpose2d(torch.ones_like(sums), ones, stride=4)
-    torch.testing.assert_close(found, expected[0, 0], rtol=1e-4, atol=1e-4)
+    with Double():
+        scene, code = scene_of(widened(network[0]), pixels), Windows(8, 4)
+        masks, a = masks_of(code, scene), torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+        said = Copies(None, (masks.paint(torch.arange(49), None) * a).sum((1, 2))[None], codes=masks.codes)
+        found = METHODS["occlusion"].map(Copies(None, a.sum()[None]), said, window=8, stride=4)[0]
+        sums, ones = F.avg_pool2d(a[None, None], 8, 4, divisor_override=1), torch.ones(1, 1, 8, 8)
+        expected = F.conv_transpose2d(sums, ones, stride=4) / F.conv_transpose2d(torch.ones_like(sums), ones, stride=4)
+    torch.testing.assert_close(found, expected[0, 0])
 
 
 def test_score_cam_weighs_channels_by_a_softmax_that_the_baseline_does_not_move():
@@ -414,13 +423,16 @@ def test_ablation_cam_does_not_turn_over_where_the_logit_is_negative():
 
 
 def test_mean_fill_is_what_multiplying_the_normalised_tensor_comes_to(network, pixels):
+    def found(backbone):
+        scene = scene_of(backbone, pixels)
+        return masked.ask(scene, masks_of(Bernoulli(10, 4, 0.5), scene), [scene.targets[0].directions[:, 0]], "mean")[0].logit
+
     scene = scene_of(network[0], pixels)
-    masks, direction = masks_of(Bernoulli(10, 4, 0.5), scene), scene.targets[0].directions[:, 0]
-    found = masked.ask(scene, masks, [direction], "mean")[0].logit
-    for i in range(10):
-        mask = masks.paint(torch.tensor([i]), None)
-        expected = (network[0].logits(network[0].prepare(pixels) * mask) * direction).sum(1)
-        torch.testing.assert_close(found[:, i], expected, rtol=1e-4, atol=1e-4)
+    with Double():
+        masks = masks_of(Bernoulli(10, 4, 0.5), scene).paint(torch.arange(10), None)
+    direction = scene.targets[0].directions[:, 0].double()
+    x = doubled(network[0], pixels)
+    agree(found, network[0], torch.stack([(network[1](x * mask) * direction).sum(1) for mask in masks], 1))
 
 
 @pytest.mark.parametrize(("fill", "colour"), [("black", 0.0), ("mean", MEAN), ("0.75", 0.75)])
@@ -473,12 +485,15 @@ def test_settings_that_cannot_be_are_refused_before_any_work(network, pixels, wr
 
 
 def test_sigmoid_networks_are_asked_by_their_sigmoid(network, pixels):
-    scene = scene_of(network[0], pixels, activation="sigmoid")
-    slow = Slow(network[1], scene, 0, 0)
-    slow.p = lambda x: float(slow.direction @ slow.logits(x).sigmoid())
-    found = ours("occlusion(window=8,stride=5)", scene)[0]
-    expected = occlusion(slow)
-    assert (found - expected).abs().max() <= 1e-4 * (expected.max() - expected.min())
+    def found(backbone):
+        return ours("occlusion(window=8,stride=5)", scene_of(backbone, pixels, activation="sigmoid"))
+
+    expected = []
+    for image in range(IMAGES):
+        slow = Slow(network[1], scene_of(network[0], pixels, activation="sigmoid"), image, 0)
+        slow.p = lambda x, slow=slow: float(slow.direction @ slow.logits(x).sigmoid())
+        expected.append(occlusion(slow))
+    agree(found, network[0], torch.stack(expected))
 
 
 def test_half_precision_moves_maps_a_little(network, pixels):
@@ -530,15 +545,14 @@ def test_maps_agree_with_the_grad_cam_package(network, pixels, hooked, name, mon
     np.testing.assert_allclose(found, min_max(theirs), atol=2e-3)
 
 
-def test_occlusion_agrees_with_captum_where_windows_end_at_the_edge(network, pixels, hooked):
+def test_occlusion_agrees_with_captum_where_windows_end_at_the_edge(network, pixels):
     from captum.attr import Occlusion
 
-    scene = scene_of(network[0], pixels)
-    x, classes = network[0].prepare(pixels), scene.targets[0].class_id
-    attribution = Occlusion(lambda x: hooked(x).softmax(1)).attribute(x, (3, 8, 8), (3, 4, 4), baselines=0, target=classes)
-    found = ours("occlusion(window=8,stride=4)", scene)
-    span = found.amax() - found.amin()
-    assert (attribution[:, 0] - found).abs().max() <= 1e-4 * span
+    backbone, double = network
+    x, classes = doubled(backbone, pixels), scene_of(backbone, pixels).targets[0].class_id
+    with Double():  # captum adds up in single precision whatever it is given
+        attribution = Occlusion(lambda x: double(x).softmax(1)).attribute(x, (3, 8, 8), (3, 4, 4), baselines=0, target=classes)
+    agree(lambda backbone: ours("occlusion(window=8,stride=4)", scene_of(backbone, pixels)), backbone, attribution[:, 0])
 
 
 def test_lime_agrees_with_captum_within_its_sampling_error(network, pixels, hooked):

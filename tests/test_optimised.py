@@ -21,6 +21,7 @@ from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
 from tests import tiny
+from tests.conditioning import Double, agree, off, rounding, widened
 from tests.test_path import Counted, run, scene
 from tests.untouched import assert_untouched
 
@@ -59,14 +60,9 @@ def pixels():
     return images.to(torch.uint8)
 
 
-def agree(ours, theirs, share=1e-3):
-    """Both within `share` of the range and correlated to 0.9999."""
-    theirs = theirs.detach().to(ours)
-    if theirs.max() - theirs.min() < 1e-3:
-        return torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
-    assert (ours - theirs).abs().max() <= share * (theirs.max() - theirs.min())
-    assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] >= 0.9999
-    return None
+def same(written, backbone, pixels, expected, target="label", **how):
+    """The maps of all images are the references' [h w], one for each image (conditioning.agree)."""
+    agree(lambda backbone: run(written, backbone, pixels, target), backbone, torch.stack(list(expected)), **how)
 
 
 class Slow:
@@ -125,19 +121,17 @@ def reference_opti_cam(slow, steps, objective, normalisation, g):
 @pytest.mark.parametrize("normalisation", ["range", "max", "sigmoid"])
 @pytest.mark.parametrize("objective", ["mask", "diff", "io_mask", "io_diff"])
 def test_opti_cam_is_its_formula(backbone, network, pixels, objective, normalisation):
-    ours = run(f"opti_cam(steps=12,objective={objective},normalisation={normalisation})", backbone, pixels)
-    for i in range(IMAGES):
-        slow = Slow(backbone, network, pixels, i)
-        agree(ours[i], reference_opti_cam(slow, 12, objective, normalisation, slow.g)[0])
+    each = (Slow(backbone, network, pixels, i) for i in range(IMAGES))
+    expected = [reference_opti_cam(slow, 12, objective, normalisation, slow.g)[0] for slow in each]
+    same(f"opti_cam(steps=12,objective={objective},normalisation={normalisation})", backbone, pixels, expected)
 
 
 @pytest.mark.parametrize("target", ["finer", "reverse"])
 @pytest.mark.parametrize("scalar", ["g", "margin"])
 def test_opti_cam_explains_any_direction_by_logit_or_margin(backbone, network, pixels, target, scalar):
-    ours = run(f"opti_cam(steps=12,scalar={'logit' if scalar == 'g' else scalar})", backbone, pixels, target)
-    for i in range(IMAGES):
-        slow = Slow(backbone, network, pixels, i, target)
-        agree(ours[i], reference_opti_cam(slow, 12, "mask", "range", getattr(slow, scalar))[0])
+    each = (Slow(backbone, network, pixels, i, target) for i in range(IMAGES))
+    expected = [reference_opti_cam(slow, 12, "mask", "range", getattr(slow, scalar))[0] for slow in each]
+    same(f"opti_cam(steps=12,scalar={'logit' if scalar == 'g' else scalar})", backbone, pixels, expected, target)
 
 
 def test_opti_cam_starts_at_the_channels_mean_and_never_ends_below_its_start(backbone, network, pixels):
@@ -219,11 +213,9 @@ def impulses(sigma, side=SIZE):
 @pytest.mark.parametrize(("jitter", "target"), [(0, "predicted"), (4, "predicted"), (4, "finer")])
 def test_mask_is_its_formula(backbone, network, pixels, jitter, target):
     settings = f"steps=10,cells=8,away=4.0,soft=2.0,area=0.001,jitter={jitter},start=ones"
-    ours = run(f"mask({settings})", backbone, pixels, target)
-    for i in range(IMAGES):
-        slow = Slow(backbone, network, pixels, i, target)
-        agree(ours[i], reference_mask(slow, i, 10, jitter, torch.ones(8, 8)))
-    assert (ours.amax((1, 2)) > 0.1).sum() >= 2, "images that blurring only helps show nothing"
+    expected = [reference_mask(Slow(backbone, network, pixels, i, target), i, 10, jitter, torch.ones(8, 8)) for i in range(IMAGES)]
+    same(f"mask({settings})", backbone, pixels, expected, target)
+    assert sum(one.max() > 0.1 for one in expected) >= 2, "images that blurring only helps show nothing"
 
 
 def test_mask_starts_at_the_smallest_disc_that_takes_99_percent(backbone, network, pixels):
@@ -298,20 +290,24 @@ def reference_extremal(slow, steps, area, cell=7, sigma=6.0, away=5.0, levels=8,
 
 @pytest.mark.parametrize("target", ["label", "finer"])
 def test_extremal_is_its_formula(backbone, network, pixels, target):
-    ours = run("extremal(steps=8,areas=0.3,sigma=6,away=5)", backbone, pixels, target)
-    for i in range(IMAGES):
-        agree(ours[i], reference_extremal(Slow(backbone, network, pixels, i, target), 8, 0.3))
+    expected = [reference_extremal(Slow(backbone, network, pixels, i, target), 8, 0.3) for i in range(IMAGES)]
+    same(
+        "extremal(steps=8,areas=0.3,sigma=6,away=5)", backbone, pixels, expected, target, draws=12
+    )  # a tie that falls the other way is rare
 
 
 def test_extremal_s_ties_matter_at_its_plain_start_alone(backbone, network, pixels):
     """Eq. 7 sorts, and says nothing of ties. The mask starts as one plain, which an exact sort would order as rounding has it.
 
-    Once three steps have given it a shape, sorting exactly changes the map by less than a thousandth of its range, nine steps on.
+    Once three steps have given it a shape, sorting exactly changes the map by less than a thousandth of its range, nine steps on: in
+    double precision, so that it is the ties that change it.
     """
+    with Double():
+        ours = run("extremal(steps=12,areas=0.3,sigma=6,away=5)", widened(backbone), pixels)
     for i in range(2):
         slow, plain = Slow(backbone, network, pixels, i), iter([in_turn] * 3)
         exact = reference_extremal(slow, 12, 0.3, order_of=lambda whole, plain=plain: next(plain, torch.argsort)(whole))
-        agree(run("extremal(steps=12,areas=0.3,sigma=6,away=5)", backbone, pixels)[i], exact, share=1e-3)
+        assert (ours[i] - exact).abs().max() <= 1e-3 * (exact.max() - exact.min())
     # values between 0 and 1 that are taken for ties are within 1/4096 of each other, and so is what they are squared against
     masks = torch.rand(1, 1, 5000, generator=torch.Generator().manual_seed(0)).double()
     wanted = (torch.arange(5000) >= 3500).double()
@@ -320,10 +316,13 @@ def test_extremal_s_ties_matter_at_its_plain_start_alone(backbone, network, pixe
 
 
 def test_extremal_areas_are_optimised_apart_and_added(backbone, pixels):
-    both = run("extremal(steps=6,areas=(0.1,0.4))", backbone, pixels)
-    torch.testing.assert_close(
-        both, sum(run(f"extremal(steps=6,areas={area})", backbone, pixels) for area in (0.1, 0.4)), atol=1e-4, rtol=0
-    )
+    both = run("extremal(steps=6,areas=(0.1,0.4),sigma=6)", backbone, pixels)
+    wide = widened(backbone)
+    apart = [
+        (run(written, backbone, pixels), rounding(lambda written=written: run(written, wide, pixels))[1])
+        for written in ("extremal(steps=6,areas=0.1,sigma=6)", "extremal(steps=6,areas=0.4,sigma=6)")
+    ]
+    assert (off(both, sum(maps for maps, _ in apart)) <= 2 * sum(slack for _, slack in apart)).all()
 
 
 def test_extremal_masks_grow_with_their_area(backbone, pixels):
@@ -364,13 +363,15 @@ def test_counted_passes_are_the_cost_model_s(backbone, pixels, method, forwards,
 
 def test_an_image_that_has_stopped_costs_nothing_more_and_changes_nothing(backbone, network, pixels):
     """At a coarse tolerance images stop at different steps; the reference says at which."""
-    tolerance, steps, stops, counted = 2e-2, 40, [], Counted(backbone)
-    ours = run(f"opti_cam(steps={steps},tolerance={tolerance})", counted, pixels)
+    tolerance, steps, stops, expected, counted = 2e-2, 40, [], [], Counted(backbone)
+    written = f"opti_cam(steps={steps},tolerance={tolerance})"
+    run(written, counted, pixels)
     for i in range(IMAGES):
         slow = Slow(backbone, network, pixels, i)
         met = reference_opti_cam(slow, steps, "mask", "range", slow.g)[1]
         stops.append(next((t + 1 for t in range(1, steps) if abs(met[t] - met[t - 1]) < tolerance), steps))
-        agree(ours[i], reference_opti_cam(slow, stops[-1], "mask", "range", slow.g)[0])
+        expected.append(reference_opti_cam(slow, stops[-1], "mask", "range", slow.g)[0])
+    same(written, backbone, pixels, expected)
     assert len(set(stops)) > 1, "the test wants images that stop apart"
     assert counted.forwards == sum(stops)
 
@@ -388,15 +389,18 @@ def test_a_map_does_not_depend_on_its_neighbours(backbone, pixels, method):
     whole = run(method, backbone, pixels)
     alone = torch.cat([run(method, backbone, pixels, ids=[i]) for i in range(IMAGES)])
     turned = run(method, backbone, pixels, ids=reversed(range(IMAGES))).flip(0)
-    span = (whole.amax((1, 2)) - whole.amin((1, 2))).clamp(min=1e-12)
+    wide = widened(backbone)
+    slack = rounding(lambda: run(method, wide, pixels))[1]
     for other in (alone, turned):
-        assert ((other - whole).abs().amax((1, 2)) <= 1e-3 * span).all(), ((other - whole).abs().amax((1, 2)) / span).tolist()
+        assert (off(other, whole) <= 2 * slack).all(), "each is within rounding of the exact one"
 
 
 def test_groups_change_nothing(backbone, pixels):
     many = list(range(IMAGES)) * 2
     twice = run("extremal(steps=4,sigma=6)", backbone, pixels, ids=many)  # ten images, eight at a time
-    torch.testing.assert_close(twice[IMAGES:], twice[:IMAGES], atol=1e-5, rtol=0)
+    wide = widened(backbone)
+    slack = rounding(lambda: run("extremal(steps=4,sigma=6)", wide, pixels))[1]
+    assert (off(twice[IMAGES:], twice[:IMAGES]) <= 2 * slack).all()
 
 
 @pytest.mark.parametrize("method", METHOD_SETTINGS)

@@ -32,9 +32,9 @@ def inline(source, tmp_path_factory):
     return undisturbed(job(source, tmp_path_factory.mktemp("inline")))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_publishes_the_same_bits(cluster, source, inline, tmp_path, workers):
-    outcome = explain.run(job(source, tmp_path, workers=workers))
+def test_two_workers_publish_the_same_bits(cluster, source, inline, tmp_path):
+    """One does, below, over the shards in another order."""
+    outcome = explain.run(job(source, tmp_path, workers=2))
     assert outcome.complete
     assert content(tmp_path) == inline
 
@@ -44,8 +44,9 @@ def test_scores_of_stored_maps_have_the_same_bits_on_workers(cluster, source, tm
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    explain.run(job(source, tmp_path / "inline", methods=("grad_cam",), metrics=("energy",)))
+    shutil.copytree(tmp_path / "inline", tmp_path / "workers")  # the same maps: that workers make them is tested below
     for out, workers in (("inline", 0), ("workers", 1)):
-        explain.run(job(source, tmp_path / out, workers=workers, methods=("grad_cam",), metrics=("energy",)))
         score.run(score.Score(out=str(tmp_path / out), metrics=("ad_ai_ag", "pxap", "iou"), workers=workers))
     torch.set_num_threads(threads)
     found, expected = (test_metrics_run.content(tmp_path / out) for out in ("workers", "inline"))
@@ -67,12 +68,13 @@ def test_metrics_partials_and_summary_have_the_same_bits_on_workers(cluster, sou
 def test_shard_order_and_restarts_change_nothing(cluster, source, inline, tmp_path):
     """The shards named backwards, half of the receipts lost between two starts."""
     shards = sorted(Path(source).parent.glob("*.tar"), reverse=True)
-    explain.run(job([str(shard) for shard in shards], tmp_path, workers=1))
+    assert explain.run(job([str(shard) for shard in shards], tmp_path, workers=1)).complete
+    assert content(tmp_path) == inline
     for receipt in sorted(tmp_path.glob("tasks/**/receipt.json"))[::2]:
         shutil.rmtree(receipt.parent)
     shutil.rmtree(tmp_path / "runs")
     (tmp_path / "current.json").unlink()
-    explain.run(job(source, tmp_path, workers=2))
+    explain.run(job(source, tmp_path, workers=1))
     assert content(tmp_path) == inline
 
 
@@ -119,10 +121,10 @@ def test_the_same_job_over_s3_publishes_the_same_tables(cluster, source, inline,
 
     for shard in Path(source).parent.glob("*.tar"):
         write_bytes(join(s3, "shards", shard.name), shard.read_bytes())
-    outcome = explain.run(job(f"{s3}/shards/{{00000..00002}}.tar", f"{s3}/atlas", workers=2))
+    outcome = explain.run(job(f"{s3}/shards/{{00000..00002}}.tar", f"{s3}/atlas", workers=1))
     assert outcome.complete
     assert content(f"{s3}/atlas") == inline
-    assert not explain.run(job(f"{s3}/shards/*.tar", f"{s3}/atlas", workers=2)).new
+    assert not explain.run(job(f"{s3}/shards/*.tar", f"{s3}/atlas", workers=1)).new
     fs, path = filesystem(f"{s3}/atlas/current.json")
     assert json.loads(fs.cat_file(path)) == {"default": outcome.run_id}
 

@@ -1,0 +1,142 @@
+"""How a program in single precision is held to a slow reference in double precision, on any processor.
+
+A number that one machine was off by is no bound: other kernels sum in another order. Two statements hold on all of them.
+
+1. In double precision the program *is* its formula. `Double` runs the program as it stands with float64 wherever it says float32, and
+   what it gives is the reference's to `EXACT` of the range.
+2. In single precision it is off by what its conditioning makes of rounding. Each operation gives what an exact one would of operands
+   moved in their last place (backward stability: Higham, Accuracy and Stability of Numerical Algorithms, 2002, ch. 2-3). So the
+   program is run in double precision with every operand of every operation moved at random by `UNIT`, as Monte Carlo arithmetic does
+   (Parker 1997), a few times; single precision may be `FACTOR` times as far away as the farthest of these runs.
+
+`FACTOR` pays for what a random draw leaves out: a sum of n terms rounds up to n times, in blocks and at random about sqrt(n / block)
+times, which is under 10 for the longest sums here (a few thousand terms); and the largest of a few draws is not the largest there is.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+UNIT = 2.0**-24  # what rounding once to single precision moves a number by at most, relative to it
+DRAWS, FACTOR = 3, 16
+EXACT = FACTOR * 2.0**-29  # of the range: a map that single precision knows anything of, double knows 2^29 times as well
+RANDOM = {"rand", "randn", "normal", "rand_like", "randn_like"}
+# one rounding a number, of the result; what single precision can hold is not moved: 1 - 1 is 0 on every processor
+ROUNDED = {
+    "add", "sub", "rsub", "mul", "rmul", "div", "truediv", "rtruediv", "rdiv", "pow", "square", "sqrt", "exp", "log", "sigmoid", "logsigmoid",
+    "rsqrt", "reciprocal", "addcmul", "softplus", "tanh", "gelu", "silu", "hardswish", "hardsigmoid", "lerp", "interpolate",
+}  # fmt: skip
+# sums of many: their operands
+SUMMED = {
+    "sum", "mean", "cumsum", "var", "std", "norm", "normalize", "matmul", "rmatmul", "bmm", "mm", "addmm", "baddbmm", "einsum", "linear", "conv2d",
+    "conv_transpose2d", "batch_norm", "layer_norm", "group_norm", "softmax", "log_softmax", "logsumexp", "avg_pool2d", "adaptive_avg_pool2d",
+    "rms_norm", "std_mean", "var_mean", "scaled_dot_product_attention", "multi_head_attention_forward",
+}  # fmt: skip
+
+
+class Double(TorchFunctionMode):
+    """Within it torch computes in float64 where a program says float32; chance falls as it does in float32.
+
+    Parameters:
+        draw: seed of the moves of operands by UNIT; None moves nothing.
+    """
+
+    def __init__(self, draw: int | None = None) -> None:
+        super().__init__()
+        self.noise = None if draw is None else torch.Generator().manual_seed(draw)
+
+    def __enter__(self):
+        self.default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.set_default_dtype(self.default)
+        return super().__exit__(*error)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if func is Tensor.float:
+            return args[0].double()
+        if name in RANDOM and "dtype" not in kwargs:
+            value = func(*args, **kwargs, **({} if name.endswith("like") or name == "normal" else {"dtype": torch.float32}))
+            return value.double()
+        args, kwargs = tree_map(lambda value: torch.float64 if value is torch.float32 else value, (args, kwargs))
+        if self.noise is None:
+            return func(*args, **kwargs)
+        in_place = name.endswith("_") and not name.startswith("__")
+        if name.strip("_") in SUMMED:
+            args, kwargs = (*args[:in_place], *tree_map(self._moved, args[in_place:])), tree_map(self._moved, kwargs)
+        value = func(*args, **kwargs)
+        if name.strip("_") not in ROUNDED or not isinstance(value, Tensor) or any(value is one for one in args):
+            return value
+        return torch.where(value == value.float(), value, self._moved(value))
+
+    def _moved(self, value):
+        if not isinstance(value, Tensor) or value.dtype != torch.float64:
+            return value
+        signs = torch.randint(2, value.shape, generator=self.noise, dtype=torch.int8)
+        return value * (1 + (2 * signs - 1) * UNIT)
+
+
+def widened(backbone):
+    """The same backbone in double precision, to be asked within `Double`."""
+    wide = copy.deepcopy(backbone)
+    wide.cut.double()
+    tensors = {f.name: getattr(wide, f.name) for f in dataclasses.fields(wide) if isinstance(getattr(wide, f.name), Tensor)}
+    return dataclasses.replace(wide, **{name: value.double() for name, value in tensors.items()})
+
+
+def doubled(backbone, images: Tensor) -> Tensor:
+    """What the network takes of uint8 images [B 3 H W], in double precision."""
+    with Double():
+        return backbone.prepare(images)
+
+
+def rounding(program: Callable[[], Tensor], draws: int = DRAWS) -> tuple[Tensor, Tensor]:
+    """What the program gives in double precision [B ...], and how far single precision may be from each [B].
+
+    Parameters:
+        program: gives maps, or rows of numbers, of the networks it has in double precision.
+    """
+    with Double():
+        exact = program().detach()
+    furthest = _rows(exact).abs().amax(1) * UNIT  # what the result is rounded by when it is stored
+    for draw in range(draws):
+        with Double(draw):
+            furthest = torch.maximum(furthest, off(program(), exact))
+    return exact, FACTOR * furthest
+
+
+def off(ours, theirs) -> Tensor:
+    """The largest difference of each row [B ...] of two arrays [B]."""
+    return (_rows(ours) - _rows(theirs)).abs().amax(1)
+
+
+def agree(program: Callable, backbone, expected, draws: int = DRAWS) -> None:
+    """`program` is its formula in double precision, and in single precision as far as rounding leaves it (above).
+
+    Parameters:
+        program: backbone -> maps or rows of numbers [B ...], those of as many images.
+        expected: the same in double precision, from a reference of its own [B ...].
+        draws: runs with moved operands: more where a rare jump counts; 0 where single precision does not determine the result at all,
+            for a reason that the caller states.
+    """
+    wide, rows = widened(backbone), _rows(expected)
+    span, size = rows.amax(1) - rows.amin(1), rows.abs().amax(1)
+    exact, slack = rounding(lambda: program(wide), draws)
+    far = off(exact, expected)
+    assert (far <= EXACT * span + FACTOR * 2.0**-53 * size).all(), f"not its formula: {far.tolist()} of a range of {span.tolist()}"
+    if draws:
+        far = off(program(backbone), exact)
+        assert (slack <= 0.5 * torch.maximum(span, size)).all(), f"rounding may do anything: {slack.tolist()} of {span.tolist()}"
+        assert (far <= slack).all(), f"off by more than rounding: {far.tolist()}, not {slack.tolist()}"
+
+
+def _rows(values) -> Tensor:
+    return torch.as_tensor(values).detach().double().flatten(1)
