@@ -13,8 +13,10 @@ from pipeline import storage
 from pipeline.plan.state import RunState
 from pipeline.progress import Progress
 from pipeline.reduce import compact as reduce
+from pipeline.reduce.corpus import summarise_partials
+from pipeline.reduce.curves import curves_of
 from pipeline.reduce.manifest import facts_of
-from pipeline.reduce.summary import curves_of, joined, of_partials, summary_of
+from pipeline.reduce.summary import concat_summaries, summarise_files
 from pipeline.reduce.weight_similarity import weight_similarity
 from pipeline.refusal import Refusal
 from pipeline.tables import files, publish, receipts, schema
@@ -136,8 +138,8 @@ def _summarised(work: RunState, groups: Groups, each: Callable, run_id: str, ent
         if entry["table"] == "metrics":
             scored.setdefault(entry["path"].split("/")[1], []).append(entry["path"])
     floor = scored.get("method=random", [])
-    parts = list(each(partial(summary_of, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
-    summary = joined([*parts, of_partials(partials, asked)])
+    parts = list(each(partial(summarise_files, out, run_id, asked), [(paths, floor) for paths in scored.values()])) if scored else []
+    summary = concat_summaries([*parts, summarise_partials(partials, asked)])
     return {"partials": without_groups(partials), "summary": summary, "curves": curves_of(partials)}
 
 

@@ -11,7 +11,8 @@ from pipeline import backbones
 from pipeline.backbones.network import Network
 from pipeline.plan.fit import fit_to_backbone, with_class_sets
 from pipeline.plan.outputs import outputs_of
-from pipeline.reduce.summary import curves_of, summarised
+from pipeline.reduce.curves import curves_of
+from pipeline.reduce.summary import summarise
 from pipeline.refusal import Refusal
 from pipeline.sources.images import DecodedImages
 from pipeline.spec.explain_spec import ExplainSpec, build_spec
@@ -97,6 +98,6 @@ def gathered(answers: Sequence[tuple[Output, pa.Table, pa.Table]], asked: Explai
     if asked.metrics:
         tables["metrics"] = widen(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
         partials = tables.get("partials", schema.PARTIALS.empty_table())
-        tables["summary"] = summarised(tables["metrics"], partials, asked)
+        tables["summary"] = summarise(tables["metrics"], partials, asked)
         tables |= {"partials": without_groups(partials), "curves": curves_of(partials)}
     return tables
