@@ -60,7 +60,7 @@ def _running(facts: dict | None) -> str:
 def _published(out: str, run: str | None) -> str:
     if not run:
         return "nothing is published"
-    facts = publish.run_json(out, run)
+    facts = publish.read_manifest(out, run)
     counts = facts["counts"]
     return f"published is {run} of {facts['finished'][:19]}: {counts['explained']} of {counts['images']} images explained, {counts['failed']} failed"
 

@@ -314,7 +314,7 @@ def test_a_target_of_pairs_has_a_map_for_the_class_each_partner_and_each_differe
     ).to_pylist()
     # the own map is that of the label; one step of 255 off where the last digits follow the batch
     assert all(np.abs(np.subtract(row["a"], row["b"])).max() <= 1 for row in same) and len(same) == 2 * 2 * len(seen)
-    assert run.facts["targets"][1]["argument"] == [[a, b, list(parts)] for a, b, parts in pairs]
+    assert run.manifest["targets"][1]["argument"] == [[a, b, list(parts)] for a, b, parts in pairs]
 
 
 def test_a_method_that_pays_for_every_target_is_asked_only_of_images_with_a_partner(monkeypatch, tmp_path):
@@ -432,7 +432,7 @@ def test_without_pairs_mpxap_is_refused_or_left_out(tmp_path):
         explain.run(job(str(tmp_path / "a.tar"), tmp_path / "out", **plain, metrics=("mpxap",)))
     explain.run(job(str(tmp_path / "a.tar"), tmp_path / "out", **plain, metrics=("family:localisation",)))
     run = tables.open(str(tmp_path / "out"))
-    assert [skipped["metric"] for skipped in run.facts["skipped"]] == ["mpxap"]
+    assert [skipped["metric"] for skipped in run.manifest["skipped"]] == ["mpxap"]
     for name in ("p", "q"):
         write(f"{tmp_path}/{name}.json", [Pair(0, 1, ("tail",))])
     both = {**plain, "targets": (f"p=pairs:{tmp_path}/p.json", f"q=pairs:{tmp_path}/q.json")}

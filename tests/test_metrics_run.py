@@ -23,7 +23,7 @@ from pipeline.score.scoring import Score
 from pipeline.spec.columns import GROUPS
 from pipeline.spec.explain_spec import build_spec
 from pipeline.tables import schema
-from pipeline.tables.wide import add_partials, widen, without_groups
+from pipeline.tables.wide import add_partials, drop_groups, widen
 from tests.shards import encoded, picture, tar_bytes
 from tests.test_run import ORDER, job
 
@@ -64,7 +64,7 @@ def test_a_run_with_metrics_publishes_them_for_every_map_and_control(published):
     assert [row["mean"] for row in found["summary"] if row["method"] == "fake_cam" and row["metric"] == "pointing"] == [1.0] * 6
     assert {row["better"] for row in found["summary"]} == {"higher"}
     told = {"name": "box_acc", "metric": "box_acc", "version": 1, "stored": False, "step": 0.1, "components": "all", "by_class": False}
-    assert tables.open(str(published)).facts["metrics"][4] == told
+    assert tables.open(str(published)).manifest["metrics"][4] == told
 
 
 def test_the_summary_is_what_sql_says_of_the_metrics(published):
@@ -149,7 +149,7 @@ def test_one_more_metric_computes_that_metric_alone(source, published, tmp_path)
 def test_what_is_unchanged_is_copied(source, tmp_path):
     before = explain.run(scoring_job(source, tmp_path, metrics=ASKED[:2])).run_id
     after = explain.run(scoring_job(source, tmp_path)).run_id
-    old, new = ({e["path"] for e in tables.open(str(tmp_path), run_id=run).facts["files"]} for run in (before, after))
+    old, new = ({e["path"] for e in tables.open(str(tmp_path), run_id=run).manifest["files"]} for run in (before, after))
     assert {path.split("/")[0] for path in new - old} == {"metrics", "partials", "summary", "curves"}
 
 
@@ -353,7 +353,7 @@ def test_one_group_alone_or_a_class_has_no_interval():
     assert {(row["scope"], row["n"], row["ci_low"], row["diff_random"], row["diff_random_low"]) for row in found} == {
         ("all", 2, None, 0, None), ("7", 2, None, 0, None),
     }  # fmt: skip
-    assert set(without_groups(table)["kind"].to_pylist()) == {"n", "positive", "negative"}
+    assert set(drop_groups(table)["kind"].to_pylist()) == {"n", "positive", "negative"}
     assert set(by_group(sums)) == {"group 03"} and set(by_group(sums)["group 03"]) == {"n", "positive", "negative"}
 
 

@@ -151,7 +151,7 @@ def test_probes_of_every_pooling_and_solver_are_written_with_their_accuracy(trai
 
 def test_features_are_computed_once(trained, bands):
     out, _ = trained
-    passes = tables.open(str(out), "probe-token-avg").facts["passes"]
+    passes = tables.open(str(out), "probe-token-avg").manifest["passes"]
     assert passes["look"]["forwards"] == 42, "one pass of each image serves both poolings"
     before = sorted(path.name for path in (out / "runs").iterdir())
     again = job.run(job_of(bands, out, pools=("token", "avg"), solvers=("lbfgs",), l2=(0.5, 5.0)))
@@ -262,8 +262,8 @@ def test_a_probe_on_a_convolutional_network(bands, tmp_path):
     assert set(load_file(probe)) == {"weight", "bias"}
     done, run = explained(bands, tmp_path, probe, backbone="timm/test_resnet", methods=("cam", "grad_cam"))
     assert done.complete
-    assert run.facts["backbone"]["num_classes"] == 3
-    assert "jpg" not in json.dumps(run.facts["backbone"])
+    assert run.manifest["backbone"]["num_classes"] == 3
+    assert "jpg" not in json.dumps(run.manifest["backbone"])
 
 
 def test_training_holds_a_few_rows_at_a_time(tmp_path, monkeypatch):
@@ -306,7 +306,7 @@ def clip(bands, tmp_path_factory):
     """Probes on an open_clip network with random weights, from one pass of each image."""
     out = tmp_path_factory.mktemp("clip")
     rows = job.run(job_of(bands, out, pools=("tok", "avg"), solvers=("lbfgs",), **CLIP))
-    assert tables.open(str(out), "probe-tok-avg").facts["passes"]["look"]["forwards"] == 42
+    assert tables.open(str(out), "probe-tok-avg").manifest["passes"]["look"]["forwards"] == 42
     return out, rows
 
 

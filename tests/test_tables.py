@@ -256,4 +256,4 @@ def test_opening_what_is_not_there_says_what_to_do(tmp_path):
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(Refusal, match="cannot be written"):
-        files.writable(str(tmp_path / "file" / "out"))
+        files.check_writable(str(tmp_path / "file" / "out"))

@@ -21,7 +21,7 @@ from pipeline.spec.columns import columns_of
 from pipeline.spec.explain_spec import ExplainSpec
 from pipeline.spec.grammar import Choice
 from pipeline.tables import schema
-from pipeline.tables.wide import counts
+from pipeline.tables.wide import sums_of
 
 Sums = Mapping[str, np.ndarray]  # of one metric over the maps of one scope, by kind
 NONE = np.full(bootstrap.RESAMPLES, np.nan)  # a value's resamples where nothing is resampled
@@ -64,7 +64,7 @@ def summarise_partials(partials: pa.Table, spec: ExplainSpec) -> pa.Table:
     """The summary of the dataset-level metrics of `spec`, from `partials` added up."""
     rows: dict[SummaryKey, dict] = {}
     estimates: dict[SummaryKey, Estimate] = {}
-    for maps, metric, sums in _sums_by_scope(partials, spec):
+    for source, metric, sums in _sums_by_scope(partials, spec):
         if METRICS[metric.name].of_pairs:
             totals_of = pair_totals(metric, sums, spec.class_pairs)
             resamples = _pair_resamples(metric, totals_of, spec.class_pairs)
@@ -72,8 +72,8 @@ def summarise_partials(partials: pa.Table, spec: ExplainSpec) -> pa.Table:
             totals_of, resamples = _scope_totals(metric, sums), _group_resamples(metric, sums)
         for scope, total in totals_of.items():
             for column, better in columns_of(metric).items():
-                key = SummaryKey(maps.model, maps.method, maps.target, column, scope)
-                rows[key] = {**vars(key), **total.counts, "better": better, "stored": maps.alias in spec.stored}
+                key = SummaryKey(source.model, source.method, source.target, column, scope)
+                rows[key] = {**vars(key), **total.counts, "better": better, "stored": source.alias in spec.stored}
                 estimates[key] = Estimate(total.values[column], resamples.get((scope, column), NONE))
     for key, row in rows.items():
         row |= estimates[key].row(OWN)
@@ -86,7 +86,7 @@ def _sums_by_scope(partials: pa.Table, spec: ExplainSpec) -> Iterator[tuple[Metr
     """Each dataset-level metric of each method and target, with its sums by scope; partials of other metrics are their curves."""
     metrics = {metric.alias: metric for metric in spec.metrics if METRICS[metric.name].total}
     sums: dict[MetricKey, dict[str, dict[str, np.ndarray]]] = {}
-    for (alias, model, method, target, scope, kind), values in counts(partials):
+    for (alias, model, method, target, scope, kind), values in sums_of(partials):
         if alias in metrics:
             sums.setdefault(MetricKey(model, method, target, alias), {}).setdefault(scope, {})[kind] = values
     for key, by_scope in sums.items():

@@ -19,8 +19,8 @@ from pipeline.spec.explain_spec import ExplainSpec, build_spec
 from pipeline.spec.output import Output
 from pipeline.stages.explainer import Explainer
 from pipeline.tables import schema
-from pipeline.tables.errors import deduplicated
-from pipeline.tables.wide import widen, without_groups
+from pipeline.tables.errors import deduplicate
+from pipeline.tables.wide import drop_groups, widen
 
 
 def explain(
@@ -94,10 +94,10 @@ def gathered(answers: Sequence[tuple[Output, pa.Table, pa.Table]], asked: Explai
     for cell, rows, errors in answers:
         tables[cell.table] = pa.concat_tables([tables[cell.table], rows]) if cell.table in tables else rows
         tables["errors"] = pa.concat_tables([tables["errors"], errors])
-    tables["errors"] = deduplicated(tables["errors"])
+    tables["errors"] = deduplicate(tables["errors"])
     if asked.metrics:
         tables["metrics"] = widen(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
         partials = tables.get("partials", schema.PARTIALS.empty_table())
         tables["summary"] = summarise(tables["metrics"], partials, asked)
-        tables |= {"partials": without_groups(partials), "curves": curves_of(partials)}
+        tables |= {"partials": drop_groups(partials), "curves": curves_of(partials)}
     return tables

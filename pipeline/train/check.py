@@ -57,7 +57,7 @@ def check_training(job: Training) -> CheckedTraining:
     Raises:
         Refusal: in one line, with the fix.
     """
-    files.writable(job.out)
+    files.check_writable(job.out)
     names = () if job.classes.isdigit() else read_names(job.classes)
     classes = Classes(len(names) or int(job.classes), names)
     settings, shown = _settings(job)

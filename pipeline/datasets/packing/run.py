@@ -29,7 +29,7 @@ def pack(job: Pack, each: Callable = map) -> dict:
     """
     planned = check_pack(job)
     _refuse_problems(planned.survey.problems, job)
-    files.writable(job.out)
+    files.check_writable(job.out)
     known = _known(job.out, planned.head)
     log.info("%s: %d images of %d classes in %s", planned.layout, planned.images, len(planned.dataset.classes), " ".join(planned.splits))
     _tables(job.out, planned.dataset)

@@ -36,7 +36,7 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
         width = together["train"].x.shape[1] // len(job.pools)
         for i, pool in enumerate(job.pools):
             splits = {split: features.part(slice(i * width, (i + 1) * width)) for split, features in together.items()}
-            trunk = probes.trunk_of(run.facts["backbone"]["origin"], job.backbone, pool)
+            trunk = probes.trunk_of(run.manifest["backbone"]["origin"], job.backbone, pool)
             for solver in job.solvers:
                 best, _ = max(_candidates(job, pool, solver, splits, len(names)), key=itemgetter(1))
                 if solver == "lbfgs" and not job.val:  # the setting is chosen: what was held out for it trains as well
