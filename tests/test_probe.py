@@ -270,7 +270,7 @@ def test_training_holds_a_few_rows_at_a_time(tmp_path, monkeypatch):
     data, held = clouds(500, 6), []
     data.x.tofile(tmp_path / "x")
     both = Features(np.memmap(tmp_path / "x", np.float16, "r").reshape(-1, WIDTH), data.labels)
-    mine = both.part(slice(1, 4))
+    mine = both.columns(slice(1, 4))
     assert np.shares_memory(mine.x, both.x) and isinstance(mine.x, np.memmap), "a pooling's columns stay on disk"
     counted = solvers._tensor
     monkeypatch.setattr(solvers, "ROWS", 64)
