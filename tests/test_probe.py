@@ -71,7 +71,7 @@ def test_a_class_without_images_is_never_predicted():
 def test_adam_is_torchs_own_loop_and_keeps_the_best_epoch():
     train, val = clouds(100, 4), clouds(40, 5)
     told = []
-    found, right = adam(train, val, CLASSES, lr=0.05, epochs=6, batch=32, seed=7, told=lambda *epoch: told.append(epoch))
+    found, right = adam(train, val, CLASSES, lr=0.05, epochs=6, batch=32, seed=7, report=lambda *epoch: told.append(epoch))
     best = max(told, key=lambda pair: (pair[1], -pair[0]))
     assert [epoch for epoch, _ in told] == [1, 2, 3, 4, 5, 6]
     assert (found.step, right) == best

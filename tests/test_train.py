@@ -136,6 +136,20 @@ def test_a_restart_goes_on_where_it_was_left(undisturbed, data, tmp_path):
     assert again["epochs"] == resumed["epochs"]
 
 
+def test_the_keys_of_a_state_file_stay_so_that_older_ones_are_read(finished):
+    [path] = (finished / "state").iterdir()
+    _, tensors, metadata = checkpoint.decode(read_bytes(str(path)), "it")
+    assert {"epochs", "decides", "diverged"} <= metadata.keys()
+    assert set(json.loads(metadata["decides"])) == {
+        *("batch_size", "head_lr_factor", "optimiser", "momentum", "weight_decay", "schedule", "decay_every", "clip", "freeze"),
+        *("head_epochs", "head_lr", "seed", "frozen_norm", "images", "start", "lr"),
+    }
+    assert {name.partition(".")[0] for name in tensors} == {"network", "memory"}
+    assert set(json.loads(metadata["epochs"])[0]) == {
+        *("lr", "epoch", "trained", "loss", "nll", "accuracy", "val_loss", "val_accuracy", "seconds"),
+    }
+
+
 SCRATCH = {"optimiser": "adamw", "schedule": "cycle", "clip": 1.0, "weight_decay": 0.05, "lr": (0.002,)}
 
 

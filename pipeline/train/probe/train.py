@@ -61,8 +61,8 @@ def _candidates(job: ProbeJob, pool: str, solver: str, splits: dict[str, Feature
             def report(epoch: int, top1: float, title: str = title) -> None:
                 log.info("%s: epoch %d of %d, top-1 on val %.4f", title, epoch, job.epochs, top1)
 
-            settings = {"lr": setting, "epochs": job.epochs, "batch": job.batch, "seed": job.seed}
-            yield adam(splits["train"], splits["val"], classes, **settings, report=report)
+            train, val = splits["train"], splits["val"]
+            yield adam(train, val, classes, lr=setting, epochs=job.epochs, batch=job.batch, seed=job.seed, report=report)
         else:
             linear = lbfgs([splits["train"]], classes, l2=setting)
             top1 = accuracy(linear, splits["val"])
