@@ -33,19 +33,19 @@ def resampled_means(values: np.ndarray, names: Sequence[str] | np.ndarray) -> np
     NaN where a resample draws no item that has a value, and throughout where fewer than two items have one. Values are rounded to whole
     multiples of a power of two, 2^-34 of the column's largest for 50,000 items. Sums are exact then, and the same in any order.
     """
-    known = np.isfinite(values)
-    whole = np.where(known, values, 0)
-    bits = 53 - np.frexp(MOST * known.sum(1))[1]
+    finite = np.isfinite(values)
+    whole = np.where(finite, values, 0)
+    bits = 53 - np.frexp(MOST * finite.sum(1))[1]
     unit = np.frexp(np.abs(whole).max(1, initial=0))[1] - bits
     whole = np.rint(np.ldexp(whole, -unit[:, None]))
-    patterns, pattern_of = np.unique(known, axis=0, return_inverse=True)  # columns known for the same items share their counts
+    patterns, pattern_of = np.unique(finite, axis=0, return_inverse=True)  # columns with values of the same items share their counts
     sums, counts = np.zeros((len(whole), RESAMPLES)), np.zeros((len(patterns), RESAMPLES))
     for start in range(0, len(names), CHUNK):
         chunk = slice(start, start + CHUNK)
         draws = draws_of(names[chunk]).astype(np.float64)
         sums += whole[:, chunk] @ draws
         counts += patterns[:, chunk] @ draws
-    enough = known.sum(1, keepdims=True) > 1
+    enough = finite.sum(1, keepdims=True) > 1
     size = counts[pattern_of]
     return np.divide(np.ldexp(sums, unit[:, None]), size, out=np.full(size.shape, np.nan), where=enough & (size > 0))
 

@@ -77,12 +77,12 @@ def methods_of(checked: CheckedJob) -> list[dict]:
 def _public(value):
     """A field of the job without the credentials that a URL may carry."""
     if isinstance(value, tuple):
-        return [_public(part) for part in value]
+        return [_public(item) for item in value]
     return public(value) if isinstance(value, str) else value
 
 
 def _costs(state: RunState) -> Iterator[dict]:
-    """What each receipt of this run has cost, whenever it was computed. Of a call that also made outputs of other runs, this run's share."""
+    """The costs of each receipt of this run, whenever it was computed; of a call that served other runs as well, this run's share."""
     payers_of = [
         {"look", *([output.method.alias] if output.method else ()), *([output.metric.name] if output.metric else ())}
         for output in state.checked.cells
