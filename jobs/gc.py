@@ -12,7 +12,7 @@ from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.tables.gc import collect_garbage
 
-PATHS_TOLD = 20
+PATHS_PRINTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +38,22 @@ class Gc:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Sweep; returns the exit code."""
+    """Collect the garbage a command line describes; returns the exit code."""
     return exit_code_of(lambda: tell(command_line(Gc, "jobs.gc", arguments)))
 
 
-def tell(asked: Gc) -> int:
-    """Sweep and print what went."""
-    swept = collect_garbage(asked.out, asked.keep, asked.runs, asked.min_age, asked.delete)
-    for folder in (*swept.runs, *swept.tasks)[:PATHS_TOLD]:
+def tell(job: Gc) -> int:
+    """Collect the garbage and print the folders that went."""
+    garbage = collect_garbage(job.out, job.keep, job.runs, job.min_age, job.delete)
+    for folder in (*garbage.runs, *garbage.tasks)[:PATHS_PRINTED]:
         print(f"{folder.path}  {folder.size:,} bytes")
-    more = len(swept.runs) + len(swept.tasks) - PATHS_TOLD
+    more = len(garbage.runs) + len(garbage.tasks) - PATHS_PRINTED
     if more > 0:
         print(f"... and {more:,} more")
-    verb = "removed" if asked.delete else "would remove"
+    verb = "removed" if job.delete else "would remove"
     print(
-        f"{verb} {len(swept.runs)} runs and {len(swept.tasks)} tasks, {swept.size:,} bytes; "
-        f"kept {len(swept.kept_runs)} runs and {swept.kept_tasks} tasks" + ("" if asked.delete else "; --delete does it")
+        f"{verb} {len(garbage.runs)} runs and {len(garbage.tasks)} tasks, {garbage.size:,} bytes; "
+        f"kept {len(garbage.kept_runs)} runs and {garbage.kept_tasks} tasks" + ("" if job.delete else "; --delete does it")
     )
     return 0
 

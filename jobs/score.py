@@ -60,7 +60,7 @@ class Score:
 def run(score: Score) -> PublishResult | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
     found = tables.open(score.out, score.name, score.run)
-    name = score.as_ or found.facts["job"]["name"]
+    name = score.as_ or found.manifest["job"]["name"]
     if score.run and not score.as_ and tables.open(score.out, name).run_id != score.run:
         raise Refusal(f"run {score.run} is not the one published as {name!r} any more; give the new run another name with --as")
     asked = {key: getattr(score, key) for key in ("source", "weights", "plugins", "batch_size", "workers", "device")}

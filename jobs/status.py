@@ -7,9 +7,9 @@ import sys
 import time
 from dataclasses import dataclass
 
+from pipeline.monitor import status
 from pipeline.progress import clock
 from pipeline.refusal import Refusal, choose
-from pipeline.run import status
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.tables import publish
@@ -65,7 +65,7 @@ def _running(facts: dict | None) -> str:
 def _published(out: str, run: str | None) -> str:
     if not run:
         return "nothing is published"
-    facts = publish.run_json(out, run)
+    facts = publish.read_manifest(out, run)
     counts = facts["counts"]
     return f"published is {run} of {facts['finished'][:19]}: {counts['explained']} of {counts['images']} images explained, {counts['failed']} failed"
 

@@ -14,7 +14,7 @@ from pipeline.families import Randomised
 from pipeline.maps.render import unit, upsample
 from pipeline.metrics import METRICS
 from pipeline.metrics.analysis.selectivity import POWERS
-from pipeline.reduce.summary import exact_interval
+from pipeline.reduce.moments import exact_interval
 from pipeline.reduce.weight_similarity import weight_similarity
 from pipeline.refusal import Refusal
 from pipeline.score.scoring import score_map

@@ -19,15 +19,15 @@ def names(n: int) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> np.ndarray:
-    return np.array(bootstrap.interval(bootstrap.means(values, names(values.shape[1]))))
+    return np.array(bootstrap.percentile_interval(bootstrap.resampled_means(values, names(values.shape[1]))))
 
 
 def test_a_thing_is_drawn_as_often_as_poisson_s_law_makes_of_its_name():
-    told = bootstrap.drawn(["a", "b/é"])
+    told = bootstrap.draws_of(["a", "b/é"])
     for name, mine in zip(("a", "b/é"), told, strict=True):
         bits = np.frombuffer(hashlib.shake_128(name.encode()).digest(2 * bootstrap.RESAMPLES), "<u2")
         np.testing.assert_array_equal(mine, stats.poisson.ppf((bits + 0.5) / 2**16, 1))
-    many = bootstrap.drawn(names(2000))
+    many = bootstrap.draws_of(names(2000))
     expected = stats.poisson.pmf(np.arange(8), 1)
     np.testing.assert_allclose(
         np.bincount(many.ravel(), minlength=8) / many.size, expected, atol=5 * np.sqrt(expected.max() / many.size) + 2**-16
@@ -59,18 +59,18 @@ def test_neither_order_nor_company_nor_chunks_move_a_digit(monkeypatch, chunk):
     rng = np.random.default_rng(0)
     values = rng.lognormal(0, 3, (6, 90)) * 10.0 ** rng.integers(-9, 9, (6, 1))
     values[rng.random(values.shape) < 0.2] = np.nan
-    expected, order = bootstrap.means(values, names(90)), rng.permutation(90)
+    expected, order = bootstrap.resampled_means(values, names(90)), rng.permutation(90)
     monkeypatch.setattr(bootstrap, "CHUNK", chunk)
-    np.testing.assert_array_equal(bootstrap.means(values[:, order], names(90)[order]), expected)
+    np.testing.assert_array_equal(bootstrap.resampled_means(values[:, order], names(90)[order]), expected)
     for column in range(6):
-        np.testing.assert_array_equal(bootstrap.means(values[column : column + 1], names(90))[0], expected[column])
+        np.testing.assert_array_equal(bootstrap.resampled_means(values[column : column + 1], names(90))[0], expected[column])
         known = np.isfinite(values[column])
-        np.testing.assert_array_equal(bootstrap.means(values[column : column + 1, known], names(90)[known])[0], expected[column])
+        np.testing.assert_array_equal(bootstrap.resampled_means(values[column : column + 1, known], names(90)[known])[0], expected[column])
 
 
 def test_differences_are_paired():
     first, second = np.random.default_rng(0).random((2, 1, 40))
-    told = [bootstrap.means(values, names(40)) for values in (first, second, first - second)]
+    told = [bootstrap.resampled_means(values, names(40)) for values in (first, second, first - second)]
     np.testing.assert_allclose(told[0] - told[1], told[2], atol=1e-9)
 
 
@@ -78,7 +78,7 @@ def test_resampled_means_are_weighted_means():
     rng = np.random.default_rng(0)
     values = rng.normal(0, 1, (3, 30)) * [[1e-20], [1], [1e20]]
     values[1, 4:9] = np.nan
-    found, times = bootstrap.means(values, names(30)), bootstrap.drawn(names(30)).astype(float)
+    found, times = bootstrap.resampled_means(values, names(30)), bootstrap.draws_of(names(30)).astype(float)
     for mine, told in zip(values, found, strict=True):
         known = np.isfinite(mine)
         expected = [np.average(mine[known], weights=draw[known]) for draw in times.T]
@@ -91,10 +91,10 @@ def test_what_has_no_interval_and_what_has_no_width():
     assert np.isnan(low[:2]).all() and np.isnan(high[:2]).all()
     assert (low[2], high[2], low[3], high[3]) == (pytest.approx(0.3), pytest.approx(0.3), 0, 0)
     assert (low[4], high[4]) == (1, 2), "of two, resamples that draw neither are left out"
-    assert [end.shape for end in bootstrap.interval(bootstrap.means(np.empty((2, 0)), []))] == [(2,), (2,)]
+    assert [end.shape for end in bootstrap.percentile_interval(bootstrap.resampled_means(np.empty((2, 0)), []))] == [(2,), (2,)]
 
 
 def test_ends_are_numpy_s_quantiles():
     values = np.random.default_rng(0).random((4, 333))
     values[1, ::3] = np.nan
-    np.testing.assert_allclose(bootstrap.interval(values), np.nanquantile(values, [0.025, 0.975], axis=1), rtol=1e-12)
+    np.testing.assert_allclose(bootstrap.percentile_interval(values), np.nanquantile(values, [0.025, 0.975], axis=1), rtol=1e-12)

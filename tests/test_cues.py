@@ -17,7 +17,7 @@ from pipeline.classes.pairs import Pair, Parts, nearest, pairs_of_attributes, pa
 from pipeline.datasets import creatures
 from pipeline.maps.average_precision import average_precision
 from pipeline.metrics import METRICS
-from pipeline.reduce.summary import _of_pairs, of_partials
+from pipeline.reduce.corpus import pair_totals, summarise_partials
 from pipeline.refusal import Refusal
 from pipeline.score.partials import add_score, totals
 from pipeline.score.scoring import score_map
@@ -222,7 +222,7 @@ def test_pairs_are_averaged_and_the_released_evaluation_adds_them_up():
         for one in contrasts:
             add_score(each.setdefault(name, {}), score_map(asked, one))
     each[pairs[3].name] = {"n_null": np.ones(1)}
-    found = _of_pairs(asked, each, pairs)
+    found = pair_totals(asked, each, pairs)
     alone = {name: value("mpxap(bins=50)", contrasts)["mpxap"] for name, contrasts in drawn.items()}
     assert [found[name][1]["mpxap"] for name in ("0-1", "0-2", "2-3", "4-5")] == [alone["0-1"], alone["0-2"], alone["2-3"], None]
     assert found["1 part"] == (
@@ -232,7 +232,7 @@ def test_pairs_are_averaged_and_the_released_evaluation_adds_them_up():
     assert found["2 parts"][1]["mpxap"] == alone["2-3"]
     assert found["all"][1]["mpxap"] == pytest.approx(np.mean([alone["0-1"], alone["0-2"], alone["2-3"]]))
     assert found["0-1"][0] == {"n": 2, "n_null": 0} and found["4-5"][0] == {"n": 0, "n_null": 1}
-    summed = _of_pairs(parse("mpxap(bins=50,cumulative=true)", METRICS, "metric"), each, pairs)
+    summed = pair_totals(parse("mpxap(bins=50,cumulative=true)", METRICS, "metric"), each, pairs)
     order = ["0-1", "0-2", "2-3"]  # smaller groups first
     for k, name in enumerate(order, 1):
         pooled = [one for before in order[:k] for one in drawn[before]]
@@ -253,7 +253,7 @@ def test_the_interval_of_a_mean_over_pairs_is_from_resampling_the_pairs():
         about = {"model": "m", "method": method, "target": "none", "scope": pair.name}
         rows += [{**about, "metric": name, "kind": kind, "values": told} for name in ("mpxap", "sum") for kind, told in counts.items()]
     asked = replace(build_spec(["random"], [], metrics=["mpxap(bins=10)", "sum=mpxap(bins=10,cumulative=true)"]), targets=(target,))
-    found = of_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
+    found = summarise_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
     found = {(row["metric"], row["method"], row["scope"]): row for row in found}
     noise = np.sqrt(0.025 * 0.975) / norm.pdf(norm.ppf(0.025)) * np.sqrt(1 / 1000 + 1 / 4000)
     cam, random = np.array(each["cam"])[:80], np.array(each["random"])[:80]
@@ -314,7 +314,7 @@ def test_a_target_of_pairs_has_a_map_for_the_class_each_partner_and_each_differe
     ).to_pylist()
     # the own map is that of the label; one step of 255 off where the last digits follow the batch
     assert all(np.abs(np.subtract(row["a"], row["b"])).max() <= 1 for row in same) and len(same) == 2 * 2 * len(seen)
-    assert run.facts["targets"][1]["argument"] == [[a, b, list(parts)] for a, b, parts in pairs]
+    assert run.manifest["targets"][1]["argument"] == [[a, b, list(parts)] for a, b, parts in pairs]
 
 
 def test_a_method_that_pays_for_every_target_is_asked_only_of_images_with_a_partner(monkeypatch, tmp_path):
@@ -432,7 +432,7 @@ def test_without_pairs_mpxap_is_refused_or_left_out(tmp_path):
         explain.run(job(str(tmp_path / "a.tar"), tmp_path / "out", **plain, metrics=("mpxap",)))
     explain.run(job(str(tmp_path / "a.tar"), tmp_path / "out", **plain, metrics=("family:localisation",)))
     run = tables.open(str(tmp_path / "out"))
-    assert [skipped["metric"] for skipped in run.facts["skipped"]] == ["mpxap"]
+    assert [skipped["metric"] for skipped in run.manifest["skipped"]] == ["mpxap"]
     for name in ("p", "q"):
         write(f"{tmp_path}/{name}.json", [Pair(0, 1, ("tail",))])
     both = {**plain, "targets": (f"p=pairs:{tmp_path}/p.json", f"q=pairs:{tmp_path}/q.json")}

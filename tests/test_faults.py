@@ -158,7 +158,7 @@ def test_retries_are_counted_where_they_happen(stumbling, monkeypatch):
     monkeypatch.setattr(execute, "_explained", disturbed)
     explain.run(job(f"{place}/shards/*.tar", f"{place}/atlas", **ASKED))
     assert faults.injected["busy"] == 3
-    assert tables.open(f"{place}/atlas").facts["spent"]["retries"] == 3
+    assert tables.open(f"{place}/atlas").manifest["spent"]["retries"] == 3
 
 
 def test_the_client_keeps_to_the_limits_set_for_it(s3):

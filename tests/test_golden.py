@@ -30,7 +30,7 @@ from pipeline.sources.labels import Classes
 from pipeline.spec.explain_spec import build_spec
 from pipeline.tables import files
 from pipeline.tables.identity import digest, seed_of
-from pipeline.train.data import Asked
+from pipeline.train.data import ImageSpec
 from tests import tiny
 
 PINNED = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -133,7 +133,7 @@ def test_the_seeds_of_everything_drawn():
 
 def test_a_training_s_recipe_and_its_images():
     recipe, _ = trained()
-    images = Asked(
+    images = ImageSpec(
         ((SHARD, Index("ab" * 16, 100, True, ()), False),), Classes(3, ("a", "b", "c")), (32, 32), "bilinear", True, "train", 0.1, 0
     )
     assert [digest(recipe.to_json()), images.identity] == PINNED["training"]

@@ -12,15 +12,18 @@ from hypothesis import strategies as st
 
 from jobs import explain
 from pipeline import backbones, tables
+from pipeline.plan import outputs
 from pipeline.plan.outputs import outputs_of
-from pipeline.reduce.summary import curves_of, exact_interval, moments, of_partials, summarised
-from pipeline.score import views
+from pipeline.reduce.corpus import summarise_partials
+from pipeline.reduce.curves import curves_of
+from pipeline.reduce.moments import exact_interval, moments
+from pipeline.reduce.summary import summarise
 from pipeline.score.partials import WHOLE, add_score, by_group, group_of
 from pipeline.score.scoring import Score
 from pipeline.spec.columns import GROUPS
 from pipeline.spec.explain_spec import build_spec
 from pipeline.tables import schema
-from pipeline.tables.wide import add_partials, widen, without_groups
+from pipeline.tables.wide import add_partials, drop_groups, widen
 from tests.shards import encoded, picture, tar_bytes
 from tests.test_run import ORDER, job
 
@@ -61,7 +64,7 @@ def test_a_run_with_metrics_publishes_them_for_every_map_and_control(published):
     assert [row["mean"] for row in found["summary"] if row["method"] == "fake_cam" and row["metric"] == "pointing"] == [1.0] * 6
     assert {row["better"] for row in found["summary"]} == {"higher"}
     told = {"name": "box_acc", "metric": "box_acc", "version": 1, "stored": False, "step": 0.1, "components": "all", "by_class": False}
-    assert tables.open(str(published)).facts["metrics"][4] == told
+    assert tables.open(str(published)).manifest["metrics"][4] == told
 
 
 def test_the_summary_is_what_sql_says_of_the_metrics(published):
@@ -146,7 +149,7 @@ def test_one_more_metric_computes_that_metric_alone(source, published, tmp_path)
 def test_what_is_unchanged_is_copied(source, tmp_path):
     before = explain.run(scoring_job(source, tmp_path, metrics=ASKED[:2])).run_id
     after = explain.run(scoring_job(source, tmp_path)).run_id
-    old, new = ({e["path"] for e in tables.open(str(tmp_path), run_id=run).facts["files"]} for run in (before, after))
+    old, new = ({e["path"] for e in tables.open(str(tmp_path), run_id=run).manifest["files"]} for run in (before, after))
     assert {path.split("/")[0] for path in new - old} == {"metrics", "partials", "summary", "curves"}
 
 
@@ -260,7 +263,7 @@ def test_dataset_level_metrics_have_intervals_in_the_summary(published):
 def test_counts_of_other_groups_are_other_counts(monkeypatch):
     backbone = backbones.load("tests.tiny:build", image_size=64)
     before = outputs_of(SHARED, backbone, ())
-    monkeypatch.setattr(views, "GROUPS", 30)
+    monkeypatch.setattr(outputs, "GROUPS", 30)
     after = outputs_of(SHARED, backbone, ())
     moved = {cell.metric.name for cell, other in zip(before, after, strict=True) if cell.identity != other.identity}
     assert moved == {"pxap"}
@@ -292,7 +295,7 @@ def reduced(groups):
     """The summary of groups of images, each reduced by itself first."""
     metrics = [widen(pa.concat_tables(scores for scores, _ in group), SHARED.columns) for group in groups]
     partials = [add_partials(pa.concat_tables(partials for _, partials in group)) for group in groups]
-    return summarised(pa.concat_tables(metrics), add_partials(pa.concat_tables(partials)), SHARED).to_pylist()
+    return summarise(pa.concat_tables(metrics), add_partials(pa.concat_tables(partials)), SHARED).to_pylist()
 
 
 @cache
@@ -326,7 +329,7 @@ def test_resampled_groups_make_an_interval_about_as_wide_as_the_exact_one():
             add_score(sums, Score({"right": right, "right_at_random": np.ones(5)}), group)
         about = {"metric": "remove_and_classify", "model": "n", "method": method, "target": "none", "scope": "all"}
         rows += [{**about, "kind": kind, "values": values} for kind, values in sums.items()]
-    found = of_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
+    found = summarise_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
     means = np.array([row["mean"] for row in found])
     low, high = np.array([[row["ci_low"], row["ci_high"]] for row in found]).T
     exact = exact_interval(np.full(60, 600.0), means)
@@ -346,11 +349,11 @@ def test_one_group_alone_or_a_class_has_no_interval():
     about = {"metric": "pxap", "model": "n", "method": "random", "target": "none"}
     rows = [{**about, "scope": scope, "kind": kind, "values": values} for kind, values in sums.items() for scope in ("all", "7")]
     table = pa.Table.from_pylist(rows, schema.PARTIALS)
-    found = of_partials(table, asked).to_pylist()
+    found = summarise_partials(table, asked).to_pylist()
     assert {(row["scope"], row["n"], row["ci_low"], row["diff_random"], row["diff_random_low"]) for row in found} == {
         ("all", 2, None, 0, None), ("7", 2, None, 0, None),
     }  # fmt: skip
-    assert set(without_groups(table)["kind"].to_pylist()) == {"n", "positive", "negative"}
+    assert set(drop_groups(table)["kind"].to_pylist()) == {"n", "positive", "negative"}
     assert set(by_group(sums)) == {"group 03"} and set(by_group(sums)["group 03"]) == {"n", "positive", "negative"}
 
 

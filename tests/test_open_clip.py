@@ -612,7 +612,7 @@ def test_a_job_with_text_classes(folder, files, tmp_path):
     assert len(json.loads(new.read_text())["cells"]) == 1, "the phrase's maps alone are computed"
     run = tables.open(str(tmp_path))
     assert run.sql("SELECT count(*) AS n FROM maps WHERE target = 'text:a bird' AND class_id IS NULL").to_pylist() == [{"n": 4}]
-    assert run.facts["versions"]["open_clip_torch"]
+    assert run.manifest["versions"]["open_clip_torch"]
     receipts = set(tmp_path.glob("tasks/**/receipt.json"))
     explain.run(Job(**plain, **texts, templates=TEMPLATES))
     (new,) = set(tmp_path.glob("tasks/**/receipt.json")) - receipts

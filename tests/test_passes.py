@@ -206,7 +206,7 @@ def test_a_run_says_what_every_method_has_cost_whenever_that_was(tmp_path):
     asked = {"backbone": "tests.tiny:curved", "targets": ("label", "finer"), "task_images": 3}
     source, out = dataset(tmp_path / "shards"), tmp_path / "out"
     explain.run(job(source, out, methods=("grad_cam", "o3=opti_cam(steps=3)", "rise(masks=20)"), **asked))
-    first = tables.open(str(out)).facts["passes"]
+    first = tables.open(str(out)).manifest["passes"]
     seconds = {payer: spent.pop("seconds") for payer, spent in first.items()}
     assert min(seconds.values()) >= 0 and seconds["o3"] > 0 and seconds["look"] > 0
     assert first["look"] == {
@@ -216,7 +216,7 @@ def test_a_run_says_what_every_method_has_cost_whenever_that_was(tmp_path):
     assert first["o3"]["per_image"] == {"forwards": 6.0, "backwards": 6.0}
     assert first["rise"]["per_image"] == {"forwards": 20.0}
     explain.run(job(source, out, methods=("o3=opti_cam(steps=3)", "o2=opti_cam(steps=2)"), metrics=("ad",), **asked))
-    second = tables.open(str(out)).facts["passes"]
+    second = tables.open(str(out)).manifest["passes"]
     assert second["o2"]["per_image"] == {"forwards": 4.0, "backwards": 4.0}
     assert "rise" not in second
     assert second["o3"]["forwards"] > first["o3"]["forwards"], "its maps are made again for a metric that is new"

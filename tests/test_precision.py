@@ -152,6 +152,6 @@ def test_a_job_says_once_that_maps_move_and_keeps_it_in_its_run(tmp_path, caplog
         assert "precision" not in caplog.text
         explain.run(job(source, tmp_path / "half", methods=("grad_cam",), precision="bf16"))
     assert caplog.text.count("--precision bf16 moves every map") == 1
-    runs = [tables.open(str(tmp_path / name)).facts for name in ("full", "half")]
+    runs = [tables.open(str(tmp_path / name)).manifest for name in ("full", "half")]
     assert [facts["job"]["precision"] for facts in runs] == ["fp32", "bf16"]
     assert not {cell["identity"] for cell in runs[0]["cells"] if cell["table"] == "maps"} & {cell["identity"] for cell in runs[1]["cells"]}

@@ -71,7 +71,7 @@ def test_a_class_without_images_is_never_predicted():
 def test_adam_is_torchs_own_loop_and_keeps_the_best_epoch():
     train, val = clouds(100, 4), clouds(40, 5)
     told = []
-    found, right = adam(train, val, CLASSES, lr=0.05, epochs=6, batch=32, seed=7, told=lambda *epoch: told.append(epoch))
+    found, right = adam(train, val, CLASSES, lr=0.05, epochs=6, batch=32, seed=7, report=lambda *epoch: told.append(epoch))
     best = max(told, key=lambda pair: (pair[1], -pair[0]))
     assert [epoch for epoch, _ in told] == [1, 2, 3, 4, 5, 6]
     assert (found.step, right) == best
@@ -161,7 +161,7 @@ def test_probes_of_every_pooling_and_solver_are_written_with_their_accuracy(trai
 
 def test_features_are_computed_once(trained, bands):
     out, _ = trained
-    passes = tables.open(str(out), "probe-token-avg").facts["passes"]
+    passes = tables.open(str(out), "probe-token-avg").manifest["passes"]
     assert passes["look"]["forwards"] == 42, "one pass of each image serves both poolings"
     before = sorted(path.name for path in (out / "runs").iterdir())
     again = job.run(job_of(bands, out, pools=("token", "avg"), solvers=("lbfgs",), l2=(0.5, 5.0)))
@@ -272,15 +272,15 @@ def test_a_probe_on_a_convolutional_network(bands, tmp_path):
     assert set(load_file(probe)) == {"weight", "bias"}
     done, run = explained(bands, tmp_path, probe, backbone="timm/test_resnet", methods=("cam", "grad_cam"))
     assert done.complete
-    assert run.facts["backbone"]["num_classes"] == 3
-    assert "jpg" not in json.dumps(run.facts["backbone"])
+    assert run.manifest["backbone"]["num_classes"] == 3
+    assert "jpg" not in json.dumps(run.manifest["backbone"])
 
 
 def test_training_holds_a_few_rows_at_a_time(tmp_path, monkeypatch):
     data, held = clouds(500, 6), []
     data.x.tofile(tmp_path / "x")
     both = Features(np.memmap(tmp_path / "x", np.float16, "r").reshape(-1, WIDTH), data.labels)
-    mine = both.part(slice(1, 4))
+    mine = both.columns(slice(1, 4))
     assert np.shares_memory(mine.x, both.x) and isinstance(mine.x, np.memmap), "a pooling's columns stay on disk"
     counted = solvers._tensor
     monkeypatch.setattr(solvers, "ROWS", 64)
@@ -316,7 +316,7 @@ def clip(bands, tmp_path_factory):
     """Probes on an open_clip network with random weights, from one pass of each image."""
     out = tmp_path_factory.mktemp("clip")
     rows = job.run(job_of(bands, out, pools=("tok", "avg"), solvers=("lbfgs",), **CLIP))
-    assert tables.open(str(out), "probe-tok-avg").facts["passes"]["look"]["forwards"] == 42
+    assert tables.open(str(out), "probe-tok-avg").manifest["passes"]["look"]["forwards"] == 42
     return out, rows
 
 

@@ -199,4 +199,4 @@ def test_ray_job_submit_publishes_the_same_tables_from_a_small_working_directory
     assert shipped
     size = sum(f.stat().st_size for f in shipped[0].rglob("*") if f.is_file()) + sum(p.stat().st_size for p in packages)
     assert size < 5_000_000, f"the working directory shipped is {size / 1e6:.1f} MB"
-    assert tables.open(str(tmp_path / "out")).facts["counts"]["explained"] == 12
+    assert tables.open(str(tmp_path / "out")).manifest["counts"]["explained"] == 12

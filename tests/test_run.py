@@ -120,7 +120,7 @@ def test_a_run_holds_every_cell_and_says_what_it_is(source, plain, tmp_path):
     assert [row["predicted"] for row in plain["predictions"]] == [row["top5"][0]["class_id"] for row in plain["predictions"]]
     assert plain["images"][0]["boxes"] == [{"x0": 0.25, "y0": 0.25, "x1": 0.75, "y1": 0.5}]
     run = tables.open(str(tmp_path / "plain"))
-    facts = run.facts
+    facts = run.manifest
     assert facts["counts"]["images"] == 12
     assert {entry["table"] for entry in facts["files"]} == set(ORDER)
     for entry in facts["files"]:
@@ -256,7 +256,7 @@ def test_bad_images_are_rows_in_errors_and_their_neighbours_are_explained(tmp_pa
     assert "cut.tar" in kinds
     assert "noise.tar" in kinds
     assert all(row["message"] and "\n" not in row["message"] for row in found["errors"])
-    counts = tables.open(str(tmp_path / "out")).facts["counts"]
+    counts = tables.open(str(tmp_path / "out")).manifest["counts"]
     assert counts["explained"] == len(expected)
     assert counts["images"] == counts["explained"] + counts["failed"]
     assert counts["errors"] == len(found["errors"])
@@ -337,7 +337,7 @@ def test_a_config_file_is_the_command_line_written_down(source, tmp_path):
     assert run.sql("SELECT DISTINCT round(gamma, 3) AS gamma FROM maps WHERE method = 'grad_cam'").to_pylist() == [
         {"gamma": pytest.approx(0.8)}
     ]
-    assert run.facts["counts"]["images"] == 4
+    assert run.manifest["counts"]["images"] == 4
 
 
 def test_inside_a_submitted_job_a_relative_path_is_refused(monkeypatch, source, tmp_path):
@@ -392,7 +392,7 @@ def test_two_settings_of_one_method_side_by_side_under_names_of_their_own(source
     assert names == {(method, target) for method in ("sharp", "plain", "layer_cam") for target in ("label", "f08", "finer")}
     gammas = {(row["target"], row["gamma"] and round(row["gamma"], 3)) for row in found}
     assert gammas == {("label", None), ("f08", 0.8), ("finer", 0.6)}
-    facts = tables.open(str(tmp_path / "out")).facts
+    facts = tables.open(str(tmp_path / "out")).manifest
     assert [(method["name"], method["method"]) for method in facts["methods"]] == [
         (n, "layer_cam") for n in ("sharp", "plain", "layer_cam")
     ]

@@ -67,7 +67,7 @@ def test_a_scored_run_holds_everything_it_held_and_the_new_metrics_beside_it(out
         *((column, False) for column in ("energy",)),
         *((column, True) for metric in LATER for column in METRICS[metric].columns),
     }
-    told = {entry["name"]: entry["stored"] for entry in tables.open(str(out)).facts["metrics"]}
+    told = {entry["name"]: entry["stored"] for entry in tables.open(str(out)).manifest["metrics"]}
     assert told == {"energy": False, **dict.fromkeys(LATER, True)}
 
 
@@ -87,9 +87,9 @@ def test_a_second_time_computes_nothing_and_one_more_metric_only_that(out):
 
 
 def test_files_that_did_not_change_are_copied(out):
-    before = {entry["path"] for entry in tables.open(str(out)).facts["files"]}
+    before = {entry["path"] for entry in tables.open(str(out)).manifest["files"]}
     scored(out, *FLAGS)
-    after = {entry["path"] for entry in tables.open(str(out)).facts["files"]}
+    after = {entry["path"] for entry in tables.open(str(out)).manifest["files"]}
     assert {path.split("/")[0] for path in after - before} == {"metrics", "partials", "summary", "curves"}
 
 
@@ -253,7 +253,7 @@ def test_maps_that_are_damaged_are_refused_until_explain_has_mended_them(out):
     for path in sorted(out.glob("tasks/**/maps.parquet"))[:1]:
         path.write_bytes(b"not what was written")
     assert "files of 1 tasks" in refused(out, "f1") and content(out) == before
-    explain.run(replace(rescore.job_of(tables.open(str(out)).facts), out=str(out)))
+    explain.run(replace(rescore.job_of(tables.open(str(out)).manifest), out=str(out)))
     assert score.main(["--out", str(out), "--metrics", "f1"]) == 0
     assert content(out)["maps"] == before["maps"]
 

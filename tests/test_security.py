@@ -121,7 +121,7 @@ def test_credentials_of_a_url_are_written_nowhere(tmp_path, caplog, capsys):
         assert SECRET not in path.read_text(), path
     for path in (tmp_path / "out").rglob("*.parquet"):
         assert SECRET.encode() not in path.read_bytes(), path
-    assert tables.open(str(tmp_path / "out")).facts["job"]["source"] == ["memory://***@host/shards/*.tar"]
+    assert tables.open(str(tmp_path / "out")).manifest["job"]["source"] == ["memory://***@host/shards/*.tar"]
 
 
 def test_what_is_public_of_a_url():

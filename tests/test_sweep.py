@@ -7,9 +7,9 @@ import pytest
 
 from jobs import explain, gc, status
 from pipeline import storage
+from pipeline.monitor import monitor
+from pipeline.monitor import status as watch
 from pipeline.refusal import Refusal
-from pipeline.run import monitor
-from pipeline.run import status as watch
 from pipeline.tables import files, publish
 from pipeline.tables.gc import collect_garbage
 from tests.shards import dataset
@@ -58,21 +58,21 @@ def test_it_keeps_the_last_runs_of_each_name_and_what_they_refer_to(out, nights,
 
 
 def test_a_run_named_stays_with_its_tasks(out, nights):
-    swept = collect_garbage(out, keep=1, named=[nights[0]], min_age=0)
-    assert [folder.path for folder in swept.runs] == [f"runs/{nights[1]}"]
-    assert len(swept.tasks) == 4, "layer_cam's"
+    garbage = collect_garbage(out, keep=1, run_ids=[nights[0]], min_age=0)
+    assert [folder.path for folder in garbage.runs] == [f"runs/{nights[1]}"]
+    assert len(garbage.tasks) == 4, "layer_cam's"
     assert collect_garbage(out, keep=7, min_age=0).size == 0
     with pytest.raises(Refusal, match="no such run"):
-        collect_garbage(out, keep=1, named=["yesterday"], min_age=0)
+        collect_garbage(out, keep=1, run_ids=["yesterday"], min_age=0)
 
 
 def test_what_is_young_is_left_to_whoever_is_writing_it(out, nights):
     files.write_bytes(storage.join(out, "runs/halfway/maps/part.parquet"), b"x")
     files.write_bytes(storage.join(out, "tasks/ab/abcd/0123/maps.parquet"), b"x")
     assert collect_garbage(out, keep=1).size == 0
-    swept = collect_garbage(out, keep=7, min_age=0, delete=True)
-    assert [folder.path for folder in swept.runs] == ["runs/halfway"]
-    assert [folder.path for folder in swept.tasks] == ["tasks/ab/abcd/0123"]
+    garbage = collect_garbage(out, keep=7, min_age=0, delete=True)
+    assert [folder.path for folder in garbage.runs] == ["runs/halfway"]
+    assert [folder.path for folder in garbage.tasks] == ["tasks/ab/abcd/0123"]
     assert "halfway" not in folders(out, "runs")
     assert collect_garbage(out, keep=7, min_age=0).size == 0
 

@@ -31,6 +31,7 @@ def test_a_stored_map_is_off_by_at_most_half_a_step(maps):
 
 @given(MAPS, st.floats(0.1, 100))
 def test_summaries_of_shape_ignore_scale(maps, scale):
+    maps = np.where(np.abs(maps) < 1e-30, np.float32(0), maps)  # scaled down, such numbers leave float32's normal range and lose digits
     ours, scaled = summaries(maps), summaries((maps * np.float32(scale)).astype(np.float32))
     for name in ("entropy", "gini"):
         np.testing.assert_allclose(ours[name], scaled[name], rtol=1e-3, atol=1e-3)
@@ -256,4 +257,4 @@ def test_opening_what_is_not_there_says_what_to_do(tmp_path):
 def test_an_output_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(Refusal, match="cannot be written"):
-        files.writable(str(tmp_path / "file" / "out"))
+        files.check_writable(str(tmp_path / "file" / "out"))

@@ -20,12 +20,12 @@ from jobs import train as train_job
 from pipeline import progress, storage, tables
 from pipeline.datasets.packing import Pack
 from pipeline.engine import costs as passes
+from pipeline.monitor import events, monitor
+from pipeline.monitor import status as watch
+from pipeline.monitor.events import EventFile
+from pipeline.monitor.monitor import Monitor
 from pipeline.progress import SCREEN, Progress, ScreenHandler
 from pipeline.refusal import Refusal
-from pipeline.run import events, monitor
-from pipeline.run import status as watch
-from pipeline.run.events import EventFile
-from pipeline.run.monitor import Monitor
 from pipeline.spec.job import Job
 from pipeline.tables import files
 from pipeline.train.job import Training
@@ -192,7 +192,7 @@ def test_the_screen_has_the_events_instead_where_they_are_asked_for(source, tmp_
 
 def test_how_a_job_is_logged_decides_nothing_and_is_not_kept(source, tmp_path):
     first = explain.run(job(source, tmp_path, methods=("grad_cam",)))
-    assert "log" not in tables.open(str(tmp_path)).facts["job"]
+    assert "log" not in tables.open(str(tmp_path)).manifest["job"]
     assert not explain.run(job(source, tmp_path, methods=("grad_cam",), log="json")).new
     scored = score.run(score.Score(out=str(tmp_path), metrics=("energy",), workers=0, log="json"))
     assert scored.run_id != first.run_id and scored.complete
@@ -251,7 +251,7 @@ def test_seconds_are_told_by_payer_and_summed_in_the_run(source, tmp_path):
     explain.run(job(source, tmp_path, methods=("grad_cam", "rise(masks=20)"), targets=("label",), metrics=("ad",)))
     told = [each["payer_seconds"] for each in records(tmp_path) if each["event"] == "task_done"]
     assert all({*each} >= {"look", "grad_cam", "rise", "ad"} for each in told)
-    for payer, spent in tables.open(str(tmp_path)).facts["passes"].items():
+    for payer, spent in tables.open(str(tmp_path)).manifest["passes"].items():
         # each task's are rounded to 1e-4 s, and so is their sum to 1e-3 s
         assert spent["seconds"] == pytest.approx(sum(each[payer] for each in told), abs=6e-4)
     explained = sum(each["seconds"]["explain"] for each in records(tmp_path) if each["event"] == "task_done")

@@ -25,8 +25,10 @@ from pipeline.storage import filesystem, read_bytes
 from pipeline.tables.files import write_bytes
 from pipeline.train import descent, loop
 from pipeline.train.check import CheckedTraining, check_training, initial_network
+from pipeline.train.data import Images, load_images
 from pipeline.train.job import Training
 from pipeline.train.team import Team
+from pipeline.train.trial import LearningRateTrial
 from tests.shards import dataset, good, tar_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -108,10 +110,10 @@ def test_the_bound_of_em_stays_above_the_marginal_loss_and_both_fall(undisturbed
 def test_the_network_that_explains_is_the_one_that_was_judged(undisturbed, data):
     _, out, told, _ = undisturbed
     checked = check_training(training(data, out))
-    images = loop.data.images(checked.asked, checked.job.cache, Team())
+    images = load_images(checked.image_spec, checked.job.cache, Team())
     backbone = backbones.load(f"train/{out}/checkpoint.safetensors")
     rows = images.rows["val"]
-    logits = backbone.logits(backbone.prepare(torch.from_numpy(images.shown[rows])))
+    logits = backbone.logits(backbone.prepare(torch.from_numpy(images.inputs[rows])))
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.labels[rows]))
     assert loss.item() == pytest.approx(told["val_loss"], rel=1e-4)
 
@@ -134,23 +136,37 @@ def test_a_restart_goes_on_where_it_was_left(undisturbed, data, tmp_path):
     assert again["epochs"] == resumed["epochs"]
 
 
+def test_the_keys_of_a_state_file_stay_so_that_older_ones_are_read(finished):
+    [path] = (finished / "state").iterdir()
+    _, tensors, metadata = checkpoint.decode(read_bytes(str(path)), "it")
+    assert {"epochs", "decides", "diverged"} <= metadata.keys()
+    assert set(json.loads(metadata["decides"])) == {
+        *("batch_size", "head_lr_factor", "optimiser", "momentum", "weight_decay", "schedule", "decay_every", "clip", "freeze"),
+        *("head_epochs", "head_lr", "seed", "frozen_norm", "images", "start", "lr"),
+    }
+    assert {name.partition(".")[0] for name in tensors} == {"network", "memory"}
+    assert set(json.loads(metadata["epochs"])[0]) == {
+        *("lr", "epoch", "trained", "loss", "nll", "accuracy", "val_loss", "val_accuracy", "seconds"),
+    }
+
+
 SCRATCH = {"optimiser": "adamw", "schedule": "cycle", "clip": 1.0, "weight_decay": 0.05, "lr": (0.002,)}
 
 
 def test_a_training_from_random_weights_goes_on_where_it_was_left(data, tmp_path, monkeypatch):
     """AdamW's two memories and its count of steps, and the place in the cycle."""
     told, network = trained(data, tmp_path / "whole", **SCRATCH)
-    epoch = loop.LearningRateTrial._epoch
+    run_epoch = LearningRateTrial.run_epoch
 
-    def lost(rate, number):
-        if number == 1:
+    def lost(trial, epoch):
+        if epoch == 1:
             raise OSError("lost")
-        epoch(rate, number)
+        run_epoch(trial, epoch)
 
-    monkeypatch.setattr(loop.LearningRateTrial, "_epoch", lost)
+    monkeypatch.setattr(LearningRateTrial, "run_epoch", lost)
     with pytest.raises(OSError, match="lost"):
         trained(data, tmp_path / "lost", **SCRATCH)
-    monkeypatch.setattr(loop.LearningRateTrial, "_epoch", epoch)
+    monkeypatch.setattr(LearningRateTrial, "run_epoch", run_epoch)
     resumed, other = trained(data, tmp_path / "lost", **SCRATCH)
     assert losses(resumed) == losses(told)
     assert same(other, network)
@@ -251,19 +267,19 @@ def test_on_ray_a_lost_worker_costs_an_epoch_and_changes_nothing(cluster, data, 
 
 def test_order_and_crops_are_decided_by_seed_epoch_and_id_alone(data, tmp_path):
     checked = check_training(training(data, tmp_path))
-    images = loop.data.images(checked.asked, checked.job.cache, Team())
+    images = load_images(checked.image_spec, checked.job.cache, Team())
     orders = [images.order(epoch) for epoch in range(3)]
     assert len({tuple(order) for order in orders}) == 3
     assert all(sorted(order) == images.rows["train"] for order in orders)
     rows = orders[0][:4]
-    whole = images.varied(rows, 5)
-    assert np.array_equal(whole[2:3], images.varied(rows[2:3], 5))
-    assert not np.array_equal(whole, images.varied(rows, 6))
+    whole = images.crops(rows, 5)
+    assert np.array_equal(whole[2:3], images.crops(rows[2:3], 5))
+    assert not np.array_equal(whole, images.crops(rows, 6))
     # the shards named apart and backwards are the same images under the same names
     source, cache = data
     shards = tuple(sorted((str(path) for path in Path(source).parent.glob("*.tar")), reverse=True))
     other = check_training(training((shards[0], cache), tmp_path, source=shards))
-    assert other.asked.identity == checked.asked.identity
+    assert other.image_spec.identity == checked.image_spec.identity
 
 
 def test_the_head_alone_learns_first_and_then_every_layer(data, tmp_path):
@@ -285,7 +301,7 @@ def test_a_frozen_trunk_is_left_as_it_was_and_seen_once(data, tmp_path, monkeypa
     assert told["recipe"]["trunk"] == check_training(training(data, tmp_path / "other", freeze="trunk")).start
     assert {row["trained"] for row in told["epochs"]} == {"head"}
     # the features lie in the cache now, so a second head needs no pass through the trunk: only its own start and shapes are looked at
-    monkeypatch.setattr(loop.data.Images, "varied", None)
+    monkeypatch.setattr(Images, "crops", None)
     trained(data, tmp_path / "two", freeze="trunk", head="plain", lr=(0.1, 0.01))
 
 

@@ -168,7 +168,7 @@ def test_a_night_after_a_change_of_one_percent_of_the_shards_computes_one_percen
         checked = check_job(asked)
         workers = bench.Simulated(checked)
         execute(checked, replace(Executor.of(in_process, 1, 0), explain_tasks=workers))
-        return workers.tasks, {entry["path"] for entry in tables.open(asked.out).facts["files"] if entry["rows"]}
+        return workers.tasks, {entry["path"] for entry in tables.open(asked.out).manifest["files"] if entry["rows"]}
 
     computed, before = night()
     assert computed == 200 and len(before) > 1
@@ -276,7 +276,7 @@ def test_a_reader_never_sees_half_a_run(source, out):
         while not done.is_set():
             run = tables.open(out)
             counts = {table: run.dataset(table).count_rows() for table in ("images", "predictions", "maps")}
-            seen.append((counts["images"], counts["predictions"], counts["maps"] // 12, len(run.facts["methods"])))
+            seen.append((counts["images"], counts["predictions"], counts["maps"] // 12, len(run.manifest["methods"])))
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -358,16 +358,16 @@ def test_a_replay_that_comes_out_differently_adds_no_rows(source, expected, tmp_
 
 
 def test_a_shard_that_fails_every_time_is_reported_every_time(source, tmp_path, monkeypatch):
-    from pipeline.stages import land
+    from pipeline.stages import read as stage
 
-    read = land.read
+    read = stage.read
 
     def failing(shard, *arguments):
         if shard.name == "00001.tar":
             raise ShardError("Gone", "the store lost it")
         return read(shard, *arguments)
 
-    monkeypatch.setattr(land, "read", failing)
+    monkeypatch.setattr(stage, "read", failing)
     for _ in range(2):
         outcome = explain.run(job(source, tmp_path / "out", **ASKED))
         assert not outcome.complete
@@ -409,7 +409,7 @@ def test_a_full_disk_fails_the_tasks_it_meets_and_the_rest_is_kept(source, expec
 
 def test_a_run_says_how_long_each_stage_took_and_how_much_it_moved(source, tmp_path):
     explain.run(job(source, tmp_path / "out", **ASKED))
-    spent = tables.open(str(tmp_path / "out")).facts["spent"]
+    spent = tables.open(str(tmp_path / "out")).manifest["spent"]
     seconds = {f"{stage}_seconds" for stage in ("list", "read", "explain", "wall", "publish")}
     assert set(spent) == seconds | {"images_per_second", "bytes_read", "bytes_written", "retries"}
     assert spent["bytes_read"] == sum(len(good(i)["png"]) for i in range(12))

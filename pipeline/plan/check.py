@@ -48,7 +48,7 @@ class CheckedJob:
     @cached_property
     def held(self) -> list[Output]:
         """The cells that the run it adds to holds."""
-        known = {cell["identity"] for cell in self.base.facts["cells"]} if self.base else set()
+        known = {cell["identity"] for cell in self.base.manifest["cells"]} if self.base else set()
         return [cell for cell in self.cells if cell.identity in known]
 
     @property
@@ -71,7 +71,7 @@ def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
     Raises:
         Refusal: in one line, with the fix.
     """
-    files.writable(job.out)
+    files.check_writable(job.out)
     arguments = tuple(key_value(item, "--backbone-args") for item in job.backbone_args)
     texts = read_texts(job.text_classes) if job.text_classes else ()
     network = Network(job.backbone, job.weights, arguments, job.layer, job.image_size, job.crop, job.seed, texts, job.templates)

@@ -29,7 +29,7 @@ def check_rescoring(run: Run, metrics: Sequence[str], metric_args: Sequence[str]
     Raises:
         Refusal: where a metric cannot be had from stored maps, or what the run holds would now be computed otherwise.
     """
-    facts, told = run.facts, job_of(run.facts)
+    facts, told = run.manifest, job_of(run.manifest)
     load(changes.get("plugins", told.plugins))  # before names are looked up: some may be theirs
     more = parse_all(metrics, METRICS, "metric", metric_args)
     if not more:
@@ -93,8 +93,8 @@ def _refuse_another_version(checked: CheckedJob) -> None:
     """Every cell of the run must be one of the new plan, or the new run would not hold all of the old one."""
     planned = {cell.identity for cell in checked.cells}
     exact = {metric.alias for metric in checked.spec.metrics} - checked.spec.stored
-    replaced = {entry["name"] for entry in checked.base.facts["metrics"] if entry["stored"] and entry["name"] in exact}
-    for cell in checked.base.facts["cells"]:
+    replaced = {entry["name"] for entry in checked.base.manifest["metrics"] if entry["stored"] and entry["name"] in exact}
+    for cell in checked.base.manifest["cells"]:
         if cell["identity"] not in planned and cell["metric"] not in replaced:
             what = " ".join(filter(None, [cell["table"], cell["metric"], cell["method"], cell["target"]]))
             raise Refusal(
@@ -113,7 +113,7 @@ def unexplained_tasks(work: RunState) -> list[dict]:
     if not checked.base:
         return []
     now = {shard.name: index.identity for shard, index in work.indexes.items()}
-    for shard in checked.base.facts["shards"]:
+    for shard in checked.base.manifest["shards"]:
         if shard["images"] and now.get(shard["name"]) != shard["identity"]:
             raise Refusal(
                 f"shard {shard['name']} is not what run {checked.base.run_id} has seen; run jobs.explain again, or name the old files with --source"

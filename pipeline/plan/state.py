@@ -60,7 +60,7 @@ class RunState:
     @cached_property
     def before(self) -> dict | None:
         """The run.json of the run published when the job began."""
-        return publish.run_json(self.checked.job.out, self.previous) if self.previous else None
+        return publish.read_manifest(self.checked.job.out, self.previous) if self.previous else None
 
     @cached_property
     def problems(self) -> list[dict]:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.tables import files, schema
-from pipeline.tables import receipts as tasks
-from pipeline.tables.errors import deduplicated
+from pipeline.tables import files, receipts, schema
+from pipeline.tables.errors import deduplicate
 from pipeline.tables.identity import digest
 from pipeline.tables.receipts import Receipt, TaskOutput, parquet_bytes
 from pipeline.tables.wide import add_partials, widen
@@ -25,39 +25,49 @@ ROWS_PER_GROUP = 65_536
 
 @dataclass(frozen=True)
 class CompactionContext:
-    """What all groups are compacted on: the place, the columns of the run's metrics, and the `previous` run with its files by path."""
+    """The facts that all groups of a run share.
+
+    Attributes:
+        columns: the columns of the run's metrics.
+        previous: the id of the run published before.
+        previous_files: the entries of that run's files, by path within it.
+    """
 
     out: str
     columns: Sequence[str]
     previous: str | None
-    before: Mapping[str, dict]
+    previous_files: Mapping[str, dict]
+
+    def url(self, run: str | None, path: str) -> str:
+        """A file of a run by its path within it."""
+        return storage.join(self.out, "runs", str(run), path)
 
 
-def boundaries(shards: Iterable[str]) -> set[str]:
-    """The shards a new group starts at, decided by their names alone, so that an added shard changes one group."""
+def group_starts(shards: Iterable[str]) -> set[str]:
+    """The shards a new group starts at. Their names alone decide it, so that an added shard changes one group."""
     return {shard for shard in shards if int(digest(shard), 16) % GROUP_TASKS == 0}
 
 
-def file_name(table: str, partition: str | None, members: Sequence[TaskOutput], columns: Sequence[str]) -> str:
+def file_name(table: str, partition: str | None, outputs: Sequence[TaskOutput], columns: Sequence[str]) -> str:
     """A published file's path within its run, named by the cells in it and, for metrics, by its columns."""
     folder = f"{table}/{schema.PARTITIONED[table]}={partition}" if partition else table
-    cells = [member.cell for member in members]
+    cells = [output.cell for output in outputs]
     return f"{folder}/part-{digest([cells, list(columns)] if table == 'metrics' else cells)}.parquet"
 
 
-def pieces(group: Sequence[TaskOutput], columns: Sequence[str]) -> dict[str, tuple[str, list[TaskOutput]]]:
-    """The files of one group: path -> (table, its members). Partials are no file of a group: they are added up over all."""
-    gathered: dict[tuple[str, str | None], list[TaskOutput]] = {}
-    for member in group:
-        table = PUBLISHED.get(member.part.table, member.part.table)
-        if member.part.rows and table != "partials":
-            gathered.setdefault((table, member.partition), []).append(member)
-        if member.part.error_rows:
-            gathered.setdefault(("errors", None), []).append(member)
-    return {file_name(table, partition, members, columns): (table, members) for (table, partition), members in gathered.items()}
+def files_of(group: Sequence[TaskOutput], columns: Sequence[str]) -> dict[str, tuple[str, list[TaskOutput]]]:
+    """The files of one group: path -> (table, outputs in it). Partials are no file of a group: they are added up over all."""
+    by_file: dict[tuple[str, str | None], list[TaskOutput]] = {}
+    for output in group:
+        table = PUBLISHED.get(output.row_groups.table, output.row_groups.table)
+        if output.row_groups.rows and table != "partials":
+            by_file.setdefault((table, output.partition), []).append(output)
+        if output.row_groups.error_rows:
+            by_file.setdefault(("errors", None), []).append(output)
+    return {file_name(table, partition, outputs, columns): (table, outputs) for (table, partition), outputs in by_file.items()}
 
 
-def compact(ground: CompactionContext, run: str, group: Sequence[TaskOutput]) -> list[dict]:
+def compact(context: CompactionContext, run: str, group: Sequence[TaskOutput]) -> list[dict]:
     """Write one group's files into `run`, copying those that are the same in the previous one.
 
     Returns each file's entry for run.json.
@@ -65,83 +75,92 @@ def compact(ground: CompactionContext, run: str, group: Sequence[TaskOutput]) ->
     Raises:
         Damaged: where a task's file is missing or not what its receipt says.
     """
-    entries, opened, out, before = [], {}, ground.out, ground.before
-    for path, (table, members) in pieces(group, ground.columns).items():
-        goal = storage.join(out, "runs", run, path)
-        if path in before and _copied(storage.join(out, "runs", ground.previous, path), goal, before[path]["bytes"]):
-            entries.append(before[path])
+    entries, reader = [], _TaskFiles(context.out)
+    for path, (table, outputs) in files_of(group, context.columns).items():
+        url, entry = context.url(run, path), context.previous_files.get(path)
+        if entry and _copied(context.url(context.previous, path), url, entry["bytes"]):
+            entries.append(entry)
             continue
-        rows = pa.concat_tables([_rows(out, member, "scores" if table == "metrics" else table, opened) for member in members])
+        rows = pa.concat_tables([reader.rows(output, "scores" if table == "metrics" else table) for output in outputs])
         if table == "metrics":
-            rows = widen(rows, ground.columns)
-        entries.append(write(goal, path, table, rows))
+            rows = widen(rows, context.columns)
+        entries.append(write_table(url, path, table, rows))
     return entries
 
 
-def _copied(source: str, goal: str, size: int) -> bool:
+def _copied(source: str, target: str, size: int) -> bool:
     """Copy a published file; False where it is no longer there in full, and must be made anew."""
     try:
-        files.copy(source, goal)
+        files.copy(source, target)
     except FileNotFoundError:
         return False
-    fs, path = storage.filesystem(goal)
+    fs, path = storage.filesystem(target)
     return storage.infos(fs, [path])[0]["size"] == size
 
 
-def damaged_folders(ground: CompactionContext, group: Sequence[TaskOutput]) -> set[str]:
-    """Folders of the receipts that the files of one group need, and that are missing or not what was written."""
+def damaged_folders(context: CompactionContext, group: Sequence[TaskOutput]) -> set[str]:
+    """Folders of the receipts that the files of one group need, and whose own files are missing or not what was written."""
     needed = {
-        (member.receipt.folder, table): member.receipt
-        for path, (_, members) in pieces(group, ground.columns).items()
-        if path not in ground.before
-        for member in members
-        for table in member.receipt.files
+        (output.receipt.folder, table): output.receipt
+        for path, (_, outputs) in files_of(group, context.columns).items()
+        if path not in context.previous_files
+        for output in outputs
+        for table in output.receipt.files
     }
-    needed |= {(member.receipt.folder, "partials"): member.receipt for member in group if "partials" in member.receipt.files}
-    return {folder for (folder, table), receipt in needed.items() if not _sound(ground.out, receipt, table)}
+    needed |= {(output.receipt.folder, "partials"): output.receipt for output in group if "partials" in output.receipt.files}
+    return {folder for (folder, table), receipt in needed.items() if not _sound(context.out, receipt, table)}
 
 
 def _sound(out: str, receipt: Receipt, table: str) -> bool:
     try:
-        tasks.fetch(out, receipt, table)
-    except tasks.Damaged:
+        receipts.fetch(out, receipt, table)
+    except receipts.Damaged:
         return False
     return True
 
 
-def sum_partials(out: str, numbered: tuple[int, Sequence[TaskOutput]]) -> tuple[int, pa.Table]:
-    """The partials of one group added up in the order of their cells' identities, with the number the group was given."""
-    number, group = numbered
-    opened: dict = {}
-    members = sorted((m for m in group if m.part.table == "partials" and m.part.rows), key=lambda member: member.cell)
-    rows = [_rows(out, member, "partials", opened) for member in members]
+def sum_partials(out: str, numbered_group: tuple[int, Sequence[TaskOutput]]) -> tuple[int, pa.Table]:
+    """The partials of one group added up in the order of their cells' identities, with the group's number."""
+    number, group = numbered_group
+    reader = _TaskFiles(out)
+    outputs = sorted((o for o in group if o.row_groups.table == "partials" and o.row_groups.rows), key=lambda output: output.cell)
+    rows = [reader.rows(output, "partials") for output in outputs]
     return number, add_partials(pa.concat_tables([schema.PARTIALS.empty_table(), *rows]))
 
 
-def write(goal: str, path: str, table: str, rows: pa.Table) -> dict:
-    """One published file, sorted by image where there are images; returns its entry for run.json."""
+def write_table(url: str, path: str, table: str, rows: pa.Table) -> dict:
+    """Write one published file, sorted by image where there are images; returns its entry for run.json."""
     if table == "errors":
-        rows = deduplicated(rows)
+        rows = deduplicate(rows)
     elif "image_id" in rows.column_names:
         rows = rows.sort_by([(key, "ascending") for key in ("image_id", "target") if key in rows.column_names])
-    incomplete = _incomplete(rows) if table == "errors" else None
+    incomplete = {"incomplete": _incomplete(rows)} if table == "errors" else {}
     column = schema.PARTITIONED.get(table)
     if column:
         rows = rows.drop_columns([column])
     chunks = [rows.slice(start, ROWS_PER_GROUP) for start in range(0, max(1, rows.num_rows), ROWS_PER_GROUP)]
     content = parquet_bytes([chunk.combine_chunks() for chunk in chunks])
-    files.write_bytes(goal, content)
-    entry = {"path": path, "table": table, "rows": rows.num_rows, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    return entry if incomplete is None else {**entry, "incomplete": incomplete}
+    files.write_bytes(url, content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return {"path": path, "table": table, "rows": rows.num_rows, "bytes": len(content), "sha256": sha256, **incomplete}
 
 
 def _incomplete(errors: pa.Table) -> int:
-    """How many images have a prediction but lack a map."""
+    """The number of images that have a prediction but lack a map."""
     return pc.count_distinct(errors.filter(pc.is_in(errors["stage"], pa.array(["target", "map"])))["image_id"]).as_py()
 
 
-def _rows(out: str, member: TaskOutput, table: str, opened: dict) -> pa.Table:
-    key = (member.receipt.folder, table)
-    if key not in opened:
-        opened[key] = tasks.fetch(out, member.receipt, table)
-    return opened[key].read_row_group(member.part.error_group if table == "errors" else member.part.group)
+class _TaskFiles:
+    """Files of tasks, read once each."""
+
+    def __init__(self, out: str):
+        self.out = out
+        self.opened: dict[tuple[str, str], pq.ParquetFile] = {}
+
+    def rows(self, output: TaskOutput, table: str) -> pa.Table:
+        """The rows that an output has in a table."""
+        key = (output.receipt.folder, table)
+        if key not in self.opened:
+            self.opened[key] = receipts.fetch(self.out, output.receipt, table)
+        groups = output.row_groups
+        return self.opened[key].read_row_group(groups.error_group if table == "errors" else groups.group)

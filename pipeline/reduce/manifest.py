@@ -1,4 +1,4 @@
-"""What run.json tells of a run: the job, the network, its questions, its shards, its counts, and what it has cost."""
+"""The manifest of a run, run.json: its job, network, methods, targets, metrics, shards, files, counts and costs."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -11,43 +11,45 @@ from pipeline.metrics import METRICS
 from pipeline.plan.check import CheckedJob
 from pipeline.plan.state import RunState
 from pipeline.refusal import public
+from pipeline.spec.output import Output
 
-_ASKED = ("method", "target", "metric")
+_COMPONENTS = ("method", "target", "metric")
 
 
-def facts_of(work: RunState, entries: Sequence[dict], publish_seconds: float) -> dict:
-    """Everything about a run but its name and its plan; `entries` describe its files."""
+def manifest_of(state: RunState, entries: Sequence[dict], publish_seconds: float) -> dict:
+    """The manifest but for the run's id and its plan; `entries` describe the run's files."""
     return {
-        "previous": work.previous,
-        "counts": _counted(work, entries),
+        "previous": state.previous,
+        "counts": _counts(state, entries),
         "files": entries,
-        **_described(work),
-        **_timed(work, publish_seconds),
-        "passes": costs.summed(_accounts(work)),
+        **_description(state),
+        **_times(state, publish_seconds),
+        "passes": costs.summed(_costs(state)),
     }
 
 
-def _counted(work: RunState, entries: Sequence[dict]) -> dict:
-    """Images seen, explained (a prediction and every map asked for) and failed; shards with problems; rows of errors."""
-    seen = sum(task.stop - task.start for task in work.tasks)
+def _counts(state: RunState, entries: Sequence[dict]) -> dict:
+    """Images listed, explained (a prediction and every map of the job) and failed; shards with problems; rows of errors."""
+    images = sum(task.stop - task.start for task in state.tasks)
     predicted = sum(entry["rows"] for entry in entries if entry["table"] == "predictions")
     explained = predicted - sum(entry.get("incomplete", 0) for entry in entries)
     return {
-        "images": seen,
+        "images": images,
         "explained": explained,
-        "failed": seen - explained,
-        "shards": len(work.indexes),
-        "shards_failed": len({problem["shard"] for problem in work.problems}),
+        "failed": images - explained,
+        "shards": len(state.indexes),
+        "shards_failed": len({problem["shard"] for problem in state.problems}),
         "errors": sum(entry["rows"] for entry in entries if entry["table"] == "errors"),
     }
 
 
-def _described(work: RunState) -> dict:
-    checked, backbone = work.checked, work.checked.backbone
-    sizes = ("name", "layer", "num_classes", "channels", "grid", "image_size", "identity")
+def _description(state: RunState) -> dict:
+    """The job as it was checked, its network, and the versions of the libraries."""
+    checked, backbone = state.checked, state.checked.backbone
+    fields = ("name", "layer", "num_classes", "channels", "grid", "image_size", "identity")
     return {
         "job": {field: _public(value) for field, value in vars(checked.job).items() if field != "log"},
-        "backbone": {key: getattr(backbone, key) for key in sizes} | {"origin": dict(backbone.origin)},
+        "backbone": {field: getattr(backbone, field) for field in fields} | {"origin": dict(backbone.origin)},
         "methods": methods_of(checked),
         "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in checked.spec.targets],
         "metrics": [
@@ -55,45 +57,52 @@ def _described(work: RunState) -> dict:
             for m in checked.spec.metrics
         ],
         "skipped": checked.skipped,
-        "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in work.indexes.items()],
-        "cells": [
-            {"table": c.table, "identity": c.identity, **{asked: (r := getattr(c, asked)) and r.alias for asked in _ASKED}}
-            for c in checked.cells
-        ],
+        "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in state.indexes.items()],
+        "cells": [{"table": output.table, "identity": output.identity, **_aliases(output)} for output in checked.cells],
         "versions": {name: version(name) for name in ("torch", "timm", "open_clip_torch", "pyarrow", "numpy")},
     }
 
 
+def _aliases(output: Output) -> dict[str, str | None]:
+    """The method, target and metric of an output by the names the job gives them."""
+    choices = {component: getattr(output, component) for component in _COMPONENTS}
+    return {component: choice and choice.alias for component, choice in choices.items()}
+
+
 def methods_of(checked: CheckedJob) -> list[dict]:
-    """The methods as run.json describes them."""
+    """The methods as the manifest describes them."""
     return [{**m.args, "name": m.alias, "method": m.name, "version": METHODS[m.name].version} for m in checked.spec.methods]
 
 
 def _public(value):
     """A field of the job without the credentials that a URL may carry."""
     if isinstance(value, tuple):
-        return [_public(part) for part in value]
+        return [_public(item) for item in value]
     return public(value) if isinstance(value, str) else value
 
 
-def _accounts(work: RunState) -> Iterator[dict]:
-    """What each receipt of this run has cost, whenever it was computed; of a call that also answered other questions, this run's share."""
-    payers = [{"look", cell.method and cell.method.alias, cell.metric and cell.metric.name} for cell in work.checked.cells]
-    for _, members in work.done:
-        asked: dict[str, set[str]] = {}
-        for member in members:
-            asked.setdefault(member.receipt.folder, set()).update(payers[member.position])
-        facts = {member.receipt.folder: member.receipt.facts for member in members}
-        for folder, names in asked.items():
-            spent, seconds = (facts[folder].get(name, {}) for name in ("passes", "payer_seconds"))
-            yield {payer: {**spent[payer], "seconds": seconds.get(payer, 0)} for payer in spent.keys() & names}
+def _costs(state: RunState) -> Iterator[dict]:
+    """The costs of each receipt of this run, whenever it was computed; of a call that served other runs as well, this run's share."""
+    payers_of = [
+        {"look", *([output.method.alias] if output.method else ()), *([output.metric.name] if output.metric else ())}
+        for output in state.checked.cells
+    ]
+    for _, outputs in state.done:
+        payers: dict[str, set[str]] = {}
+        for output in outputs:
+            payers.setdefault(output.receipt.folder, set()).update(payers_of[output.position])
+        facts = {output.receipt.folder: output.receipt.facts for output in outputs}
+        for folder, names in payers.items():
+            passes, seconds = (facts[folder].get(key, {}) for key in ("passes", "payer_seconds"))
+            yield {payer: {**passes[payer], "seconds": seconds.get(payer, 0)} for payer in passes.keys() & names}
 
 
-def _timed(work: RunState, publish_seconds: float) -> dict:
+def _times(state: RunState, publish_seconds: float) -> dict:
+    """When the run began and ended (ISO 8601, UTC), and the seconds it took."""
     finished = time.time()
     return {
-        "started": datetime.fromtimestamp(work.started, UTC).isoformat(),
+        "started": datetime.fromtimestamp(state.started, UTC).isoformat(),
         "finished": datetime.fromtimestamp(finished, UTC).isoformat(),
-        "seconds": round(finished - work.started, 3),
-        "spent": {**work.spent, "publish_seconds": round(publish_seconds, 3)},
+        "seconds": round(finished - state.started, 3),
+        "spent": {**state.spent, "publish_seconds": round(publish_seconds, 3)},
     }

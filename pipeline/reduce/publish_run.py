@@ -1,34 +1,37 @@
-"""The end of a job: what its cells came to is compacted, described in run.json and published."""
+"""The end of a job: the outputs of its tasks are compacted into tables, described in run.json and published."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline import storage
+from pipeline.monitor.monitor import Monitor
 from pipeline.plan.state import RunState
-from pipeline.reduce import compact as reduce
-from pipeline.reduce.manifest import facts_of
-from pipeline.reduce.summary import curves_of, joined, of_partials, summary_of
+from pipeline.reduce import compact
+from pipeline.reduce.corpus import summarise_partials
+from pipeline.reduce.curves import curves_of
+from pipeline.reduce.manifest import manifest_of
+from pipeline.reduce.summary import concat_summaries, summarise_files
 from pipeline.reduce.weight_similarity import weight_similarity
 from pipeline.refusal import Refusal
-from pipeline.run.executor import Executor
-from pipeline.run.monitor import Monitor
 from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.identity import digest
 from pipeline.tables.receipts import TaskOutput
-from pipeline.tables.wide import add_partials, without_groups
+from pipeline.tables.wide import add_partials, drop_groups
 
 Groups = list[list[TaskOutput]]
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # applies a function to items, in any order, on any machine
 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """How a job ended: the run now published under its name, and the counts its last line tells."""
+    """How a job ended: the run now published under its name, its counts, and whether it is a new one."""
 
     run_id: str
     counts: dict
@@ -36,10 +39,11 @@ class PublishResult:
 
     @property
     def complete(self) -> bool:
+        """Whether every shard could be read in full."""
         return not self.counts["shards_failed"]
 
 
-def publish_run(work: RunState, executor: Executor, monitor: Monitor) -> PublishResult:
+def publish_run(state: RunState, parallel_map: Map, monitor: Monitor) -> PublishResult:
     """Publish the run, unless the one published before it is the same.
 
     Raises:
@@ -48,23 +52,23 @@ def publish_run(work: RunState, executor: Executor, monitor: Monitor) -> Publish
         TooManyFailed: where more failed than the job allows; the run stays unpublished.
         Damaged: where a task's file is missing or not what was written; nothing is published yet.
     """
-    began, job = time.monotonic(), work.checked.job
+    began, job = time.monotonic(), state.checked.job
     studies = ["weight_similarity"] if job.weight_similarity else []
-    plan = digest([sorted(member.cell for _, members in work.done for member in members), work.problems, *studies])
-    if work.before and work.before["plan"] == plan:
-        return PublishResult(work.previous, work.before["counts"], new=False)
-    if not work.done:
-        raise Refusal(f"no image could be read, so nothing is published; the first reason: {work.problems[0]['message']}")
+    plan = digest([sorted(output.cell for _, outputs in state.done for output in outputs), state.problems, *studies])
+    if state.previous and state.before and state.before["plan"] == plan:
+        return PublishResult(state.previous, state.before["counts"], new=False)
+    if not state.done:
+        raise Refusal(f"no image could be read, so nothing is published; the first reason: {state.problems[0]['message']}")
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{plan[:8]}"
-    place = storage.join(job.out, "runs", run_id)
-    entries = _tables(work, executor, monitor, run_id)
-    used = {member.receipt.folder: member.receipt for _, members in work.done for member in members}
-    files.write_bytes(storage.join(place, "receipts.parquet"), receipts.pack(used.values()))
-    run = {"run_id": run_id, "plan": plan, **facts_of(work, entries, time.monotonic() - began)}
-    files.write_json(storage.join(place, "run.json"), run)
-    _refuse_failed(run_id, run["counts"], job.max_failed)
-    publish.flip(job.out, job.name, run_id, work.previous, job.single_writer)
-    return PublishResult(run_id, run["counts"], new=True)
+    folder = storage.join(job.out, "runs", run_id)
+    entries = _write_tables(state, parallel_map, monitor, run_id)
+    used = {output.receipt.folder: output.receipt for _, outputs in state.done for output in outputs}
+    files.write_bytes(storage.join(folder, "receipts.parquet"), receipts.pack(used.values()))
+    manifest = {"run_id": run_id, "plan": plan, **manifest_of(state, entries, time.monotonic() - began)}
+    files.write_json(storage.join(folder, "run.json"), manifest)
+    _refuse_failed(run_id, manifest["counts"], job.max_failed)
+    publish.flip(job.out, job.name, run_id, state.previous, job.single_writer)
+    return PublishResult(run_id, manifest["counts"], new=True)
 
 
 def _refuse_failed(run_id: str, counts: dict, max_failed: float) -> None:
@@ -80,87 +84,88 @@ def _refuse_failed(run_id: str, counts: dict, max_failed: float) -> None:
         )
 
 
-def damaged(work: RunState, executor: Executor) -> set[str]:
+def damaged(state: RunState, parallel_map: Map) -> set[str]:
     """Folders of all receipts that this job would publish from, and whose files are missing or not what was written."""
-    found = executor.map(partial(reduce.damaged_folders, _context(work)), _groups(work))
-    return {folder for folders in found for folder in folders}
+    folders_of_groups = parallel_map(partial(compact.damaged_folders, _context(state)), _groups(state))
+    return {folder for folders in folders_of_groups for folder in folders}
 
 
-def _context(work: RunState) -> reduce.CompactionContext:
-    before = {entry["path"]: entry for entry in work.before["files"]} if work.before else {}
-    return reduce.CompactionContext(work.checked.job.out, sorted(work.checked.spec.columns), work.previous, before)
+def _context(state: RunState) -> compact.CompactionContext:
+    previous_files = {entry["path"]: entry for entry in state.before["files"]} if state.before else {}
+    return compact.CompactionContext(state.checked.job.out, sorted(state.checked.spec.columns), state.previous, previous_files)
 
 
-def _groups(work: RunState) -> Groups:
-    """The answers of all finished tasks, in the groups they are compacted by."""
-    starts = reduce.boundaries({task.shard.name for task, _ in work.done})
-    groups, last = [], None
-    for task, members in work.done:
+def _groups(state: RunState) -> Groups:
+    """The outputs of all finished tasks, in the groups they are compacted by."""
+    starts = compact.group_starts({task.shard.name for task, _ in state.done})
+    groups: Groups = []
+    last = None
+    for task, outputs in state.done:
         if not groups or (task.shard.name in starts and task.shard.name != last):
             groups.append([])
         last = task.shard.name
-        groups[-1] += members
+        groups[-1] += outputs
     return groups
 
 
-def _tables(work: RunState, executor: Executor, monitor: Monitor, run_id: str) -> list[dict]:
+def _write_tables(state: RunState, parallel_map: Map, monitor: Monitor, run_id: str) -> list[dict]:
     """Write all tables of a run; returns the entries of their files."""
-    groups = _groups(work)
-    entries = _compacted(work, groups, executor, monitor, run_id)
-    told = _summarised(work, groups, executor, run_id, entries) if work.checked.spec.metrics else {}
-    if work.checked.job.weight_similarity:
-        curves = weight_similarity(work.checked.backbone)
-        told["curves"] = pa.concat_tables([told["curves"], curves]) if told else curves
-    name = digest([member.cell for group in groups for member in group])
-    for table, rows in told.items():
+    groups, context = _groups(state), _context(state)
+    entries = _compact_groups(context, groups, parallel_map, monitor, run_id)
+    tables = _summarise_groups(state, groups, parallel_map, run_id, entries) if state.checked.spec.metrics else {}
+    if state.checked.job.weight_similarity:
+        curves = weight_similarity(state.checked.backbone)
+        tables["curves"] = pa.concat_tables([tables["curves"], curves]) if tables else curves
+    name = digest([output.cell for group in groups for output in group])
+    for table, rows in tables.items():
         path = f"{table}/part-{name}.parquet"
-        entries.append(reduce.write(storage.join(work.checked.job.out, "runs", run_id, path), path, table, rows))
-    return entries + _filled(work, run_id, entries)
+        entries.append(compact.write_table(context.url(run_id, path), path, table, rows))
+    return entries + _write_problems_and_empty_tables(state, context, run_id, {entry["table"] for entry in entries})
 
 
-def _compacted(work: RunState, groups: Groups, executor: Executor, monitor: Monitor, run_id: str) -> list[dict]:
-    """Entries of the files that the groups of tasks are compacted to."""
-    entries = []
+def _compact_groups(context: compact.CompactionContext, groups: Groups, parallel_map: Map, monitor: Monitor, run_id: str) -> list[dict]:
+    """Compact every group of tasks; returns the entries of the files, sorted by path."""
+    entries: list[dict] = []
     with monitor.stage("publish", len(groups), "groups"):
-        for more in executor.map(partial(reduce.compact, _context(work), run_id), groups):
-            entries += more
+        for entries_of_group in parallel_map(partial(compact.compact, context, run_id), groups):
+            entries += entries_of_group
             monitor.add()
-    return sorted(entries, key=lambda entry: entry["path"])
+    return sorted(entries, key=itemgetter("path"))
 
 
-def _summarised(work: RunState, groups: Groups, executor: Executor, run_id: str, entries: Sequence[dict]) -> dict[str, pa.Table]:
-    """`partials`, `summary` and `curves`, made of what has just been published and of the tasks' partials."""
-    out, asked = work.checked.job.out, work.checked.spec
-    sums = sorted(executor.map(partial(reduce.sum_partials, out), list(enumerate(groups))), key=itemgetter(0))
-    partials = add_partials(pa.concat_tables(rows for _, rows in sums))
-    scored: dict[str, list[str]] = {}
+def _summarise_groups(state: RunState, groups: Groups, parallel_map: Map, run_id: str, entries: Sequence[dict]) -> dict[str, pa.Table]:
+    """`partials`, `summary` and `curves`, made of the published metrics in `entries` and of the tasks' partials."""
+    out, spec = state.checked.job.out, state.checked.spec
+    numbered_sums = sorted(parallel_map(partial(compact.sum_partials, out), list(enumerate(groups))), key=itemgetter(0))
+    partials = add_partials(pa.concat_tables(sums for _, sums in numbered_sums))
+    paths_of: dict[str, list[str]] = {}  # of the metrics of each method, by its folder's name
     for entry in entries:
         if entry["table"] == "metrics":
-            scored.setdefault(entry["path"].split("/")[1], []).append(entry["path"])
-    floor = scored.get("method=random", [])
-    pairs = [(paths, floor) for paths in scored.values()]
-    parts = list(executor.map(partial(summary_of, out, run_id, asked), pairs)) if scored else []
-    summary = joined([*parts, of_partials(partials, asked)])
-    return {"partials": without_groups(partials), "summary": summary, "curves": curves_of(partials)}
+            paths_of.setdefault(entry["path"].split("/")[1], []).append(entry["path"])
+    control = paths_of.get("method=random", [])
+    methods = [(paths, control) for paths in paths_of.values()]
+    summaries = list(parallel_map(partial(summarise_files, out, run_id, spec), methods)) if methods else []
+    summary = concat_summaries([*summaries, summarise_partials(partials, spec)])
+    return {"partials": drop_groups(partials), "summary": summary, "curves": curves_of(partials)}
 
 
-def _filled(work: RunState, run_id: str, entries: Sequence[dict]) -> list[dict]:
-    """The shards' own errors, and an empty file for every table without rows, so that queries over it answer with nothing."""
-    backbone, spec = work.checked.backbone, work.checked.spec
-    forms = {"errors": schema.ERRORS, "images": schema.IMAGES} | ({"maps": schema.MAPS} if spec.methods else {})
-    forms["predictions"] = schema.predictions(backbone.num_classes, "logits" not in spec.no_store)
-    if any(cell.table == "attributes" for cell in work.checked.cells):
-        forms["attributes"] = schema.ATTRIBUTES
+def _write_problems_and_empty_tables(state: RunState, context: compact.CompactionContext, run_id: str, present: set[str]) -> list[dict]:
+    """Write the shards' own errors, and an empty file for every table that is not `present`, so that queries over it find no rows."""
+    backbone, spec = state.checked.backbone, state.checked.spec
+    schemas = {"errors": schema.ERRORS, "images": schema.IMAGES} | ({"maps": schema.MAPS} if spec.methods else {})
+    schemas["predictions"] = schema.predictions(backbone.num_classes, "logits" not in spec.no_store)
+    if any(output.table == "attributes" for output in state.checked.cells):
+        schemas["attributes"] = schema.ATTRIBUTES
     if spec.metrics:
-        forms |= {"metrics": schema.metrics(spec.columns)}
+        schemas["metrics"] = schema.metrics(spec.columns)
     if "features" not in spec.no_store:
-        forms["features"] = schema.features(backbone.feature_width)
-    present, added = {entry["table"] for entry in entries}, []
-    for table, form in forms.items():
-        rows = form.empty_table() if table != "errors" else schema.errors(work.problems)
+        schemas["features"] = schema.features(backbone.feature_width)
+    entries = []
+    for table, columns in schemas.items():
+        rows = columns.empty_table() if table != "errors" else schema.errors(state.problems)
         if table not in present or rows.num_rows:
-            column = schema.PARTITIONED.get(table)
-            folder = f"{table}/{column}={spec.methods[0].alias}" if column else table
+            partition = schema.PARTITIONED.get(table)
+            folder = f"{table}/{partition}={spec.methods[0].alias}" if partition else table
             path = f"{folder}/part-{digest(rows.to_pylist())}.parquet"
-            added.append(reduce.write(storage.join(work.checked.job.out, "runs", run_id, path), path, table, rows))
-    return added
+            entries.append(compact.write_table(context.url(run_id, path), path, table, rows))
+    return entries

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline import sources, storage
 from pipeline.engine import costs as passes
+from pipeline.monitor.monitor import Monitor
 from pipeline.plan import dry_run, rescore
 from pipeline.plan.check import CheckedJob
 from pipeline.plan.state import RunState
@@ -19,7 +20,6 @@ from pipeline.reduce.manifest import methods_of
 from pipeline.reduce.publish_run import PublishResult, damaged, publish_run
 from pipeline.refusal import Refusal, one_line
 from pipeline.run.executor import Executor
-from pipeline.run.monitor import Monitor
 from pipeline.stages.land import Land
 from pipeline.stages.worker import Explain
 from pipeline.tables import publish, receipts
@@ -46,7 +46,7 @@ def execute(checked: CheckedJob, executor: Executor) -> PublishResult | None:
         if job.dry:
             dry_run.print_dry_run(todo, checked.cells, len(work.tasks), methods_of(checked), work.before)
             return None
-        outcome = _finished(_explained(work, todo, executor, monitor), executor, monitor)
+        outcome = _finished(_explained(work, todo, executor, monitor), executor.map, monitor)
     except BaseException as error:
         monitor.end("failed", reason=f"{type(error).__name__}: {one_line(error)}")
         raise
@@ -70,15 +70,15 @@ def _planned(checked: CheckedJob, executor: Executor, monitor: Monitor, started:
 def _finished(work: RunState, executor: Executor, monitor: Monitor) -> PublishResult:
     """Publish; where files of tasks turn out to be damaged, compute these again and publish then."""
     try:
-        return publish_run(work, executor, monitor)
+        return publish_run(work, executor.map, monitor)
     except Damaged as error:
-        folders = damaged(work, executor)
+        folders = damaged(work, executor.map)
         log.warning("%s: what %d receipts named is computed again", error, len(folders))
     receipts.discard(work.checked.job.out, folders)
     sound = {task: tuple(each for each in answers if each.folder not in folders) for task, answers in work.answered.items()}
     work = replace(work, answered=sound, failures=())  # what failed is open, and so tried again as well
     work = replace(work, failures=rescore.unexplained_tasks(work))
-    return publish_run(_explained(work, _todo(work), executor, monitor), executor, monitor)
+    return publish_run(_explained(work, _todo(work), executor, monitor), executor.map, monitor)
 
 
 def _images(tasks: Sequence[Task]) -> int:

@@ -11,15 +11,16 @@ from pipeline import backbones
 from pipeline.backbones.network import Network
 from pipeline.plan.fit import fit_to_backbone, with_class_sets
 from pipeline.plan.outputs import outputs_of
-from pipeline.reduce.summary import curves_of, summarised
+from pipeline.reduce.curves import curves_of
+from pipeline.reduce.summary import summarise
 from pipeline.refusal import Refusal
 from pipeline.sources.images import DecodedImages
 from pipeline.spec.explain_spec import ExplainSpec, build_spec
 from pipeline.spec.output import Output
 from pipeline.stages.explainer import Explainer
 from pipeline.tables import schema
-from pipeline.tables.errors import deduplicated
-from pipeline.tables.wide import widen, without_groups
+from pipeline.tables.errors import deduplicate
+from pipeline.tables.wide import drop_groups, widen
 
 
 def explain(
@@ -93,10 +94,10 @@ def gathered(answers: Sequence[tuple[Output, pa.Table, pa.Table]], asked: Explai
     for cell, rows, errors in answers:
         tables[cell.table] = pa.concat_tables([tables[cell.table], rows]) if cell.table in tables else rows
         tables["errors"] = pa.concat_tables([tables["errors"], errors])
-    tables["errors"] = deduplicated(tables["errors"])
+    tables["errors"] = deduplicate(tables["errors"])
     if asked.metrics:
         tables["metrics"] = widen(tables.pop("scores", schema.SCORES.empty_table()), asked.columns)
         partials = tables.get("partials", schema.PARTIALS.empty_table())
-        tables["summary"] = summarised(tables["metrics"], partials, asked)
-        tables |= {"partials": without_groups(partials), "curves": curves_of(partials)}
+        tables["summary"] = summarise(tables["metrics"], partials, asked)
+        tables |= {"partials": drop_groups(partials), "curves": curves_of(partials)}
     return tables

@@ -1,11 +1,11 @@
-"""The errors table: what could not be done, for which image or shard, and why."""
+"""The errors table: which stage failed, for which image or shard, and why."""
 
 import pyarrow as pa
 
 from pipeline.tables import schema
 
 
-def deduplicated(errors: pa.Table) -> pa.Table:
+def deduplicate(errors: pa.Table) -> pa.Table:
     """Errors without repetitions, sorted."""
     distinct = errors.group_by(errors.column_names).aggregate([]).select(errors.column_names)
     return distinct.sort_by([(name, "ascending") for name in errors.column_names]).cast(schema.ERRORS)

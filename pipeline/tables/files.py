@@ -23,53 +23,55 @@ def write_bytes(url: str, content: bytes) -> None:
     if not is_local(url):
         retrying(lambda: fs.pipe_file(path, content))
         return
-    goal = Path(path)
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    draft = goal.with_name(f".{goal.name}.{os.getpid()}.{time.monotonic_ns()}")
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         draft.write_bytes(content)
-        draft.replace(goal)
+        draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
 
 
 def write_json(url: str, content) -> None:
+    """Write a value as indented JSON with sorted keys, whole or not at all."""
     write_bytes(url, json.dumps(content, indent=1, sort_keys=True).encode())
 
 
 def read_parquet(url: str) -> pa.Table:
+    """Read a whole Parquet file."""
     return pq.read_table(io.BytesIO(read_bytes(url)))
 
 
-def copy(source: str, goal: str) -> None:
+def copy(source: str, target: str) -> None:
     """Copy within one store, without passing through this machine where the store can."""
     fs, path = filesystem(source)
-    target = fs._strip_protocol(goal)
+    target_path = fs._strip_protocol(target)
     if is_local(source):
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-    retrying(lambda: fs.cp_file(path, target))
+        Path(target_path).parent.mkdir(parents=True, exist_ok=True)
+    retrying(lambda: fs.cp_file(path, target_path))
 
 
 def below(url: str) -> dict[str, dict]:
-    """Every file below `url`: path relative to it -> what the store says of it (`size`, a time); empty where there is nothing."""
+    """Every file below `url`: path relative to it -> the store's record of it (`size`, a time); empty where there is nothing."""
     fs, path = filesystem(url)
     try:
-        found = retrying(lambda: fs.find(path, detail=True))
+        records = retrying(lambda: fs.find(path, detail=True))
     except FileNotFoundError:
         return {}
-    return {file[len(path.rstrip("/")) :].strip("/"): info for file, info in found.items()}
+    return {file[len(path.rstrip("/")) :].strip("/"): record for file, record in records.items()}
 
 
-def writable(out: str) -> None:
-    """Write and remove a small file.
+def check_writable(out: str) -> None:
+    """Write and remove an empty file.
 
     Raises:
         Refusal: where `out` cannot be written, with the store's reason.
     """
-    probe = join(out, f".writable-{os.getpid()}-{time.monotonic_ns()}")
+    url = join(out, f".writable-{os.getpid()}-{time.monotonic_ns()}")
     try:
-        write_bytes(probe, b"")
-        fs, path = filesystem(probe)
+        write_bytes(url, b"")
+        fs, path = filesystem(url)
         fs.rm_file(path)
     except Exception as error:
         raise Refusal(
@@ -96,10 +98,10 @@ def read_versioned(url: str) -> tuple[bytes | None, str | None]:
 def _body_and_etag(fs, bucket: str, key: str) -> tuple[bytes, str]:
     from fsspec.asyn import sync
 
-    async def read():
-        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key)
-        async with answer["Body"] as stream:
-            return await stream.read(), answer["ETag"]
+    async def read() -> tuple[bytes, str]:
+        response = await fs._call_s3("get_object", Bucket=bucket, Key=key)
+        async with response["Body"] as stream:
+            return await stream.read(), response["ETag"]
 
     return sync(fs.loop, read)
 

@@ -1,4 +1,4 @@
-"""Identity: the hash of everything that decides a value, and of nothing that moves no more than its last digits."""
+"""Identity: the hash of everything that decides a value. Settings that move no more than its last digits are left out."""
 
 import hashlib
 import json

@@ -21,7 +21,8 @@ def current(out: str) -> dict[str, str]:
     return json.loads(content) if content else {}
 
 
-def run_json(out: str, run: str) -> dict:
+def read_manifest(out: str, run: str) -> dict:
+    """The run.json of a run."""
     return json.loads(storage.read_bytes(storage.join(out, "runs", run, "run.json")))
 
 

@@ -16,15 +16,16 @@ from pipeline.tables import publish, schema
 
 @dataclass(frozen=True)
 class Run:
-    """One published run below `out`; reads exactly the files its run.json lists."""
+    """One published run below `out`. It reads exactly the files that its manifest (run.json) lists."""
 
     out: str
     run_id: str
-    facts: dict
+    manifest: dict
 
     @property
     def tables(self) -> list[str]:
-        return sorted({entry["table"] for entry in self.facts["files"]})
+        """The names of its tables."""
+        return sorted({entry["table"] for entry in self.manifest["files"]})
 
     def dataset(self, table: str) -> ds.Dataset:
         """A table as a pyarrow dataset; `method` comes from the folder names."""
@@ -36,6 +37,7 @@ class Run:
         return ds.dataset(paths, filesystem=filesystem, format="parquet", partitioning=partitioning, partition_base_dir=f"{root}/{table}")
 
     def table(self, name: str) -> pa.Table:
+        """A whole table in memory."""
         return self.dataset(name).to_table()
 
     def connect(self):
@@ -47,15 +49,15 @@ class Run:
             connection.register_filesystem(storage.filesystem(self.out)[0])
         for name in self.tables:
             paths = [storage.join(self.out, "runs", self.run_id, path).replace("'", "''") for path in self._paths(name)]
-            listed = ", ".join(f"'{path}'" for path in paths)
-            connection.execute(f"CREATE VIEW {name} AS FROM read_parquet([{listed}], hive_partitioning = {name in schema.PARTITIONED})")
+            literals = ", ".join(f"'{path}'" for path in paths)
+            connection.execute(f"CREATE VIEW {name} AS FROM read_parquet([{literals}], hive_partitioning = {name in schema.PARTITIONED})")
         return connection
 
     def _paths(self, table: str) -> list[str]:
-        return [entry["path"] for entry in self.facts["files"] if entry["table"] == table]
+        return [entry["path"] for entry in self.manifest["files"] if entry["table"] == table]
 
     def sql(self, query: str) -> pa.Table:
-        """The answer to one query."""
+        """The rows of one query."""
         with self.connect() as connection:
             return connection.sql(query).to_arrow_table()
 
@@ -72,16 +74,16 @@ def open(out: str, name: str = "default", run_id: str | None = None) -> Run:
             raise Refusal(f"nothing is published below {out}; run jobs.explain with --out {out} first")
         run_id = names[choose(name, names, "published name")]
     try:
-        return Run(out, run_id, publish.run_json(out, run_id))
+        return Run(out, run_id, publish.read_manifest(out, run_id))
     except FileNotFoundError as error:
         raise Refusal(f"there is no run {run_id!r} below {out}") from error
 
 
 def render(row: Mapping, size: tuple[int, int] = (224, 224)) -> np.ndarray:
-    """A row of `maps` as the image [H W] in [0, 1] that metrics see: drawn at `size` as its `render` says, then min-max."""
+    """A row of `maps` as the image [H W] in [0, 1] that metrics see: upsampled to `size` by its `render`, then scaled from min to max."""
     import torch
 
-    return rendering.unit(rendering.upsample(torch.from_numpy(stored(row))[None], tuple(size), row["render"])[0].numpy())
+    return rendering.unit(rendering.upsample(torch.from_numpy(stored(row))[None], (size[0], size[1]), row["render"])[0].numpy())
 
 
 def overlay(row: Mapping, image, strength: float = 0.5):
@@ -92,7 +94,7 @@ def overlay(row: Mapping, image, strength: float = 0.5):
     from PIL import Image
 
     picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-    picture = np.asarray(picture.convert("RGB"), dtype=np.float32)
-    heat = render(row, picture.shape[:2])[..., None]
+    pixels = np.asarray(picture.convert("RGB"), dtype=np.float32)
+    heat = render(row, pixels.shape[:2])[..., None]
     colour = 255 * np.clip(np.concatenate([1.5 - abs(4 * heat - 3), 1.5 - abs(4 * heat - 2), 1.5 - abs(4 * heat - 1)], -1), 0, 1)
-    return Image.fromarray(np.rint(picture * (1 - strength * heat) + colour * strength * heat).astype(np.uint8))
+    return Image.fromarray(np.rint(pixels * (1 - strength * heat) + colour * strength * heat).astype(np.uint8))

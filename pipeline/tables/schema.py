@@ -1,4 +1,4 @@
-"""The tables of a run: the only place where a column is born."""
+"""The columns of a run's tables. No other module defines one."""
 
 from collections.abc import Iterable
 
@@ -59,7 +59,7 @@ ATTRIBUTES = pa.schema(
     ]
 )
 
-# One value of one metric, as a task lands it; a published run has them side by side, in `metrics`.
+# One value of one metric, as a task lands it; the published table `metrics` has a column for each metric.
 SCORES = pa.schema(
     [
         *_MODEL,
@@ -111,12 +111,12 @@ ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "s
 
 
 def features(width: int) -> pa.Schema:
-    """Pooled features of `width` numbers."""
+    """The features table: pooled features of `width` numbers."""
     return pa.schema([*_MODEL, ("feature", pa.list_(pa.float16(), width))])
 
 
 def predictions(classes: int, logits: bool = True) -> pa.Schema:
-    """What the network says; `logits` False leaves the widest column out, which is empty lists where there are no classes."""
+    """The predictions table. `logits` False leaves out the widest column, whose lists are empty where there are no classes."""
     fields = [
         *_MODEL,
         ("label", pa.int32()),
@@ -130,7 +130,7 @@ def predictions(classes: int, logits: bool = True) -> pa.Schema:
 
 
 def metrics(columns: Iterable[str]) -> pa.Schema:
-    """What metrics say of each map, a nullable column each, and why where they say nothing (column -> reason)."""
+    """The metrics table: a nullable column for each, and the reasons of nulls (column -> reason)."""
     fields = [(column, pa.float32()) for column in sorted(columns)]
     return pa.schema([*[SCORES.field(name) for name in SCORES.names[:6]], *fields, ("reasons", pa.map_(pa.string(), pa.string()))])
 
@@ -142,7 +142,7 @@ def errors(rows: list[dict]) -> pa.Table:
 
 PARTITIONED = {"maps": "method", "attributes": "method", "metrics": "method"}
 TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", "errors")
-_WORDS = {
+_DICTIONARY_COLUMNS = {
     "model",
     "method",
     "target",
@@ -162,6 +162,6 @@ _WORDS = {
 
 
 def writing_options(schema: pa.Schema) -> dict:
-    """Parquet settings: names and counts go through a dictionary, other numbers do not (a dictionary of maps is larger than the maps)."""
-    words = [field.name for field in schema if field.name in _WORDS] + ["values.list.element"] * ("values" in schema.names)
-    return {"compression": "zstd", "compression_level": 9, "use_dictionary": words}
+    """Parquet settings. Names and counts are dictionary-encoded; other numbers are not: a dictionary of maps is larger than the maps."""
+    columns = [field.name for field in schema if field.name in _DICTIONARY_COLUMNS] + ["values.list.element"] * ("values" in schema.names)
+    return {"compression": "zstd", "compression_level": 9, "use_dictionary": columns}

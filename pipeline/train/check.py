@@ -17,7 +17,7 @@ from pipeline.backbones.preprocess import SETTINGS, Preprocessing, preprocessing
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, read_names
 from pipeline.tables import files
-from pipeline.train.data import Asked
+from pipeline.train.data import ImageSpec
 from pipeline.train.job import Training
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckedTraining:
-    """A checked training: what every worker needs to begin.
+    """A checked training, with everything that a worker needs to begin.
 
     Attributes:
         start: hash of the tensors that the trunk starts from.
@@ -34,21 +34,22 @@ class CheckedTraining:
 
     job: Training
     recipe: Recipe
-    asked: Asked
+    image_spec: ImageSpec
     start: str
     frozen_norm: bool
 
     @property
     def prepare(self) -> Preprocessing:
+        """The preprocessing of the network's input."""
         return preprocessing({}, self.recipe.prepare, self.recipe.size, "squash")
 
     @property
-    def decides(self) -> dict:
+    def identity_fields(self) -> dict:
         """Everything beside the recipe and the rate that decides the values of every epoch."""
         names = ["batch_size", "head_lr_factor", "optimiser", "momentum", "weight_decay", "schedule", "decay_every", "clip"]
         names += ["freeze", "head_epochs", "head_lr", "seed"] + ["epochs"] * (self.job.schedule == "cycle")
-        kept = {name: getattr(self.job, name) for name in names}
-        return {**kept, "frozen_norm": self.frozen_norm, "images": self.asked.identity, "start": self.start}
+        settings = {name: getattr(self.job, name) for name in names}
+        return {**settings, "frozen_norm": self.frozen_norm, "images": self.image_spec.identity, "start": self.start}
 
 
 def check_training(job: Training) -> CheckedTraining:
@@ -57,13 +58,13 @@ def check_training(job: Training) -> CheckedTraining:
     Raises:
         Refusal: in one line, with the fix.
     """
-    files.writable(job.out)
+    files.check_writable(job.out)
     names = () if job.classes.isdigit() else read_names(job.classes)
     classes = Classes(len(names) or int(job.classes), names)
-    settings, shown = _settings(job)
-    network, given = _given(job, settings)
-    how = preprocessing(stated(network), shown, size_of(job.image_size), "squash")
-    size = how.size
+    settings, image_settings = _settings(job)
+    network, pretrained = _build_network(job, settings)
+    prepare = preprocessing(stated(network), image_settings, size_of(job.image_size), "squash")
+    size = prepare.size
     trunk, stride = strides.trunk(network, size, job.output_stride)
     recipe = Recipe(
         network=job.backbone.removeprefix("timm/"),
@@ -73,20 +74,20 @@ def check_training(job: Training) -> CheckedTraining:
         head=job.head,
         num_classes=classes.num_classes,
         classes=classes.names,
-        prepare={"mean": how.mean, "std": how.std, "interpolation": how.interpolation},
+        prepare={"mean": prepare.mean, "std": prepare.std, "interpolation": prepare.interpolation},
         **({} if job.head == "plain" else {"positive": job.positive, "normaliser": job.normaliser}),
     )
-    frozen = job.batch_norm == "frozen" or (job.batch_norm == "auto" and given and _folded(trunk))
-    asked = Asked(_indexed(job), classes, size, how.interpolation, job.freeze == "none", job.train_split, job.val_share, job.seed)
-    return CheckedTraining(job, recipe, asked, weight_files.digest(trunk.state_dict()), frozen)
+    frozen = job.batch_norm == "frozen" or (job.batch_norm == "auto" and pretrained and _has_folded_norm(trunk))
+    augmented = job.freeze == "none"
+    images = ImageSpec(_index_shards(job), classes, size, prepare.interpolation, augmented, job.train_split, job.val_share, job.seed)
+    return CheckedTraining(job, recipe, images, weight_files.digest(trunk.state_dict()), frozen)
 
 
 def initial_network(checked: CheckedTraining) -> Headed:
     """The network as the training starts with it: the same on every worker."""
-    network, _ = _given(checked.job, _settings(checked.job)[0])
+    network, _ = _build_network(checked.job, _settings(checked.job)[0])
     trunk, _ = strides.trunk(network, checked.recipe.size, checked.job.output_stride)
-    found = weight_files.digest(trunk.state_dict())
-    if found != checked.start:
+    if weight_files.digest(trunk.state_dict()) != checked.start:
         raise Refusal(f"the weights of {checked.job.backbone} changed while the training was being started; start it again")
     with torch.no_grad():
         channels = trunk(torch.zeros(1, 3, *checked.recipe.size)).shape[1]
@@ -99,39 +100,39 @@ def _settings(job: Training) -> tuple[dict, dict]:
     return settings, {key: settings.pop(key) for key in SETTINGS if key in settings}
 
 
-def _given(job: Training, settings: dict) -> tuple[nn.Module, bool]:
+def _build_network(job: Training, settings: dict) -> tuple[nn.Module, bool]:
     """The timm network, and whether its weights were learned before."""
     arguments = dict(settings)
     pretrained = bool(arguments.pop("pretrained", True)) and job.weights is None
     network = timm_models.build(job.backbone.removeprefix("timm/"), arguments, pretrained=pretrained, size=None, seed=job.seed)
     if job.weights is not None and job.weights.startswith("train/"):
-        found = checkpoint.read(job.weights.removeprefix("train/"))[1]
-        learned = {name.removeprefix("trunk."): value for name, value in found.items() if name.startswith("trunk.")}
-        weight_files.install(network, {**network.state_dict(), **learned}, job.weights)
+        state = checkpoint.read(job.weights.removeprefix("train/"))[1]
+        trunk = {name.removeprefix("trunk."): value for name, value in state.items() if name.startswith("trunk.")}
+        weight_files.install(network, {**network.state_dict(), **trunk}, job.weights)
     elif job.weights is not None:
         weight_files.install(network, weight_files.read(job.weights), job.weights)
     return network, pretrained or job.weights is not None
 
 
-def _folded(network: nn.Module) -> bool:
-    """Whether BatchNorm was folded into the convolutions: it then has the statistics of a fresh network, which it must not learn anew."""
-    norms = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
-    return bool(norms) and not any(norm.running_mean.any() for norm in norms)
+def _has_folded_norm(network: nn.Module) -> bool:
+    """Whether BatchNorm was folded into the convolutions: it then has the statistics of a fresh network, and must not learn new ones."""
+    means = [module.running_mean for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+    return bool(means) and not any(mean.any() for mean in means)
 
 
-def _indexed(job: Training) -> tuple:
+def _index_shards(job: Training) -> tuple[tuple[sources.Shard, sources.Index, bool], ...]:
     """Every shard with its index, and whether all of it is for validation.
 
     Raises:
         Refusal: where no image carries a label.
     """
-    named = [(shard, False) for shard in sources.list_shards(job.source)]
-    named += [(shard, True) for shard in sources.list_shards(job.val_source)] if job.val_source else []
-    found = tuple((shard, sources.index(shard), val) for shard, val in named)
-    problems = [problem for _, index, _ in found for problem in index.problems]
+    shards = [(shard, False) for shard in sources.list_shards(job.source)]
+    shards += [(shard, True) for shard in sources.list_shards(job.val_source)] if job.val_source else []
+    indexes = tuple((shard, sources.index(shard), val) for shard, val in shards)
+    problems = [problem for _, index, _ in indexes for problem in index.problems]
     for problem in problems:
         log.warning("%s: %s: %s", problem.shard, problem.error, problem.message)
-    if not any(index.labelled for _, index, val in found if not val):
+    if not any(index.labelled for _, index, val in indexes if not val):
         hint = f": {problems[0].message}" if problems else ""
         raise Refusal(f"no image in {' '.join(job.source)} carries a label{hint}")
-    return found
+    return indexes

@@ -9,11 +9,12 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from pipeline import sources
 from pipeline.refusal import Refusal
@@ -27,13 +28,15 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What decides the decoded images.
+class ImageSpec:
+    """Everything that decides the decoded images.
 
     Attributes:
         shards: each with its index, and whether all of it is for validation.
+        size: height and width of the network's input in pixels.
         augmented: whether training images are kept larger, to be cropped.
-        train_split: what the samples that are for training say of their split.
+        train_split: the `split` of the samples that are for training.
+        val_share: the share of the training images held out where no sample is for validation.
     """
 
     shards: tuple[tuple[sources.Shard, sources.Index, bool], ...]
@@ -46,76 +49,96 @@ class Asked:
     seed: int
 
     @property
-    def wide(self) -> tuple[int, int]:
+    def wide_size(self) -> tuple[int, int]:
         """The size that training images are cropped from."""
-        return tuple(round(side * WIDER) for side in self.size)
+        height, width = (round(side * WIDER) for side in self.size)
+        return height, width
+
+    @property
+    def count(self) -> int:
+        """Images in all shards."""
+        return sum(index.count for _, index, _ in self.shards)
 
     @property
     def identity(self) -> str:
-        """The images and labels; the folder they lie in is no part of it."""
+        """The hash of the images and labels; the folder of their shards is no part of it."""
         shards = [[index.identity, val] for _, index, val in self.shards]
-        decides = [shards, self.classes.names or self.classes.num_classes, self.size, self.interpolation, self.augmented, self.train_split]
-        return digest(decides + [self.val_share, self.seed])
+        classes = self.classes.names or self.classes.num_classes
+        pixels = [self.size, self.interpolation, self.augmented]
+        return digest([shards, classes, *pixels, self.train_split, self.val_share, self.seed])
 
 
 @dataclass(frozen=True)
 class Images:
-    """Decoded images. `rows` of a split are positions in all the arrays.
+    """Decoded images.
 
     Attributes:
-        ids, labels [N], rows: of the images that have an image and a label.
-        wide: uint8 [N 3 S S], where training images are cropped from; `shown`: uint8 [N 3 H W], what all others are seen as.
-        errors: what could not be used: image_id, error, message.
+        ids: an id an image [N].
+        labels: whole numbers [N].
+        rows: split -> the positions in all the arrays of its images that have pixels and a label.
+        wide: uint8 [N 3 S S], the images that training images are cropped from; empty where none are cropped.
+        inputs: uint8 [N 3 H W], all others, at the size of the network's input.
+        errors: images that cannot be used: image_id, error, message.
     """
 
-    asked: Asked
+    spec: ImageSpec
     ids: tuple[str, ...]
     labels: np.ndarray
     rows: dict[str, list[int]]
     wide: np.ndarray
-    shown: np.ndarray
+    inputs: np.ndarray
     errors: list[dict]
 
     def order(self, epoch: int) -> list[int]:
         """The training images in the order of an epoch, which seed, epoch and ids alone decide."""
-        return sorted(self.rows["train"], key=lambda row: digest([self.asked.seed, epoch, self.ids[row]]))
+        return sorted(self.rows["train"], key=lambda row: digest([self.spec.seed, epoch, self.ids[row]]))
 
-    def varied(self, rows: Sequence[int], epoch: int) -> np.ndarray:
-        """Crops, half of them mirrored [B 3 H W]; each by the draw of its own seed, epoch and id."""
-        (tall, broad), (height, width) = self.asked.wide, self.asked.size
-        found = np.empty((len(rows), 3, height, width), np.uint8)
-        for place, row in enumerate(rows):
-            draw = np.random.default_rng(seed_of(self.asked.seed, "crop", epoch, self.ids[row]))
-            top, left = draw.integers(tall - height + 1), draw.integers(broad - width + 1)
+    def crops(self, rows: Sequence[int], epoch: int) -> np.ndarray:
+        """Crops uint8 [B 3 H W], half of them mirrored. Seed, epoch and an image's id decide its crop."""
+        (wide_height, wide_width), (height, width) = self.spec.wide_size, self.spec.size
+        crops = np.empty((len(rows), 3, height, width), np.uint8)
+        for i, row in enumerate(rows):
+            rng = np.random.default_rng(seed_of(self.spec.seed, "crop", epoch, self.ids[row]))
+            top, left = rng.integers(wide_height - height + 1), rng.integers(wide_width - width + 1)
             crop = self.wide[row, :, top : top + height, left : left + width]
-            found[place] = crop[..., ::-1] if draw.random() < 0.5 else crop
-        return found
+            crops[i] = crop[..., ::-1] if rng.random() < 0.5 else crop
+        return crops
 
 
-def images(asked: Asked, cache: str, team: Team) -> Images:
+@dataclass
+class SampleTable:
+    """The content of samples.json beside the pixels: an id and a label for each row, the rows of each split, and errors."""
+
+    ids: list[str]
+    labels: list[int]
+    rows: dict[str, list[int]] = field(default_factory=dict)
+    held_out: list[int] = field(default_factory=list)
+    errors: list[dict] = field(default_factory=list)
+
+
+def load_images(spec: ImageSpec, cache: str, team: Team) -> Images:
     """The images, decoded unless that has been done.
 
     Raises:
         Refusal: where no image is for training.
     """
-    folder = filled(Path(cache) / f"images-{asked.identity}", lambda draft: _decode(asked, draft), team)
-    told = json.loads((folder / "samples.json").read_text())
-    count = sum(index.count for _, index, _ in asked.shards)
-    wide = array(folder / "wide.u8", (count, 3, *asked.wide)) if asked.augmented else np.empty((0,), np.uint8)
-    shown = array(folder / "shown.u8", (count, 3, *asked.size))
-    rows = {split: told["rows"].get(split, []) for split in SPLITS}
+    folder = fill_folder(Path(cache) / f"images-{spec.identity}", lambda draft: _decode_shards(spec, draft), team)
+    table = SampleTable(**json.loads((folder / "samples.json").read_text()))
+    wide = open_array(folder / "wide.u8", (spec.count, 3, *spec.wide_size)) if spec.augmented else np.empty((0,), np.uint8)
+    inputs = open_array(folder / "shown.u8", (spec.count, 3, *spec.size))
+    rows = {split: table.rows.get(split, []) for split in SPLITS}
     if not rows["val"]:
-        held = set(told["held_out"])
-        rows = {**rows, "val": sorted(held), "train": [row for row in rows["train"] if row not in held]}
+        held_out = set(table.held_out)
+        rows = {**rows, "val": sorted(held_out), "train": [row for row in rows["train"] if row not in held_out]}
     if not rows["train"]:
-        reasons = Counter(error["error"] for error in told["errors"])
-        others = {split: len(found) for split, found in told["rows"].items()}
-        raise Refusal(f"no image is left to train on; of {count}, by split: {others}, unusable: {dict(reasons)}; see --train-split")
-    return Images(asked, tuple(told["ids"]), np.array(told["labels"]), rows, wide, shown, told["errors"])
+        reasons = Counter(error["error"] for error in table.errors)
+        counts = {split: len(of_split) for split, of_split in table.rows.items()}
+        raise Refusal(f"no image is left to train on; of {spec.count}, by split: {counts}, unusable: {dict(reasons)}; see --train-split")
+    return Images(spec, tuple(table.ids), np.array(table.labels), rows, wide, inputs, table.errors)
 
 
-def filled(folder: Path, fill: Callable[[Path], None], team: Team) -> Path:
-    """A folder of the cache, filled by one worker of each machine unless it is there; it appears whole or not at all."""
+def fill_folder(folder: Path, fill: Callable[[Path], None], team: Team) -> Path:
+    """Fill a folder of the cache, as one worker of each machine, unless it is there; it appears whole or not at all."""
     if team.local_rank == 0 and not folder.exists():
         draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
         draft.mkdir(parents=True)
@@ -131,43 +154,36 @@ def filled(folder: Path, fill: Callable[[Path], None], team: Team) -> Path:
     return folder
 
 
-def array(path: Path, shape: tuple[int, ...], dtype=np.uint8, new: bool = False) -> np.ndarray:
+def open_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike = np.uint8, new: bool = False) -> np.ndarray:
     """A file as an array; rows that were never written take no room."""
     return np.memmap(path, dtype, "w+" if new else "r", shape=shape)
 
 
-def _decode(asked: Asked, folder: Path) -> None:
-    """Every image of every shard into arrays, a row each; what cannot be used leaves its row empty and says why."""
-    count = sum(index.count for _, index, _ in asked.shards)
-    wide = array(folder / "wide.u8", (count, 3, *asked.wide), new=True) if asked.augmented else None
-    shown = array(folder / "shown.u8", (count, 3, *asked.size), new=True)
-    told = {"ids": [""] * count, "labels": [-1] * count, "rows": {}, "held_out": [], "errors": []}
+def _decode_shards(spec: ImageSpec, folder: Path) -> None:
+    """Decode every image of every shard into arrays, a row each; an unusable image leaves its row empty, and an error."""
+    wide = open_array(folder / "wide.u8", (spec.count, 3, *spec.wide_size), new=True) if spec.augmented else np.empty((0,), np.uint8)
+    inputs = open_array(folder / "shown.u8", (spec.count, 3, *spec.size), new=True)
+    table = SampleTable([""] * spec.count, [-1] * spec.count)
     start = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for shard, index, val in asked.shards:
-            told["errors"] += [{"image_id": p.image_id or p.shard, "error": p.error, "message": p.message} for p in index.problems]
+        for shard, index, val in spec.shards:
+            table.errors += [_error(p.image_id or p.shard, p.error, p.message) for p in index.problems]
             try:
-                found = pool.map(partial(_one, asked, shard, val), sources.read(shard, 0, None, index))
-                for row, each in enumerate(found, start):
-                    told["ids"][row] = each.image_id
-                    if each.problem:
-                        told["errors"].append({"image_id": each.image_id, "error": each.problem[0], "message": each.problem[1]})
-                        continue
-                    told["labels"][row] = each.label
-                    told["rows"].setdefault(each.split, []).append(row)
-                    told["held_out"] += [row] if each.held_out else []
-                    if each.wide is not None:
-                        wide[row] = each.wide
-                    if each.shown is not None:
-                        shown[row] = each.shown
+                samples = pool.map(partial(_decode_sample, spec, shard, val), sources.read(shard, 0, None, index))
+                for row, sample in enumerate(samples, start):
+                    _add(table, row, sample)
+                    if sample.wide is not None:
+                        wide[row] = sample.wide
+                    if sample.input is not None:
+                        inputs[row] = sample.input
             except sources.ShardError as error:
-                told["errors"].append({"image_id": shard.name, "error": error.error, "message": error.message})
+                table.errors.append(_error(shard.name, error.error, error.message))
             start += index.count
-    (folder / "samples.json").write_text(json.dumps(told))
+    (folder / "samples.json").write_text(json.dumps(vars(table)))
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class _DecodedSample:
     """One sample at the sizes it is needed in."""
 
     image_id: str
@@ -175,27 +191,49 @@ class _Decoded:
     split: str = ""
     held_out: bool = False
     wide: np.ndarray | None = None
-    shown: np.ndarray | None = None
+    input: np.ndarray | None = None
     problem: tuple[str, str] | None = None
 
 
-def _one(asked: Asked, shard: sources.Shard, val: bool, sample: sources.Sample) -> _Decoded:
+def _add(table: SampleTable, row: int, sample: _DecodedSample) -> None:
+    """Add a sample to the table of samples."""
+    table.ids[row] = sample.image_id
+    if sample.problem:
+        table.errors.append(_error(sample.image_id, *sample.problem))
+        return
+    table.labels[row] = sample.label
+    table.rows.setdefault(sample.split, []).append(row)
+    table.held_out += [row] if sample.held_out else []
+
+
+def _error(image_id: str, error: str, message: str) -> dict:
+    return {"image_id": image_id, "error": error, "message": message}
+
+
+def _decode_sample(spec: ImageSpec, shard: sources.Shard, val: bool, sample: sources.Sample) -> _DecodedSample:
     image_id = shard.image_id(sample.key)
-    label, _, problem = resolve(sample.label, asked.classes)
+    label, _, problem = resolve(sample.label, spec.classes)
     if sample.image is None or label is None:
-        return _Decoded(image_id, problem=problem or next(iter(sample.problems), ("MissingLabel", "the sample has no label")))
-    own = str(sample.split or asked.train_split)
-    split = "val" if val else "train" if own == asked.train_split else own if own != "train" else "unused"
-    held_out = split == "train" and _share(asked, image_id) < asked.val_share
-    cropped = asked.augmented and split == "train"
+        return _DecodedSample(image_id, problem=problem or next(iter(sample.problems), ("MissingLabel", "the sample has no label")))
+    split = "val" if val else _split_of(sample, spec.train_split)
+    held_out = split == "train" and _position(spec, image_id) < spec.val_share
+    cropped = spec.augmented and split == "train"
     try:
-        wide = decode(sample.image, asked.wide, asked.interpolation).pixels if cropped else None
-        shown = decode(sample.image, asked.size, asked.interpolation).pixels if held_out or not cropped else None
+        wide = decode(sample.image, spec.wide_size, spec.interpolation).pixels if cropped else None
+        pixels = decode(sample.image, spec.size, spec.interpolation).pixels if held_out or not cropped else None
     except Undecodable as error:
-        return _Decoded(image_id, problem=(error.error, error.message))
-    return _Decoded(image_id, label, split, held_out, wide, shown)
+        return _DecodedSample(image_id, problem=(error.error, error.message))
+    return _DecodedSample(image_id, label, split, held_out, wide, pixels)
 
 
-def _share(asked: Asked, image_id: str) -> float:
+def _split_of(sample: sources.Sample, train_split: str) -> str:
+    """The split of a sample, `train` where it is `train_split`; a sample of `train` that is not is unused."""
+    split = str(sample.split or train_split)
+    if split == train_split:
+        return "train"
+    return "unused" if split == "train" else split
+
+
+def _position(spec: ImageSpec, image_id: str) -> float:
     """A number in [0, 1) that seed and id decide."""
-    return int(digest([asked.seed, "held out", image_id])[:12], 16) / 16**12
+    return int(digest([spec.seed, "held out", image_id])[:12], 16) / 16**12

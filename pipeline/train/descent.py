@@ -1,4 +1,4 @@
-"""How the weights move: the optimiser, its rate at every step, and what it remembers from one epoch to the next."""
+"""How the weights move: the optimiser, its rate at every step, and its memory from one epoch to the next."""
 
 import math
 
@@ -18,7 +18,7 @@ def optimiser(job: Training, groups: list[dict]) -> torch.optim.Optimizer:
 
 
 def factor(job: Training, epoch: float) -> float:
-    """What the rates are multiplied by after `epoch` epochs of all layers, of which it may be a fraction.
+    """The schedule's factor of the rates after `epoch` epochs of all layers; a fraction is a place within an epoch.
 
     A tenth after every `decay_every`, as CALM's code has it; or one cycle (Smith and Topin 2018) of cosines that ends at zero.
     """
@@ -31,17 +31,17 @@ def factor(job: Training, epoch: float) -> float:
 
 
 def memory_of(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimiser remembers, as `<kind>.<parameter's name>`."""
-    named = [(name, optimiser.state[value]) for name, value in network.named_parameters() if value in optimiser.state]
-    return {f"{kind}.{name}": kept for name, kinds in named for kind, kept in kinds.items() if kept is not None}
+    """The optimiser's tensors (momentum, moments, steps) as `<kind>.<parameter's name>`."""
+    tensors = [(name, optimiser.state[value]) for name, value in network.named_parameters() if value in optimiser.state]
+    return {f"{kind}.{name}": tensor for name, kinds in tensors for kind, tensor in kinds.items() if tensor is not None}
 
 
-def give_memory(network: nn.Module, optimiser: torch.optim.Optimizer, memory: dict[str, Tensor]) -> None:
-    """Let a new optimiser remember that."""
-    held = {id(value) for group in optimiser.param_groups for value in group["params"]}
-    parameters = {name: value for name, value in network.named_parameters() if id(value) in held}
-    for key, kept in memory.items():
+def restore_memory(network: nn.Module, optimiser: torch.optim.Optimizer, memory: dict[str, Tensor]) -> None:
+    """Give a new optimiser the tensors of `memory_of` that belong to parameters it moves."""
+    movable = {id(value) for group in optimiser.param_groups for value in group["params"]}
+    parameters = {name: value for name, value in network.named_parameters() if id(value) in movable}
+    for key, tensor in memory.items():
         kind, _, name = key.partition(".")
         if name in parameters:
             # AdamW counts its steps on the CPU, whatever the device
-            optimiser.state[parameters[name]][kind] = kept.to("cpu" if kind == "step" else parameters[name].device).clone()
+            optimiser.state[parameters[name]][kind] = tensor.to("cpu" if kind == "step" else parameters[name].device).clone()

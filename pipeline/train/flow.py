@@ -20,22 +20,22 @@ def train(checked: CheckedTraining, workers: int, gpus: bool) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    # What is kept is written by the loop itself; Ray's own notes of the run need no shared storage.
-    with tempfile.TemporaryDirectory(prefix="train-") as notes:
+    # The loop itself writes the state and the checkpoint; Ray's own record of the run needs no shared storage.
+    with tempfile.TemporaryDirectory(prefix="train-") as folder:
         TorchTrainer(
             _work,
-            train_loop_config={"ready": checked},
+            train_loop_config={"checked": checked},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
             torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=int(PATIENCE.total_seconds())),
-            run_config=RunConfig(storage_path=notes, failure_config=FailureConfig(max_failures=RESTARTS)),
+            run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=RESTARTS)),
         ).fit()
 
 
 def _work(config: dict) -> None:
-    """What one worker does."""
+    """Run the loop as one worker of the team."""
     from ray import train
     from ray.train.torch import get_device
 
-    here = train.get_context()
-    team = Team(here.get_world_rank(), here.get_world_size(), here.get_local_rank(), here.get_local_world_size())
-    loop.train(config["ready"], team, str(get_device()))
+    context = train.get_context()
+    team = Team(context.get_world_rank(), context.get_world_size(), context.get_local_rank(), context.get_local_world_size())
+    loop.train(config["checked"], team, str(get_device()))

@@ -1,7 +1,10 @@
-"""What a head is trained on. Every loss is one number an image.
+"""The losses of the heads. Every loss is one number an image.
 
 B images, C classes, h w cells; z runs over the cells, y is the label
 """
+
+from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +37,7 @@ def loss(kind: str, network: Headed, A: Tensor, labels: Tensor) -> tuple[Tensor,
     if kind == "plain":
         logits = network.head(A)
         return F.cross_entropy(logits, labels, reduction="none"), logits
-    log_g, h = network.head.branches(A)
-    each = marginal if kind == "calm_ml" else expected
-    return each(log_g, h, labels), log_marginal(log_g, h)
+    branches = cast(Callable[[Tensor], tuple[Tensor, Tensor]], network.head.branches)
+    log_g, h = branches(A)
+    calm_loss = marginal if kind == "calm_ml" else expected
+    return calm_loss(log_g, h, labels), log_marginal(log_g, h)

@@ -14,12 +14,12 @@ from pipeline.tables import files
 
 @dataclass(frozen=True)
 class State:
-    """What is known after `len(epochs)` epochs.
+    """A training after `len(epochs)` epochs.
 
     Attributes:
         epochs: a row of the training table each.
         network: the network's tensors by name.
-        memory: what the optimiser remembers, see `descent.memory_of`.
+        memory: the optimiser's tensors, see `descent.memory_of`.
         diverged: whether the loss has left the numbers, which ends the training at this rate.
     """
 
@@ -31,44 +31,49 @@ class State:
 
 @dataclass(frozen=True)
 class StateFile:
-    """Where the state of one rate is kept, and what it must belong to.
+    """The file of the state of one rate, and the training that it must belong to.
 
     Attributes:
-        decides: everything that decides the values of the training, by name.
+        identity_fields: everything beside the recipe that decides the values of the training, by name.
     """
 
     url: str
     recipe: Recipe
-    decides: dict
+    identity_fields: dict
 
     def write(self, state: State) -> None:
+        """Replace the file."""
         tensors = {f"network.{name}": value for name, value in state.network.items()}
         tensors |= {f"memory.{name}": value for name, value in state.memory.items()}
-        beside = {"epochs": json.dumps(state.epochs), "decides": json.dumps(self.decides), "diverged": json.dumps(state.diverged)}
-        files.write_bytes(self.url, checkpoint.encode(self.recipe, tensors, **beside))
+        metadata = {"epochs": state.epochs, "decides": self.identity_fields, "diverged": state.diverged}
+        encoded = {key: json.dumps(value) for key, value in metadata.items()}
+        files.write_bytes(self.url, checkpoint.encode(self.recipe, tensors, **encoded))
 
     def read(self) -> State:
-        """The state as it was left; an empty one where there is none.
+        """The state in the file; an empty one where there is no file.
 
         Raises:
-            Refusal: where another training left it, with what differs.
+            Refusal: where another training left it, with the differences.
         """
         try:
             content = storage.read_bytes(self.url)
         except FileNotFoundError:
             return State()
         recipe, tensors, metadata = checkpoint.decode(content, self.url)
-        self.same(recipe, json.loads(metadata["decides"]))
-        parts = {"network": {}, "memory": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = value
-        return State(tuple(json.loads(metadata["epochs"])), **parts, diverged=json.loads(metadata["diverged"]))
+        self._check_same(recipe, json.loads(metadata["decides"]))
+        tensors_of: dict[str, dict[str, Tensor]] = {"network": {}, "memory": {}}
+        for key, value in tensors.items():
+            owner, _, name = key.partition(".")
+            tensors_of[owner][name] = value
+        epochs, diverged = tuple(json.loads(metadata["epochs"])), json.loads(metadata["diverged"])
+        return State(epochs, tensors_of["network"], tensors_of["memory"], diverged)
 
-    def same(self, recipe: Recipe, decides: dict) -> None:
-        """Refuse what another training left here."""
-        found = checkpoint.differences(recipe, self.recipe)
-        ours = json.loads(json.dumps(self.decides))
-        found += [f"{name} {decides.get(name)!r}, not {ours.get(name)!r}" for name in ours if decides.get(name) != ours[name]]
-        if found:
-            raise Refusal(f"{self.url} belongs to another training: it has {'; '.join(found)}. Give another --out, or remove it")
+    def _check_same(self, recipe: Recipe, identity_fields: dict) -> None:
+        """Refuse the state of another training."""
+        differences = checkpoint.differences(recipe, self.recipe)
+        own = json.loads(json.dumps(self.identity_fields))
+        differences += [
+            f"{name} {identity_fields.get(name)!r}, not {own[name]!r}" for name in own if identity_fields.get(name) != own[name]
+        ]
+        if differences:
+            raise Refusal(f"{self.url} belongs to another training: it has {'; '.join(differences)}. Give another --out, or remove it")

@@ -1,4 +1,4 @@
-"""The workers of one training, and what they do together. One alone adds nothing up and waits for nobody."""
+"""The workers of one training, and their sums. A worker alone adds nothing up and waits for nobody."""
 
 from dataclasses import dataclass
 

@@ -11,8 +11,8 @@ from pipeline.datasets.layouts import SPLITS, Dataset
 from pipeline.datasets.packing.check import CheckedPack, check_pack, tasks
 from pipeline.datasets.packing.job import Pack
 from pipeline.datasets.packing.shard import Receipt, receipt_url, write_shard
+from pipeline.monitor.monitor import Monitor
 from pipeline.refusal import Refusal
-from pipeline.run.monitor import Monitor
 from pipeline.tables import files
 
 AT_ONCE = 64  # shards that are planned and handed out together
@@ -27,7 +27,7 @@ def pack(job: Pack, map: Callable = map) -> dict:
     """
     planned = check_pack(job)
     _refuse_problems(planned.survey.problems, job)
-    files.writable(job.out)
+    files.check_writable(job.out)
     known = _known(job.out, planned.head)
     monitor = Monitor(job.log)
     about = {"layout": planned.layout, "images": planned.images, "classes": len(planned.dataset.classes), "splits": planned.splits}

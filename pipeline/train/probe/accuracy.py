@@ -1,4 +1,4 @@
-"""How often a probe is right: top-1 and top-5, over all images of a split and over those of each class.
+"""The accuracy of a probe: top-1 and top-5, over all images of a split and over those of each class.
 
 C classes
 """
@@ -31,19 +31,19 @@ def measure(name: str, pool: str, linear: Linear, splits: Mapping[str, Features]
     """Rows of the accuracy table; class_id is null in the row over all images."""
     rows, about = [], {"probe": name, "pool": pool, "solver": linear.solver, "setting": linear.setting, "step": linear.step}
     for split, features in splits.items():
-        count, first, five = (np.zeros(len(names), np.int64) for _ in range(3))
+        count, top1, top5 = (np.zeros(len(names), np.int64) for _ in range(3))
         for x, labels in chunks(features):
             logits = linear.logits(x)
             own = logits.gather(1, labels[:, None])
             lower = torch.arange(len(names)) < labels[:, None]
             better = ((logits > own) | ((logits == own) & lower)).sum(1).numpy()  # classes ahead of the label, as argmax has it
             count += np.bincount(labels, minlength=len(names))
-            first += np.bincount(labels[better < 1], minlength=len(names))
-            five += np.bincount(labels[better < 5], minlength=len(names))
-        everyone = [(None, None, count.sum(), first.sum(), five.sum())]
-        for class_id, class_name, n, one, top in [*everyone, *zip(range(len(names)), names, count, first, five, strict=True)]:
-            share = (one / n, top / n) if n else (None, None)
+            top1 += np.bincount(labels[better < 1], minlength=len(names))
+            top5 += np.bincount(labels[better < 5], minlength=len(names))
+        overall = (None, None, count.sum(), top1.sum(), top5.sum())
+        for class_id, class_name, n, in_top1, in_top5 in [overall, *zip(range(len(names)), names, count, top1, top5, strict=True)]:
+            shares = (in_top1 / n, in_top5 / n) if n else (None, None)
             rows.append(
-                {**about, "split": split, "class_id": class_id, "class_name": class_name, "n": int(n), "top1": share[0], "top5": share[1]}
+                {**about, "split": split, "class_id": class_id, "class_name": class_name, "n": int(n), "top1": shares[0], "top5": shares[1]}
             )
     return rows

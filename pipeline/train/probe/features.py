@@ -1,9 +1,9 @@
-"""Features of a published run as arrays on disk: what training reads, whatever the size of the dataset.
+"""Features of a published run as arrays on disk, from which training reads a dataset of any size.
 
 N images, D features
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,13 @@ class Features:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def part(self, columns: slice) -> "Features":
+    def columns(self, columns: slice) -> "Features":
         """The same images with some of the columns."""
         return Features(self.x[:, columns], self.labels)
 
 
 def collect_features(
-    run: Run, splits: dict[str, Collection[str]], folder: Path, held_out: float = 0.0, seed: int = 0
+    run: Run, splits: Mapping[str, Collection[str]], folder: Path, held_out: float = 0.0, seed: int = 0
 ) -> dict[str, Features]:
     """The labelled images of each split (shards by name) in the order of their ids; an image without a label or a feature is left out.
 
@@ -44,32 +44,33 @@ def collect_features(
         Refusal: where a split has no labelled image.
     """
     width = run.dataset("features").schema.field("feature").type.list_size
-    of_shard = {shard: split for split, shards in splits.items() for shard in shards}
+    split_of = {shard: split for split, shards in splits.items() for shard in shards}
     names = [*splits, *(["val"] if held_out and "val" not in splits else [])]
     query = "SELECT image_id, shard, label, feature FROM features JOIN images USING (image_id) WHERE label IS NOT NULL ORDER BY image_id"
-    with ExitStack() as opened:
-        files = {name: [opened.enter_context(open(folder / f"{name}.{part}", "wb")) for part in ("x", "labels")] for name in names}
-        connection = opened.enter_context(run.connect())
+    with ExitStack() as stack:
+        files = {name: [stack.enter_context(open(folder / f"{name}.{part}", "wb")) for part in ("x", "labels")] for name in names}
+        connection = stack.enter_context(run.connect())
         for batch in connection.sql(query).to_arrow_reader(ROWS):
             x = batch["feature"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float16)
             labels = batch["label"].to_numpy(zero_copy_only=False).astype(np.int32)
             shards, images = batch["shard"].to_pylist(), batch["image_id"].to_pylist()
             share = held_out if len(names) > len(splits) else 0.0
-            places = np.array([_split(of_shard.get(shard), image, share, seed) for shard, image in zip(shards, images, strict=True)])
+            split = np.array([_split(split_of.get(shard), image, share, seed) for shard, image in zip(shards, images, strict=True)])
             for name, (features, classes) in files.items():
-                features.write(x[places == name].tobytes())
-                classes.write(labels[places == name].tobytes())
+                features.write(x[split == name].tobytes())
+                classes.write(labels[split == name].tobytes())
     return {name: _mapped(folder, name, width) for name in names}
 
 
 def _split(split: str | None, image_id: str, held_out: float, seed: int) -> str:
-    """The split of one image; the held-out part of `train` does not depend on which other images there are."""
+    """The split of one image; whether it is held out of `train` does not depend on other images."""
     if split == "train" and held_out and seed_of(seed, "held out", image_id) / (1 << 63) < held_out:
         return "val"
     return split or ""
 
 
 def _mapped(folder: Path, name: str, width: int) -> Features:
+    """The files of one split as arrays."""
     labels = folder / f"{name}.labels"
     if not labels.stat().st_size:
         raise Refusal(f"no image of the {name} split has both a label and a feature; the run's errors table says why")

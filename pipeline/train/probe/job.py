@@ -62,13 +62,13 @@ class ProbeJob:
     """As for jobs.explain."""
 
     def __post_init__(self):
-        for flag, value, least in (("epochs", self.epochs, 1), ("batch", self.batch, 1)):
-            if value < least:
-                raise Refusal(f"--{flag} is {value}; it must be at least {least}")
-        for flag, values in (("lr", self.lr), ("l2", self.l2)):
-            for value in values:
-                if value < 0 or (flag == "lr" and not value):
-                    raise Refusal(f"--{flag} is {value:g}; it must be above 0")
+        for flag, count in (("epochs", self.epochs), ("batch", self.batch)):
+            if count < 1:
+                raise Refusal(f"--{flag} is {count}; it must be at least 1")
+        for flag, settings in (("lr", self.lr), ("l2", self.l2)):
+            for setting in settings:
+                if setting < 0 or (flag == "lr" and not setting):
+                    raise Refusal(f"--{flag} is {setting:g}; it must be above 0")
         if not self.pools or (len(self.pools) > 1 and (not all(self.pools) or len({*self.pools}) < len(self.pools))):
             raise Refusal(f"--pools is {list(self.pools)}; name each pooling once")
         if not 0 <= self.held_out < 1:

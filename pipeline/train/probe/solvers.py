@@ -19,7 +19,7 @@ NEVER = -1e4  # a logit that leaves no probability, and that half precision stil
 
 @dataclass(frozen=True)
 class Linear:
-    """Logits = x weight^T + bias: weight [C D], bias [C], float32; how it was found, and at which epoch or iteration."""
+    """Logits = x weight^T + bias: weight [C D], bias [C], float32; the solver that made it, its setting, and its epoch or iteration."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -28,6 +28,7 @@ class Linear:
     step: int
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits [n C] of features [n D]."""
         return F.linear(x, self.weight, self.bias)
 
 
@@ -40,18 +41,19 @@ def adam(
     epochs: int = 20,
     batch: int = 128,
     seed: int = 0,
-    told: Callable[[int, float], None] = lambda epoch, accuracy: None,
+    report: Callable[[int, float], None] = lambda epoch, accuracy: None,
 ) -> tuple[Linear, float]:
-    """Cross-entropy, no weight decay, no schedule; the epoch with the best top-1 on `val` is kept, the first of equals, and returned with it.
+    """Cross-entropy, no weight decay, no schedule. Returns the epoch with the best top-1 on `val`, the first of equals, and that top-1.
 
-    The order of an epoch follows from the seed and its number. `told` hears of each epoch's accuracy on `val`.
+    The order of an epoch follows from the seed and its number. `report` is called with each epoch and its accuracy on `val`.
     """
     rng = torch.Generator().manual_seed(seed)
     bound = train.x.shape[1] ** -0.5  # as torch.nn.Linear starts
     weight, bias = (
         torch.empty(shape).uniform_(-bound, bound, generator=rng).requires_grad_() for shape in ((classes, train.x.shape[1]), (classes,))
     )
-    optimiser, best, kept = torch.optim.Adam([weight, bias], lr=lr), -1.0, None
+    optimiser = torch.optim.Adam([weight, bias], lr=lr)
+    best, best_accuracy = Linear(weight.detach().clone(), bias.detach().clone(), "adam", lr, 0), -1.0
     for epoch in range(1, epochs + 1):
         order = np.random.default_rng([seed, epoch]).permutation(len(train))
         for start in range(0, len(order), batch):
@@ -60,44 +62,44 @@ def adam(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        found = Linear(weight.detach().clone(), bias.detach().clone(), "adam", lr, epoch)
-        right = accuracy(found, val)
-        told(epoch, right)
-        if right > best:
-            best, kept = right, found
-    return kept, best
+        linear = Linear(weight.detach().clone(), bias.detach().clone(), "adam", lr, epoch)
+        top1 = accuracy(linear, val)
+        report(epoch, top1)
+        if top1 > best_accuracy:
+            best, best_accuracy = linear, top1
+    return best, best_accuracy
 
 
-def lbfgs(parts: Sequence[Features], classes: int, *, l2: float = 1.0, iterations: int = 1000, tolerance: float = 1e-5) -> Linear:
+def lbfgs(splits: Sequence[Features], classes: int, *, l2: float = 1.0, iterations: int = 1000, tolerance: float = 1e-5) -> Linear:
     """Multinomial logistic regression, mean cross-entropy + l2 / (2 N) |weight|^2 (scikit-learn's with C = 1 / l2), in double precision.
 
-    Each evaluation streams over the features of all parts. Ends where no component of the gradient exceeds `tolerance`. A class without
+    Each evaluation streams over the features of all splits. Ends where no component of the gradient exceeds `tolerance`. A class without
     images, whose best bias is minus infinity, gets the logit `NEVER`.
     """
     from scipy.optimize import minimize
 
-    width, count = parts[0].x.shape[1], sum(map(len, parts))
-    seen = np.unique(np.concatenate([np.unique(part.labels) for part in parts]))
-    place = torch.from_numpy(np.searchsorted(seen, np.arange(classes)))
+    width, count = splits[0].x.shape[1], sum(map(len, splits))
+    present = np.unique(np.concatenate([np.unique(features.labels) for features in splits]))
+    row_of = torch.from_numpy(np.searchsorted(present, np.arange(classes)))
 
     def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        W, b = torch.from_numpy(theta.reshape(len(seen), width + 1)).split([width, 1], 1)
-        total, gradient = 0.0, torch.zeros(len(seen), width + 1, dtype=torch.float64)
-        for x, labels in chain.from_iterable(map(chunks, parts)):
-            x, own = x.double(), place[labels]
+        W, b = torch.from_numpy(theta.reshape(len(present), width + 1)).split([width, 1], 1)
+        total, gradient = 0.0, torch.zeros(len(present), width + 1, dtype=torch.float64)
+        for x, labels in chain.from_iterable(map(chunks, splits)):
+            x, own = x.double(), row_of[labels]
             logs = F.log_softmax(x @ W.T + b[:, 0], 1)
             total -= logs.gather(1, own[:, None]).sum().item()
-            left = logs.exp() - F.one_hot(own, len(seen))
-            gradient += torch.cat([left.T @ x, left.sum(0)[:, None]], 1)
+            residual = logs.exp() - F.one_hot(own, len(present))
+            gradient += torch.cat([residual.T @ x, residual.sum(0)[:, None]], 1)
         gradient[:, :width] += l2 * W
         return (total + l2 / 2 * W.square().sum().item()) / count, (gradient / count).numpy().ravel()
 
     options = {"maxiter": iterations, "gtol": tolerance, "ftol": 0}
-    found = minimize(loss, np.zeros(len(seen) * (width + 1)), jac=True, method="L-BFGS-B", options=options)
+    solution = minimize(loss, np.zeros(len(present) * (width + 1)), jac=True, method="L-BFGS-B", options=options)
     weight, bias = torch.zeros(classes, width), torch.full((classes,), NEVER)
-    theta = torch.from_numpy(found.x.reshape(len(seen), width + 1)).float()
-    weight[seen], bias[seen] = theta[:, :width], theta[:, width]
-    return Linear(weight, bias, "lbfgs", l2, int(found.nit))
+    theta = torch.from_numpy(solution.x.reshape(len(present), width + 1)).float()
+    weight[present], bias[present] = theta[:, :width], theta[:, width]
+    return Linear(weight, bias, "lbfgs", l2, int(solution.nit))
 
 
 def chunks(features: Features) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

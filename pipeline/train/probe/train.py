@@ -1,4 +1,4 @@
-"""Probes from features: every pooling, solver and setting, measured on every split; the best of each pooling and solver is kept."""
+"""Train probes on features: every pooling, solver and setting, measured on every split; the best of each pooling and solver is written."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from pipeline import sources, storage
 from pipeline.backbones import linear_probe as probes
+from pipeline.monitor.monitor import Monitor
 from pipeline.refusal import Refusal
-from pipeline.run.monitor import Monitor
 from pipeline.tables import files
 from pipeline.tables.read import Run
 from pipeline.tables.receipts import parquet_bytes
@@ -27,26 +27,26 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
     Raises:
         Refusal: where a split is empty, or a class has no training image.
     """
-    place, rows, monitor = storage.join(job.out, "probes", job.name), [], Monitor(job.log)
-    with tempfile.TemporaryDirectory(prefix="features-") as folder:
-        together = collect_features(run, _shards(job), Path(folder), job.held_out if not job.val else 0.0, job.seed)
-        _refuse_empty_classes(together["train"], names, job.keep_empty)
-        width = together["train"].x.shape[1] // len(job.pools)
+    folder, rows, monitor = storage.join(job.out, "probes", job.name), [], Monitor(job.log)
+    with tempfile.TemporaryDirectory(prefix="features-") as scratch:
+        pools_together = collect_features(run, _shards(job), Path(scratch), job.held_out if not job.val else 0.0, job.seed)
+        _refuse_empty_classes(pools_together["train"], names, job.keep_empty)
+        width = pools_together["train"].x.shape[1] // len(job.pools)
         for i, pool in enumerate(job.pools):
-            splits = {split: features.part(slice(i * width, (i + 1) * width)) for split, features in together.items()}
-            trunk = probes.trunk_of(run.facts["backbone"]["origin"], job.backbone, pool)
+            splits = {split: features.columns(slice(i * width, (i + 1) * width)) for split, features in pools_together.items()}
+            trunk = probes.trunk_of(run.manifest["backbone"]["origin"], job.backbone, pool)
             for solver in job.solvers:
                 best, _ = max(_candidates(job, pool, solver, splits, len(names), monitor), key=itemgetter(1))
-                if solver == "lbfgs" and not job.val:  # the setting is chosen: what was held out for it trains as well
+                if solver == "lbfgs" and not job.val:  # the setting is chosen: the images held out for it train as well
                     best = lbfgs([splits["train"], splits["val"]], len(names), l2=best.setting)
                 name = f"{pool or 'own'}-{solver}"
-                told = measure(name, pool, best, splits, names)
-                overall = {row["split"]: row["top1"] for row in told if row["class_id"] is None}
+                rows_of_probe = measure(name, pool, best, splits, names)
+                overall = {row["split"]: row["top1"] for row in rows_of_probe if row["class_id"] is None}
                 about = {"solver": solver, "setting": best.setting, "step": best.step, "top1": overall, "run": run.run_id}
                 probe = probes.Probe(best.weight, best.bias, tuple(names), pool, trunk, about)
-                probes.write(storage.join(place, f"{name}.safetensors"), probe)
-                rows += told
-    files.write_bytes(storage.join(place, "accuracy.parquet"), parquet_bytes([pa.Table.from_pylist(rows, ACCURACY)]))
+                probes.write(storage.join(folder, f"{name}.safetensors"), probe)
+                rows += rows_of_probe
+    files.write_bytes(storage.join(folder, "accuracy.parquet"), parquet_bytes([pa.Table.from_pylist(rows, ACCURACY)]))
     return rows
 
 
@@ -55,21 +55,21 @@ def _candidates(
 ) -> Iterator[tuple[Linear, float]]:
     """The probes of one solver, one a setting, each with its top-1 on the validation images."""
     for setting in job.lr if solver == "adam" else job.l2:
-        about, what = {"pool": pool, "solver": solver, "setting": setting}, f"{pool or 'own pooling'}, {solver} {setting:g}"
+        about, title = {"pool": pool, "solver": solver, "setting": setting}, f"{pool or 'own pooling'}, {solver} {setting:g}"
         if solver == "adam":
 
-            def told(epoch: int, right: float, about: dict = about, what: str = what) -> None:
-                monitor.tell("epoch", **about, epoch=epoch, val_accuracy=right)
-                monitor.show(f"{what}: epoch {epoch} of {job.epochs}, top-1 on val {right:.4f}")
+            def report(epoch: int, top1: float, about: dict = about, title: str = title) -> None:
+                monitor.tell("epoch", **about, epoch=epoch, val_accuracy=top1)
+                monitor.show(f"{title}: epoch {epoch} of {job.epochs}, top-1 on val {top1:.4f}")
 
-            how = {"lr": setting, "epochs": job.epochs, "batch": job.batch, "seed": job.seed, "told": told}
-            yield adam(splits["train"], splits["val"], classes, **how)
+            train, val = splits["train"], splits["val"]
+            yield adam(train, val, classes, lr=setting, epochs=job.epochs, batch=job.batch, seed=job.seed, report=report)
         else:
-            found = lbfgs([splits["train"]], classes, l2=setting)
-            right = accuracy(found, splits["val"])
-            monitor.tell("solved", **about, iterations=found.step, val_accuracy=right)
-            monitor.show(f"{what}: {found.step} iterations, top-1 on val {right:.4f}")
-            yield found, right
+            linear = lbfgs([splits["train"]], classes, l2=setting)
+            top1 = accuracy(linear, splits["val"])
+            monitor.tell("solved", **about, iterations=linear.step, val_accuracy=top1)
+            monitor.show(f"{title}: {linear.step} iterations, top-1 on val {top1:.4f}")
+            yield linear, top1
 
 
 def _shards(job: ProbeJob) -> dict[str, set[str]]:
@@ -78,9 +78,9 @@ def _shards(job: ProbeJob) -> dict[str, set[str]]:
     Raises:
         Refusal: where one shard is in two splits.
     """
-    named = {shard.urls: shard.name for shard in sources.list_shards((*job.train, *job.val, *job.test))}
-    given = {"train": job.train, "val": job.val, "test": job.test}
-    splits = {split: {named[shard.urls] for shard in sources.list_shards(urls)} for split, urls in given.items() if urls}
+    names = {shard.urls: shard.name for shard in sources.list_shards((*job.train, *job.val, *job.test))}
+    urls_of = {"train": job.train, "val": job.val, "test": job.test}
+    splits = {split: {names[shard.urls] for shard in sources.list_shards(urls)} for split, urls in urls_of.items() if urls}
     for split, shards in splits.items():
         shared = next((name for other, more in splits.items() if other != split for name in shards & more), None)
         if shared:
@@ -88,11 +88,12 @@ def _shards(job: ProbeJob) -> dict[str, set[str]]:
     return splits
 
 
-def _refuse_empty_classes(train: Features, names: Sequence[str], kept: bool) -> None:
+def _refuse_empty_classes(train: Features, names: Sequence[str], keep_empty: bool) -> None:
     labels = np.asarray(train.labels)
     if labels.max() >= len(names):
         raise Refusal(f"label {labels.max()} is outside 0 ... {len(names) - 1}; --classes must name every class")
-    empty = [names[c] for c in np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)]
-    if empty and not kept:
+    counts = np.bincount(labels, minlength=len(names))
+    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    if empty and not keep_empty:
         few = ", ".join(empty[:3])
         raise Refusal(f"{len(empty)} of {len(names)} classes have no training image ({few}); give some, or --keep-empty to train without")

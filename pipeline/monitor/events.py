@@ -15,7 +15,7 @@ tells, `task_failed` the reason; `end` has the counts, or the reason why the job
 import json
 
 from pipeline import storage
-from pipeline.run.status import place
+from pipeline.monitor.status import place
 from pipeline.tables import files
 
 LIMIT = 4 << 20  # bytes

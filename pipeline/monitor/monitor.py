@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
+from pipeline.monitor.events import EventFile
+from pipeline.monitor.status import StatusFile
 from pipeline.progress import SCREEN, Progress
 from pipeline.refusal import one_line
-from pipeline.run.events import EventFile
-from pipeline.run.status import StatusFile
 
 log = logging.getLogger(__name__)
 EVERY = 10.0  # seconds between two versions of the files
