@@ -8,12 +8,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import sources
-from pipeline.backbones import weights as weight_files
 from pipeline.backbones.arguments import key_value, typed
-from pipeline.backbones.libraries import checkpoint, strides, timm_models
+from pipeline.backbones.cutting import strides
+from pipeline.backbones.heads import Headed
+from pipeline.backbones.libraries import checkpoint, timm_models
 from pipeline.backbones.libraries.checkpoint import Recipe
-from pipeline.backbones.libraries.heads import Headed
-from pipeline.backbones.preprocess import SETTINGS, Preprocessing, preprocessing, size_of, stated
+from pipeline.backbones.preprocess import SETTINGS, Preprocessing, preprocessing, size_of, stated_config
+from pipeline.backbones.weights import install_weights, read_weights, weights_digest
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, read_names
 from pipeline.tables import files
@@ -62,7 +63,7 @@ def check_training(job: Training) -> CheckedTraining:
     classes = Classes(len(names) or int(job.classes), names)
     settings, shown = _settings(job)
     network, given = _given(job, settings)
-    how = preprocessing(stated(network), shown, size_of(job.image_size), "squash")
+    how = preprocessing(stated_config(network), shown, size_of(job.image_size), "squash")
     size = how.size
     trunk, stride = strides.trunk(network, size, job.output_stride)
     recipe = Recipe(
@@ -78,14 +79,14 @@ def check_training(job: Training) -> CheckedTraining:
     )
     frozen = job.batch_norm == "frozen" or (job.batch_norm == "auto" and given and _folded(trunk))
     asked = Asked(_indexed(job), classes, size, how.interpolation, job.freeze == "none", job.train_split, job.val_share, job.seed)
-    return CheckedTraining(job, recipe, asked, weight_files.digest(trunk.state_dict()), frozen)
+    return CheckedTraining(job, recipe, asked, weights_digest(trunk.state_dict()), frozen)
 
 
 def initial_network(checked: CheckedTraining) -> Headed:
     """The network as the training starts with it: the same on every worker."""
     network, _ = _given(checked.job, _settings(checked.job)[0])
     trunk, _ = strides.trunk(network, checked.recipe.size, checked.job.output_stride)
-    found = weight_files.digest(trunk.state_dict())
+    found = weights_digest(trunk.state_dict())
     if found != checked.start:
         raise Refusal(f"the weights of {checked.job.backbone} changed while the training was being started; start it again")
     with torch.no_grad():
@@ -107,9 +108,9 @@ def _given(job: Training, settings: dict) -> tuple[nn.Module, bool]:
     if job.weights is not None and job.weights.startswith("train/"):
         found = checkpoint.read(job.weights.removeprefix("train/"))[1]
         learned = {name.removeprefix("trunk."): value for name, value in found.items() if name.startswith("trunk.")}
-        weight_files.install(network, {**network.state_dict(), **learned}, job.weights)
+        install_weights(network, {**network.state_dict(), **learned}, job.weights)
     elif job.weights is not None:
-        weight_files.install(network, weight_files.read(job.weights), job.weights)
+        install_weights(network, read_weights(job.weights), job.weights)
     return network, pretrained or job.weights is not None
 
 

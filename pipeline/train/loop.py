@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.backbones import weights as weight_files
+from pipeline.backbones.heads import Headed
 from pipeline.backbones.libraries import checkpoint
-from pipeline.backbones.libraries.heads import Headed
+from pipeline.backbones.weights import weights_digest
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
 from pipeline.storage import join
@@ -217,7 +217,7 @@ class LearningRateTrial:
 
 def _write(checked: CheckedTraining, images: data.Images, rates: Sequence[LearningRateTrial], best: LearningRateTrial, test: dict) -> None:
     """The best network, and beside it everything that is known about the training."""
-    trunk = weight_files.digest(best.network.trunk.state_dict())
+    trunk = weights_digest(best.network.trunk.state_dict())
     recipe = replace(checked.recipe, trunk=trunk)
     files.write_bytes(join(checked.job.out, "checkpoint.safetensors"), checkpoint.encode(recipe, best.network.state_dict()))
     told = {

@@ -84,9 +84,8 @@ def attentive(backbone: Backbone) -> Attentive | str:
 def _look_for(backbone: Backbone) -> Attentive | str:
     if not isinstance(backbone.cut, Cut):
         return f"it brings its own trunk and head, inside which no attention can be read; {ELSE}"
-    device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
     draws = torch.Generator().manual_seed(0)
-    x = backbone.prepare(torch.randint(0, 256, (1, 3, *backbone.image_size), dtype=torch.uint8, generator=draws).to(device))
+    x = backbone.prepare(torch.randint(0, 256, (1, 3, *backbone.image_size), dtype=torch.uint8, generator=draws).to(backbone.device))
     try:
         module = _written_out(whole(backbone.cut))
         values = _values(module, x)

@@ -22,9 +22,8 @@ def randomised(backbone: Backbone, change: Randomised) -> list[Backbone]:
     """The backbone with its last 1, 2, ... layers drawn anew, made once."""
     made = _MADE.setdefault(backbone, {})
     if change not in made:
-        device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
         networks = enumerate(networks_of(backbone.network, change), 1)
-        made[change] = [like(backbone, each, f"{backbone.identity}, {step} layers drawn").to(device) for step, each in networks]
+        made[change] = [like(backbone, each, f"{backbone.identity}, {step} layers drawn").to(backbone.device) for step, each in networks]
     return made[change]
 
 

@@ -113,8 +113,7 @@ def streamed(backbone: Backbone) -> Stream | str:
 def _look_for(backbone: Backbone) -> Stream | str:
     if not isinstance(backbone.cut, Cut):
         return f"it brings its own trunk and head, inside which no attention can be read; {ELSE}"
-    device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
-    x = backbone.prepare(torch.randint(0, 256, (1, 3, *backbone.image_size), dtype=torch.uint8).to(device))
+    x = backbone.prepare(torch.randint(0, 256, (1, 3, *backbone.image_size), dtype=torch.uint8).to(backbone.device))
     module = whole(backbone.cut)
     recorded = Recorded(module)
     logits = recorded.run(x)

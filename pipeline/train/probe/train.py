@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import sources, storage
-from pipeline.backbones import linear_probe as probes
+from pipeline.backbones import linear_probe
 from pipeline.refusal import Refusal
 from pipeline.tables import files
 from pipeline.tables.read import Run
@@ -36,7 +36,7 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
         width = together["train"].x.shape[1] // len(job.pools)
         for i, pool in enumerate(job.pools):
             splits = {split: features.part(slice(i * width, (i + 1) * width)) for split, features in together.items()}
-            trunk = probes.trunk_of(run.facts["backbone"]["origin"], job.backbone, pool)
+            trunk = linear_probe.trunk_of(run.facts["backbone"]["origin"], job.backbone, pool)
             for solver in job.solvers:
                 best, _ = max(_candidates(job, pool, solver, splits, len(names)), key=itemgetter(1))
                 if solver == "lbfgs" and not job.val:  # the setting is chosen: what was held out for it trains as well
@@ -45,8 +45,8 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
                 told = measure(name, pool, best, splits, names)
                 overall = {row["split"]: row["top1"] for row in told if row["class_id"] is None}
                 about = {"solver": solver, "setting": best.setting, "step": best.step, "top1": overall, "run": run.run_id}
-                probe = probes.Probe(best.weight, best.bias, tuple(names), pool, trunk, about)
-                probes.write(storage.join(place, f"{name}.safetensors"), probe)
+                probe = linear_probe.Probe(best.weight, best.bias, tuple(names), pool, trunk, about)
+                linear_probe.write(storage.join(place, f"{name}.safetensors"), probe)
                 rows += told
     files.write_bytes(storage.join(place, "accuracy.parquet"), parquet_bytes([pa.Table.from_pylist(rows, ACCURACY)]))
     return rows
