@@ -12,7 +12,7 @@ from torch import fx, nn
 
 import pipeline
 from pipeline import backbones, engine
-from pipeline.backbones.cutting.attention import Recorded, attentive
+from pipeline.backbones.cutting.attention import ValueRecorder, attention_graph
 from pipeline.backbones.cutting.relevance import NoRule, relevances
 from pipeline.engine.batch import Batch
 from pipeline.engine.forward import run_forward
@@ -93,8 +93,8 @@ def softmaxes(network, x):
 
 def test_the_program_with_attention_in_sight_gives_the_networks_logits(kind, backbone, images):
     x = backbone.prepare(images)
-    logits, *matrices = attentive(backbone).module(x)
-    assert attentive(backbone).prefix == PREFIX[kind]
+    logits, *matrices = attention_graph(backbone).module(x)
+    assert attention_graph(backbone).prefix == PREFIX[kind]
     torch.testing.assert_close(logits, build(kind)(x), atol=1e-5, rtol=1e-5)
     assert len(matrices) == 2
     for A in matrices:
@@ -103,7 +103,7 @@ def test_the_program_with_attention_in_sight_gives_the_networks_logits(kind, bac
 
 def test_attention_is_the_networks_own(kind, backbone, images):
     x = backbone.prepare(images)
-    for found, expected in zip(attentive(backbone).module(x)[1:], softmaxes(build(kind), x), strict=True):
+    for found, expected in zip(attention_graph(backbone).module(x)[1:], softmaxes(build(kind), x), strict=True):
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
@@ -275,7 +275,7 @@ def test_relevance_is_conserved_image_by_image():
     module = fx.symbolic_trace(Residual().double())
     module.graph.output_node().args = ((module.graph.output_node().args[0],),)
     module.recompile()
-    values = Recorded(module)
+    values = ValueRecorder(module)
     with torch.no_grad():
         values.run(torch.randn(3, 4, 6, dtype=torch.float64))
     seed = torch.rand(3, 6, dtype=torch.float64)
@@ -287,8 +287,8 @@ def test_relevance_is_conserved_image_by_image():
 
 
 def test_relevance_is_conserved_through_a_network(vit, images):
-    module = attentive(vit).module
-    values = Recorded(module)
+    module = attention_graph(vit).module
+    values = ValueRecorder(module)
     with torch.no_grad():
         logits, *_ = values.run(vit.prepare(images))
     d = torch.eye(CLASSES)[: len(images)]
@@ -304,7 +304,7 @@ def test_an_operation_without_a_rule_is_named():
 
     module = fx.symbolic_trace(Odd())
     module.graph.output_node().args = ((module.graph.output_node().args[0],),)
-    values = Recorded(module)
+    values = ValueRecorder(module)
     values.run(torch.ones(1, 2))
     with pytest.raises(NoRule, match="exp"):
         relevances(module, values.env, torch.ones(1, 2), [next(node for node in module.graph.nodes if node.name == "mul")])
@@ -390,7 +390,7 @@ def test_what_it_costs(images, monkeypatch):
     network = build("vit")
     monkeypatch.setattr("tests.test_attention.build", lambda: network)
     backbone = backbones.load("tests.test_attention:build", image_size=SIZE)
-    attentive(backbone)
+    attention_graph(backbone)
     seen = scene(backbone, images, ("label", "finer"))
     passed, backward, grad = [], [], torch.autograd.grad
     handle = network.patch_embed.proj.register_forward_hook(lambda module, given, value: passed.append(len(value)))

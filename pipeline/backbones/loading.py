@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,12 +61,8 @@ def load(
     """
     library = library_of(name)
     arguments = {key: typed(value) for key, value in args.items()}
-    linear = None
-    if probe:
-        linear = linear_probe.read(probe)
-        architecture = library.architecture(name.removeprefix(library.prefix))
-        if architecture:  # before its way of pooling meets a network that cannot pool so
-            linear_probe.refuse_another(linear, {"network": architecture}, probe)
+    linear = _read_probe(name, library, probe) if probe else None
+    if linear:
         arguments |= linear_probe.pooling(name, linear.pool)
     settings = {key: arguments.pop(key) for key in SETTINGS if key in arguments}
     size = size_of(image_size)
@@ -73,28 +70,40 @@ def load(
         size = size_of(arguments.pop("img_size", None)) or size
     options = BuildOptions(arguments, weights, size, seed, text_classes, templates, phrases)
     network = _build(name, library, options)
-    layer = layer or getattr(network, "default_layer", None)
     prepare = preprocessing(stated_config(network), settings, size, crop)
-    origin = {}
-    if isinstance(network, nn.Module) and getattr(network, "num_classes", None) == 0:
-        origin = origin_of(name, network, options, prepare)
-    classes = linear.classes if linear else library.class_names(network)
+    layer = layer or getattr(network, "default_layer", None)
+    origin = _origin(name, network, options, prepare)
+    classes = library.class_names(network)
     if probe and linear:
-        network = linear_probe.with_probe(network, library, linear, origin, probe)
+        network, classes = linear_probe.with_probe(network, library, linear, origin, probe), linear.classes
     cut, images = _cut(network, prepare, layer)
     identity = identity_of(name, network, options, cut, prepare, linear)
     branches = _branches(network) if layer == "trunk" else None
-    backbone = _backbone(name, network, cut, prepare, images, identity, phrases)
-    return dataclasses.replace(backbone, origin=origin, classes=classes, branches=branches)
+    return _backbone(name, network, cut, prepare, images, identity, phrases=phrases, origin=origin, classes=classes, branches=branches)
 
 
 def like(backbone: Backbone, network: nn.Module | TrunkAndHead, identity: str) -> Backbone:
     """Another network of the same architecture, cut at the same layer."""
-    layer = None if isinstance(backbone.cut, OwnCut) else backbone.layer
-    cut, images = _cut(network, backbone.prepare, layer)
-    other = _backbone(backbone.name, network, cut, backbone.prepare, images, identity, backbone.phrases)
+    prepare, phrases, classes = backbone.prepare, backbone.phrases, backbone.classes
+    cut, images = _cut(network, prepare, None if isinstance(backbone.cut, OwnCut) else backbone.layer)
     branches = _branches(network) if backbone.branches else None
-    return dataclasses.replace(other, classes=backbone.classes, branches=branches)
+    return _backbone(backbone.name, network, cut, prepare, images, identity, phrases=phrases, classes=classes, branches=branches)
+
+
+def _read_probe(name: str, library: Library, url: str) -> linear_probe.Probe:
+    """The probe at `url`, refused where the name alone says that it is of another network."""
+    probe = linear_probe.read(url)
+    architecture = library.architecture(name.removeprefix(library.prefix))
+    if architecture:  # before its way of pooling meets a network that cannot pool so
+        linear_probe.refuse_another(probe, {"network": architecture}, url)
+    return probe
+
+
+def _origin(name: str, network: nn.Module | TrunkAndHead, options: BuildOptions, prepare: Preprocessing) -> dict:
+    """The description of a network without a classifier; empty for any other."""
+    if not isinstance(network, nn.Module) or getattr(network, "num_classes", None) != 0:
+        return {}
+    return origin_of(name, network, options, prepare)
 
 
 def _build(name: str, library: Library, options: BuildOptions) -> nn.Module | TrunkAndHead:
@@ -132,8 +141,9 @@ def _backbone(
     images: Tensor,
     identity: str,
     phrases: tuple[Phrase, ...],
+    **fields: Any,
 ) -> Backbone:
-    """The backbone, its sizes read off two images that pass through."""
+    """The backbone, its sizes read off two images that pass through; `fields` are those that no image decides."""
     with torch.no_grad():
         A, rest = cut.trunk(images)
         logits, feature = cut.readout(A, rest)
@@ -152,4 +162,5 @@ def _backbone(
         network=network,
         phrases=phrases,
         text=getattr(network, "text_weights", None),
+        **fields,
     )

@@ -10,7 +10,7 @@ from typing import Protocol, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbones.cutting.graph import line
+from pipeline.backbones.cutting.graph import first_line
 from pipeline.refusal import Refusal
 
 
@@ -51,7 +51,7 @@ class OwnCut:
         except Refusal:
             raise
         except Exception as error:  # the user's code
-            raise Refusal(f"the backbone's own trunk and head fail on images {list(images.shape)} ({line(error)})") from error
+            raise Refusal(f"the backbone's own trunk and head fail on images {list(images.shape)} ({first_line(error)})") from error
 
     @property
     def code(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.backbones.cutting.cut import Cut
-from pipeline.backbones.cutting.graph import line
+from pipeline.backbones.cutting.graph import first_line
 from pipeline.backbones.cutting.own_cut import OwnCut, TrunkAndHead, has_own_cut
 from pipeline.backbones.libraries.registry import BuildOptions, Library
 from pipeline.backbones.weights import weights_digest, with_weights
@@ -31,7 +31,7 @@ def build(name: str, args: Mapping[str, object], *, seed: int) -> nn.Module | Tr
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # importing runs the user's code
-        raise Refusal(f"--backbone {name}: {module_name!r} cannot be imported from {os.getcwd()} ({line(error)})") from error
+        raise Refusal(f"--backbone {name}: {module_name!r} cannot be imported from {os.getcwd()} ({first_line(error)})") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         functions = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value)) or "none"
@@ -41,7 +41,7 @@ def build(name: str, args: Mapping[str, object], *, seed: int) -> nn.Module | Tr
             torch.manual_seed(seed)
             network = function(**args)
     except Exception as error:
-        raise Refusal(f"--backbone {name} failed with {dict(args)} ({line(error)})") from error
+        raise Refusal(f"--backbone {name} failed with {dict(args)} ({first_line(error)})") from error
     if isinstance(network, nn.Module) or has_own_cut(network):
         return network
     raise Refusal(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.backbones.cutting.cut import Cut
-from pipeline.backbones.cutting.graph import line
+from pipeline.backbones.cutting.graph import first_line
 from pipeline.backbones.cutting.own_cut import OwnCut
 from pipeline.backbones.libraries.open_clip_weights import cached_file, install_checkpoint, published_checkpoint
 from pipeline.backbones.libraries.registry import BuildOptions, Library
@@ -130,7 +130,7 @@ def embeddings(clip: Any, name: str, prompts: Sequence[Sequence[str]]) -> Tensor
         tokenize = open_clip.get_tokenizer(name, context_length=clip.context_length)
         means = [F.normalize(clip.encode_text(tokenize(list(some))), dim=-1).mean(0) for some in prompts]
     except Exception as error:  # tokenizers of other hubs
-        raise Refusal(f"open_clip's {name} cannot read texts ({line(error)}); use a model with open_clip's own tokenizer") from error
+        raise Refusal(f"open_clip's {name} cannot read texts ({first_line(error)}); use a model with open_clip's own tokenizer") from error
     return F.normalize(torch.stack(means), dim=-1)
 
 
@@ -180,7 +180,7 @@ def _create(name: str, published: Mapping, args: Mapping, size: tuple[int, int] 
     except Refusal:
         raise
     except Exception as error:  # constructors, and libraries that some text towers need
-        raise Refusal(f"open_clip cannot build {name} ({line(error)}); choose another model or image size") from error
+        raise Refusal(f"open_clip cannot build {name} ({first_line(error)}); choose another model or image size") from error
     clip.visual.output_tokens = False
     if args.get("projection") is False:
         clip.visual.proj = None

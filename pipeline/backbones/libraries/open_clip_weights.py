@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.backbones.cutting.graph import line
+from pipeline.backbones.cutting.graph import first_line
 from pipeline.backbones.weights import HUB, install_weights, read_weights
 from pipeline.refusal import Refusal
 
@@ -73,6 +73,6 @@ def cached_file(hub: str, file: str) -> str:
         return hf_hub_download(hub.removeprefix(HUB), file)
     except Exception as error:  # the hub's client has errors of many kinds
         raise Refusal(
-            f"{file} of {hub} cannot be fetched ({line(error)}), and no pickle is ever loaded; give open_clip/<arch> with "
+            f"{file} of {hub} cannot be fetched ({first_line(error)}), and no pickle is ever loaded; give open_clip/<arch> with "
             f"--weights FILE.safetensors, or the tag `none` for random weights"
         ) from error

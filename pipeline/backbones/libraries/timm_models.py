@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.backbones.cutting.cut import Cut
-from pipeline.backbones.cutting.graph import line
+from pipeline.backbones.cutting.graph import first_line
 from pipeline.backbones.cutting.own_cut import OwnCut
 from pipeline.backbones.libraries.registry import BuildOptions, Library
 from pipeline.backbones.preprocess import stated_config
@@ -81,10 +81,12 @@ def _create(model: str, args: dict, pretrained: bool, size: tuple[int, int] | No
             raise Refusal(f"timm's {model} takes no argument {unknown[1]!r}; take it out of --backbone-args") from error
         if pretrained and not isinstance(error, (TypeError, AssertionError)):
             raise Refusal(
-                f"the weights of timm's {model} cannot be fetched ({line(error)}); pass --weights FILE, "
+                f"the weights of timm's {model} cannot be fetched ({first_line(error)}); pass --weights FILE, "
                 f"or --backbone-args pretrained=false for random weights"
             ) from error
-        raise Refusal(f"timm cannot build {model} with {args | sized or 'no arguments'} ({line(error)}); change --backbone-args") from error
+        raise Refusal(
+            f"timm cannot build {model} with {args | sized or 'no arguments'} ({first_line(error)}); change --backbone-args"
+        ) from error
 
 
 def _build(model: str, options: BuildOptions) -> nn.Module:

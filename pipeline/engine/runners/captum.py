@@ -26,7 +26,7 @@ from pipeline.targets.registry import Directions
 
 def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot: found by explaining one grey image."""
-    device = backbone.device
+    device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
     pixels = torch.full((1, 3, *backbone.image_size), 127, dtype=torch.uint8, device=device)
     seen = run_forward(backbone, backbone.prepare(pixels))
     direction = torch.zeros_like(seen.logits)

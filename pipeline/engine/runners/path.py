@@ -142,7 +142,7 @@ class Deconvolution(TorchFunctionMode):
 
 @torch.no_grad()
 def _has_rectifiers(backbone: Backbone) -> bool:
-    device = backbone.device
+    device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
     with Deconvolution() as rule:
         backbone.logits(torch.zeros(1, 3, *backbone.image_size, device=device))
     return rule.met > 0
