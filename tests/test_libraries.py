@@ -35,7 +35,7 @@ TOY = """
         return {"network": name, "args": options.args, "weights": weights_digest(network.state_dict())}
 
 
-    LIBRARY = Library(prefix="toy/", form="toy/<channels>", build=build, identity_fields=identity_fields, sized=True)
+    LIBRARY = Library(prefix="toy/", form="toy/<channels>", build=build, identity_fields=identity_fields, takes_img_size=True)
 """
 
 

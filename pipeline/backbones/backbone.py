@@ -108,8 +108,8 @@ class Backbone:
     def to(self, device: torch.device | str) -> "Backbone":
         """The same backbone on this device; its modules move, they are not copied."""
         self.cut.to(device)
-        moved = {name: value.to(device) for name in ("pooled_linear", "text") if (value := getattr(self, name)) is not None}
-        return dataclasses.replace(self, **moved)
+        tensors = {name: value.to(device) for name in ("pooled_linear", "text") if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **tensors)
 
     def _sized(self, x: Tensor) -> Tensor:
         if tuple(x.shape[2:]) != self.image_size:

@@ -51,6 +51,7 @@ class Calm(nn.Module):
 
     def __init__(self, channels: int, classes: int, positive: Positive = "softplus", normaliser: Normaliser = "ordinary") -> None:
         super().__init__()
+        # the names of the two branches are those of the tensors in stored checkpoints
         self.classes, self.place = nn.Conv2d(channels, classes, 1), nn.Conv2d(channels, 1, 1)
         self.positive, self.normaliser = positive, normaliser
         _initialise(self)

@@ -66,7 +66,7 @@ def load(
         arguments |= linear_probe.pooling(name, linear.pool)
     settings = {key: arguments.pop(key) for key in SETTINGS if key in arguments}
     size = size_of(image_size)
-    if library.sized:
+    if library.takes_img_size:
         size = size_of(arguments.pop("img_size", None)) or size
     options = BuildOptions(arguments, weights, size, seed, text_classes, templates, phrases)
     network = _build(name, library, options)

@@ -87,12 +87,12 @@ def decode_safetensors(content: bytes) -> tuple[dict[str, Tensor], dict[str, str
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
     """sha256 over name, dtype, shape and bytes of every tensor, sorted by name; the same on every machine."""
-    total = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name in sorted(name for name in state if not name.endswith(COUNTERS)):
         value = state[name].detach().cpu().contiguous()
-        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+        sha256.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        sha256.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()
 
 
 def _from_file(source: str) -> object:

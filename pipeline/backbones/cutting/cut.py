@@ -21,8 +21,8 @@ class Cut(nn.Module):
     """Both halves of a network.
 
     A is the value at the cut. `rest` holds every other value that is alive there and depends on the image (residual stream, prefix
-    tokens): tensors with the images first, so that rest can be indexed, repeated and concatenated as A can. What depends only on
-    parameters or on the image's size stays inside the head.
+    tokens): tensors with the images first, so that rest can be indexed, repeated and concatenated as A can. Values that depend
+    only on parameters or on the image's size stay inside the head.
     """
 
     def __init__(self, traced: Traced, node: fx.Node, grid_format: GridFormat, layers: Layers) -> None:
@@ -81,7 +81,7 @@ def cut_network(network: nn.Module, images: Tensor, layer: str | None) -> Cut:
     layers = Layers(network, traced, (height, width), getattr(network, "num_prefix_tokens", None))
     for node in [layers.named(layer)] if layer else layers.defaults():
         grid_format = layers.format(node)
-        assert grid_format, "both ways of finding a value look for a grid"
+        assert grid_format, "named and default layers have a grid"
         cut = Cut(traced, node, grid_format, layers)
         A, rest = cut.trunk(images)
         if reads_grid(cut, A, rest):

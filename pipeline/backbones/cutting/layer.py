@@ -24,7 +24,7 @@ RESHAPES = {"flatten", "squeeze", "dropout", "view", "reshape", "contiguous", "f
 
 @dataclass(frozen=True)
 class Layers:
-    """The values of a traced network, seen as candidates for the cut.
+    """The values of a traced network as candidates for the cut.
 
     Attributes:
         network: the network itself, for the names of its modules.

@@ -27,8 +27,8 @@ def pooled_linear(head: Callable[[Tensor, tuple[Tensor, ...]], Tensor], A: Tenso
         return scale * (torch.randn(A.shape, generator=draws).to(A) - 0.3)
 
     zero, X, Z = head(torch.zeros_like(A), rest), probe(3), probe(3)
-    moved = head(X, rest) - zero
-    if not moved.any() or not _same(head(X + Z, rest) - head(Z, rest), moved, moved):
+    change = head(X, rest) - zero
+    if not change.any() or not _same(head(X + Z, rest) - head(Z, rest), change, change):
         return None  # cheap, and true of every head but the linear ones; a classifier that is zero tells nothing
     W = _columns(head, A, rest)
     matches = (_same(head(P, rest) - zero, P.mean((2, 3)) @ W.T, P.abs().mean((2, 3)) @ W.abs().T) for P in (X, probe(30), A))

@@ -89,8 +89,8 @@ class OwnCut:
         return {name: value for name, value in vars(self.network).items() if isinstance(value, nn.Module)}
 
 
-def _refuse_other(part: str, wanted: str, value: object, dims: int | None = None) -> None:
+def _refuse_other(part: str, expected: str, value: object, dims: int | None = None) -> None:
     """Refuse a value that is no tensor of two images, or has another number of dimensions."""
     if not isinstance(value, Tensor) or value.dim() != (dims or value.dim()) or value.shape[:1] != (2,):
         kind = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise Refusal(f"the backbone's own {part} gave {kind} for 2 images; wanted is {wanted}")
+        raise Refusal(f"the backbone's own {part} gave {kind} for 2 images; wanted is {expected}")

@@ -232,7 +232,7 @@ LIBRARY = Library(
     weights_identity=_weights_identity,
     pooling_key="pool",
     headless={},
-    sized=True,
+    takes_img_size=True,
     reads_texts=True,
     add_classifier=_add_classifier,
 )

@@ -39,14 +39,14 @@ class Library:
 
     Attributes:
         prefix: with which its backbones' names begin; empty for the one that takes all other names.
-        form: how the name of a backbone is written.
+        form: of a backbone's name, for messages.
         build: the name behind the prefix and options -> a network with its weights; raises Refusal.
-        identity_fields: full name, network, options and cut -> what decides the network's values, beside layer and preprocessing.
+        identity_fields: full name, network, options and cut -> the fields that decide the network's values, beside layer and preprocessing.
             The keys are hashed: a changed key makes every user compute everything anew.
         weights_identity: a network without a classifier -> hash of its weights.
         pooling_key: the argument that says how a network pools its tokens.
         headless: arguments that leave a network's own classifier out.
-        sized: whether `img_size=H,W` among the arguments is the size of the images.
+        takes_img_size: whether `img_size=H,W` among the arguments is the size of the images.
         reads_texts: whether its networks have a text tower, for classes and phrases that are texts.
         architecture: the name behind the prefix -> the architecture, where that is known before the network is built.
         class_names: a network -> the names of its classes, where it brings them.
@@ -60,7 +60,7 @@ class Library:
     weights_identity: Callable[[nn.Module], str] = lambda network: weights_digest(network.state_dict())
     pooling_key: str = "global_pool"
     headless: Mapping[str, object] = field(default_factory=lambda: {"num_classes": 0})
-    sized: bool = False
+    takes_img_size: bool = False
     reads_texts: bool = False
     architecture: Callable[[str], str | None] = lambda model: None
     class_names: Callable[[nn.Module | TrunkAndHead], tuple[str, ...]] = lambda network: ()

@@ -70,12 +70,12 @@ def _create(model: str, args: dict, pretrained: bool, size: tuple[int, int] | No
     """timm.create_model, its errors as refusals; networks of any input size do not know img_size, so it is dropped for them."""
     import timm
 
-    sized: dict[str, Any] = {"img_size": size} if size else {}
+    img_size: dict[str, Any] = {"img_size": size} if size else {}
     try:
-        return timm.create_model(model, pretrained=pretrained, **args, **sized)
+        return timm.create_model(model, pretrained=pretrained, **args, **img_size)
     except Exception as error:  # constructors and hub clients raise errors of many kinds
         unknown = re.search(r"unexpected keyword argument\W+(?:s\W+)?(\w+)", str(error))
-        if unknown and unknown[1] == "img_size" and sized:
+        if unknown and unknown[1] == "img_size" and img_size:
             return _create(model, args, pretrained, None)
         if unknown:
             raise Refusal(f"timm's {model} takes no argument {unknown[1]!r}; take it out of --backbone-args") from error
@@ -85,7 +85,7 @@ def _create(model: str, args: dict, pretrained: bool, size: tuple[int, int] | No
                 f"or --backbone-args pretrained=false for random weights"
             ) from error
         raise Refusal(
-            f"timm cannot build {model} with {args | sized or 'no arguments'} ({first_line(error)}); change --backbone-args"
+            f"timm cannot build {model} with {args | img_size or 'no arguments'} ({first_line(error)}); change --backbone-args"
         ) from error
 
 
@@ -110,6 +110,6 @@ LIBRARY = Library(
     form="timm/<model>",
     build=_build,
     identity_fields=_identity_fields,
-    sized=True,
+    takes_img_size=True,
     architecture=lambda model: None if ":" in model else model.partition(".")[0],
 )
