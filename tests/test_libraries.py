@@ -83,7 +83,7 @@ def test_the_networks_of_a_new_library_take_a_probe(toy, tmp_path: Path):
 
 
 def test_a_new_library_is_named_where_a_backbone_is_unknown(toy):
-    with pytest.raises(Refusal, match="unknown backbone 'resnet50'; write .*toy/<channels>.*my_module:build, as timm/resnet50"):
+    with pytest.raises(Refusal, match="unknown backbone 'resnet50'; write timm/resnet50, or .*toy/<channels>.* or my_module:build"):
         load("resnet50")
 
 

@@ -26,6 +26,6 @@ def library_of(name: str) -> Library:
     library = next((library for library in libraries if name.startswith(library.prefix)), None)
     if library is None and (":" not in name or "/" in name):
         forms = ", ".join(library.form for library in libraries)
-        hint = f"timm/{name.rpartition('/')[2] or 'resnet50'}"
-        raise Refusal(f"unknown backbone {name!r}; write {forms}, or {custom.form}, as {hint}")
+        guess = f"timm/{name.rpartition('/')[2] or 'resnet50'}"
+        raise Refusal(f"unknown backbone {name!r}; write {guess}, or another name of the form {forms} or {custom.form}")
     return library or custom
