@@ -13,7 +13,7 @@ from timm.layers import Conv2dSame
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import fx, nn
 
-from pipeline.backbones.cutting.graph import Shape, Value, argument, first_line, module_of, operation, outputs, source, trace_method
+from pipeline.backbones.cutting.graph import Shape, Value, argument, first_line, module_of, operation, source, trace_method
 from pipeline.backbones.cutting.grid_format import grid_format_of
 from pipeline.refusal import Refusal
 
@@ -63,7 +63,8 @@ def _features(network: nn.Module, size: tuple[int, int]) -> tuple[fx.GraphModule
         module, values = trace_method(network.eval(), method, torch.zeros(2, 3, *size))
     except Exception as error:  # whatever a network's own Python raises
         raise Refusal(f"{type(network).__name__} cannot be traced for images of {size} ({first_line(error)}); {PLAIN}") from error
-    if len(outputs(module.graph)) != 1 or not _is_map(values[outputs(module.graph)[0]], size):
+    output = argument(module.graph.output_node(), 0)
+    if not isinstance(output, fx.Node) or not _is_map(values[output], size):
         raise Refusal(f"{type(network).__name__} does not end in a map of cells, and training needs a fully convolutional trunk; {PLAIN}")
     return module, values
 
