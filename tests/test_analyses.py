@@ -8,7 +8,7 @@ import pipeline
 from jobs import explain, score
 from pipeline import backbones, tables
 from pipeline.backbones.cutting import randomised
-from pipeline.backbones.cutting.randomised import last, networks_of
+from pipeline.backbones.cutting.randomised import last_layers, randomised_networks
 from pipeline.backbones.similarity import sorted_cosines
 from pipeline.families import Randomised
 from pipeline.maps.render import unit, upsample
@@ -166,31 +166,31 @@ def resnet():
 
 def test_layers_are_drawn_anew_from_the_top_each_on_top_of_the_one_before(resnet):
     before, tops = resnet.network.state_dict(), ["fc", "layer4", "layer3", "layer2", "layer1"]
-    for step, network in enumerate(networks_of(resnet.network, CHANGE), 1):
+    for step, network in enumerate(randomised_networks(resnet.network, CHANGE), 1):
         now = network.state_dict()
         moved = {name.partition(".")[0] for name in before if not torch.equal(before[name], now[name])}
         assert moved == {tops[step - 1]}
         before = now
-    again, other = (list(networks_of(resnet.network, Randomised(5, seed=seed)))[-1].state_dict() for seed in (0, 1))
+    again, other = (list(randomised_networks(resnet.network, Randomised(5, seed=seed)))[-1].state_dict() for seed in (0, 1))
     assert all(torch.equal(again[name], now[name]) for name in now)
     assert not torch.equal(other["fc.weight"], now["fc.weight"])
 
 
 def test_batch_normalisation_forgets_its_statistics(resnet):
-    network = list(networks_of(resnet.network, CHANGE))[1]
+    network = list(randomised_networks(resnet.network, CHANGE))[1]
     found = [module for name, module in network.named_modules() if name.startswith("layer4") and hasattr(module, "running_mean")]
     assert found and all((m.running_mean == 0).all() and (m.running_var == 1).all() and (m.weight == 1).all() for m in found)
 
 
 def test_layers_can_be_named_and_must_be_there(resnet):
-    named = last(resnet.network, Randomised(2, ("fc", "layer4.0.conv1")))
+    named = last_layers(resnet.network, Randomised(2, ("fc", "layer4.0.conv1")))
     assert named == [["fc"], ["layer4.0.conv1"]]
     for change, told in [
         (Randomised(1, ("layer9",)), "no layer 'layer9'"),
         (Randomised(9), "9 layers are to be drawn anew, and the network has 6"),
     ]:
         with pytest.raises(Refusal, match=told):
-            last(resnet.network, change)
+            last_layers(resnet.network, change)
     with pytest.raises(Refusal, match="name 5 layers"):
         Randomised(5, ("fc",))
 
@@ -215,7 +215,7 @@ def test_what_depends_on_no_weight_stays_and_what_depends_on_the_classifier_chan
 
 def test_a_map_by_a_changed_network_is_the_map_that_network_has(images, resnet):
     """The same through another door: the changed network loaded as a backbone of its own."""
-    *_, changed = networks_of(resnet.network, CHANGE)
+    *_, changed = randomised_networks(resnet.network, CHANGE)
     (plain, other), size = (
         (pipeline.explain(images[:2], LABELS[:2], b, ["grad_cam"]) for b in (resnet, backbones.like(resnet, changed, ""))),
         SIDE,

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 import pipeline
 from pipeline import backbones, engine
-from pipeline.backbones.cutting.attention import Recorded, attentive
+from pipeline.backbones.cutting.attention import attention_graph
 from pipeline.backbones.cutting.relevance import NoRule, relevances
 from pipeline.engine.batch import Batch
 from pipeline.engine.forward import run_forward
@@ -94,12 +94,12 @@ def softmaxes(network, x):
 
 def program(backbone, images):
     """Logits and the attention of every block, from the program with attention in sight."""
-    return attentive(backbone).module(backbone.prepare(images))
+    return attention_graph(backbone).module(backbone.prepare(images))
 
 
 def test_the_program_with_attention_in_sight_gives_the_networks_logits(kind, backbone, images):
-    logits, *matrices = attentive(backbone).module(backbone.prepare(images))
-    assert attentive(backbone).prefix == PREFIX[kind]
+    logits, *matrices = attention_graph(backbone).module(backbone.prepare(images))
+    assert attention_graph(backbone).prefix == PREFIX[kind]
     agree(lambda backbone: program(backbone, images)[0], backbone, build(kind).double()(doubled(backbone, images)))
     assert len(matrices) == 2
     for A in matrices:
@@ -281,7 +281,7 @@ def test_relevance_is_conserved_image_by_image():
     module = fx.symbolic_trace(Residual().double())
     module.graph.output_node().args = ((module.graph.output_node().args[0],),)
     module.recompile()
-    values = Recorded(module)
+    values = ValueRecorder(module)
     with torch.no_grad():
         values.run(torch.randn(3, 4, 6, dtype=torch.float64))
     seed = torch.rand(3, 6, dtype=torch.float64)
@@ -293,8 +293,8 @@ def test_relevance_is_conserved_image_by_image():
 
 
 def test_relevance_is_conserved_through_a_network(vit, images):
-    module = attentive(vit).module
-    values = Recorded(module)
+    module = attention_graph(vit).module
+    values = ValueRecorder(module)
     with torch.no_grad():
         logits, *_ = values.run(vit.prepare(images))
     d = torch.eye(CLASSES)[: len(images)]
@@ -310,7 +310,7 @@ def test_an_operation_without_a_rule_is_named():
 
     module = fx.symbolic_trace(Odd())
     module.graph.output_node().args = ((module.graph.output_node().args[0],),)
-    values = Recorded(module)
+    values = ValueRecorder(module)
     values.run(torch.ones(1, 2))
     with pytest.raises(NoRule, match="exp"):
         relevances(module, values.env, torch.ones(1, 2), [next(node for node in module.graph.nodes if node.name == "mul")])
@@ -397,7 +397,7 @@ def test_what_it_costs(images, monkeypatch):
     network = build("vit")
     monkeypatch.setattr("tests.test_attention.build", lambda: network)
     backbone = backbones.load("tests.test_attention:build", image_size=SIZE)
-    attentive(backbone)
+    attention_graph(backbone)
     seen = scene(backbone, images, ("label", "finer"))
     passed, backward, grad = [], [], torch.autograd.grad
     handle = network.patch_embed.proj.register_forward_hook(lambda module, given, value: passed.append(len(value)))

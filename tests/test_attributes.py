@@ -10,8 +10,7 @@ import torch
 import pipeline
 from jobs import explain, score
 from pipeline import tables
-from pipeline.backbones import linear_probe as probes
-from pipeline.backbones import load
+from pipeline.backbones import linear_probe, load
 from pipeline.backbones.network import Network
 from pipeline.maps.quantise import stored
 from pipeline.plan.check import check_job
@@ -42,8 +41,8 @@ def place(tmp_path_factory):
     (folder / "attributes.json").write_text(json.dumps({"attributes": NAMES, "values": VALUES}))
     trunk = load("open_clip/examined-vit/none")
     draws = torch.Generator().manual_seed(3)
-    probe = probes.Probe(torch.randn(3, 24, generator=draws), torch.zeros(3), BIRDS, "", dict(trunk.origin), {})
-    probes.write(str(folder / "probe.safetensors"), probe)
+    probe = linear_probe.Probe(torch.randn(3, 24, generator=draws), torch.zeros(3), BIRDS, "", dict(trunk.origin), {})
+    linear_probe.write(str(folder / "probe.safetensors"), probe)
     return folder
 
 

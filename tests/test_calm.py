@@ -11,8 +11,8 @@ import torch
 
 import pipeline
 from pipeline import backbones, engine
-from pipeline.backbones.libraries import strides
-from pipeline.backbones.libraries.heads import Calm, location, log_classes, log_marginal
+from pipeline.backbones.cutting import strides
+from pipeline.backbones.heads import Calm, location, log_classes, log_marginal
 from pipeline.classes.class_sets import read_class_sets
 from pipeline.engine.batch import Batch
 from pipeline.engine.forward import run_forward

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pipeline
-from pipeline.backbones import weights as weight_files
-from pipeline.backbones.libraries import checkpoint, strides, timm_models
+from pipeline.backbones.cutting import strides
+from pipeline.backbones.libraries import checkpoint, timm_models
 from pipeline.backbones.network import Network
+from pipeline.backbones.weights import weights_digest
 from pipeline.datasets import creatures
 from pipeline.datasets.layouts import Record
 from pipeline.datasets.packing.sample import Item
@@ -99,7 +100,7 @@ def trained() -> tuple[checkpoint.Recipe, dict[str, torch.Tensor]]:
         channels = trunk(torch.zeros(1, 3, 32, 32)).shape[1]
     headed = checkpoint.headed(trunk, channels, recipe)
     headed.load_state_dict(filled(headed.state_dict()))
-    recipe = dataclasses.replace(recipe, trunk=weight_files.digest(headed.trunk.state_dict()))
+    recipe = dataclasses.replace(recipe, trunk=weights_digest(headed.trunk.state_dict()))
     return recipe, headed.state_dict()
 
 

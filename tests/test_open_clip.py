@@ -16,7 +16,7 @@ import pipeline
 from jobs import explain
 from pipeline import engine, tables
 from pipeline.backbones import load
-from pipeline.backbones.cutting.attention import attentive
+from pipeline.backbones.cutting.attention import attention_graph
 from pipeline.backbones.network import Network
 from pipeline.engine.batch import Batch, explain_targets
 from pipeline.engine.forward import run_forward
@@ -438,7 +438,7 @@ def test_raw_attention_is_that_of_the_librarys_blocks(own, loaded):
     _, A = last.attn(kept[0], kept[0], kept[0], need_weights=True)
     found = engine.maps(parse("raw_attention", METHODS, "method"), scene(backbone, pixels, ["label"]), 0)
     torch.testing.assert_close(found, A[:, 0, 1:].unflatten(1, (4, 4)), atol=1e-6, rtol=1e-4)
-    assert attentive(backbone).unruled is None
+    assert attention_graph(backbone).relevance_misfit is None
 
 
 def self_self(read, qkv, heads, iterations, temperature):

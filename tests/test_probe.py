@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from jobs import explain, pack
 from jobs import probe as job
 from pipeline import tables
-from pipeline.backbones import linear_probe as probes
-from pipeline.backbones import load
+from pipeline.backbones import linear_probe, load
 from pipeline.refusal import Refusal
 from pipeline.spec.job import Job
 from pipeline.train.probe import solvers
@@ -200,7 +199,7 @@ def test_poolings_side_by_side_are_each_on_its_own(name, args, key, pools):
     torch.testing.assert_close(together.logits(x), torch.cat([one.logits(x) for one in each], 1), atol=1e-5, rtol=1e-5)
     assert together.feature_width == sum(one.feature_width for one in each)
     for pool, one in zip(pools, each, strict=True):
-        assert probes.trunk_of(together.origin, name, pool) == one.origin
+        assert linear_probe.trunk_of(together.origin, name, pool) == one.origin
     assert len({together.identity, *(one.identity for one in each)}) == 1 + len(each)
 
 
@@ -225,7 +224,7 @@ def test_explain_uses_a_probe_as_the_classifier(trained, bands, name):
     assert run.sql("SELECT avg((label = predicted)::INT) AS right FROM predictions").to_pylist() == [{"right": 1.0}]
     assert run.sql("SELECT DISTINCT label_name FROM images ORDER BY 1").to_pylist() == [{"label_name": c} for c in ("blue", "green", "red")]
     assert run.sql("SELECT count(*) AS n FROM maps").to_pylist() == [{"n": 24}]
-    probe = probes.read(str(out / "probes" / "probe" / f"{name}.safetensors"))
+    probe = linear_probe.read(str(out / "probes" / "probe" / f"{name}.safetensors"))
     logits = np.array(run.sql("SELECT logits FROM predictions ORDER BY image_id").to_pydict()["logits"])
     features = tables.open(str(out), "probe-token-avg").sql("SELECT feature FROM features WHERE image_id LIKE '%test%' ORDER BY image_id")
     both = np.array(features.to_pydict()["feature"], np.float32)
@@ -344,7 +343,7 @@ def test_a_probe_on_open_clip_explains_classes_and_phrases(clip, bands, pool):
 @pytest.mark.parametrize("pool", ["tok", "avg"])
 def test_a_probes_weights_are_the_classes_of_open_clip_beside_phrases(clip, pool):
     path = clip[0] / "probes" / "probe" / f"{pool}-lbfgs.safetensors"
-    probe, how = probes.read(str(path)), {"image_size": SIZE, "probe": str(path)}
+    probe, how = linear_probe.read(str(path)), {"image_size": SIZE, "probe": str(path)}
     beside, texts = (
         load(CLIP["backbone"], phrases=(("a bird", ()),), **each) for each in (how, {"image_size": SIZE, "args": {"pool": pool}})
     )

@@ -55,7 +55,7 @@ def blinded() -> nn.Module:
 
 def calm(num_classes: int = 5, seed: int = 0) -> nn.Module:
     """A CALM network on the same trunk, its weights enlarged: fresh ones say next to the same of every class and cell."""
-    from pipeline.backbones.libraries.heads import Calm, Headed
+    from pipeline.backbones.heads import Calm, Headed
 
     network = Headed(build(seed=seed)[:6], Calm(12, num_classes))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Arguments as a command line gives them, read as what they are."""
+"""Arguments of a command line as typed values."""
 
 from pipeline.refusal import Refusal
 
@@ -6,7 +6,7 @@ WORDS = {"true": True, "false": False, "none": None}
 
 
 def typed(value: object) -> object:
-    """Text as int, float, bool, None or a tuple of these (`0.5,0.5,0.5`); anything else, and what is no text, as it is."""
+    """Text as int, float, bool, None or a tuple of these (`0.5,0.5,0.5`); any other text or value as it is."""
     if not isinstance(value, str):
         return value
     if "," in value:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.backbones.cutting.cut import Cut
 from pipeline.backbones.cutting.linear_head import feature_to_logits
-from pipeline.backbones.libraries import custom
+from pipeline.backbones.cutting.own_cut import OwnCut, TrunkAndHead
 from pipeline.backbones.preprocess import Preprocessing
 from pipeline.refusal import Refusal
 from pipeline.targets.registry import Phrase
@@ -24,22 +24,22 @@ class Backbone:
     """A frozen network, cut at one layer.
 
     Attributes:
-        name: as it was asked for.
+        name: as `load` was called with it.
         layer: module path of the value that A is.
         num_classes: C; 0 where the network has no classifier, and its logits are its feature, or those of phrases alone.
         channels: K.
         grid: (h, w).
         image_size: (H, W) in pixels.
-        prepare: uint8 [B, 3, H, W] -> what `trunk` takes.
+        prepare: uint8 [B, 3, H, W] -> the input of `trunk`.
         pooled_linear: W [C, K] where the logits are W mean(A) + constant, so that d<d, y>/dA = (d @ W) / (h * w) in every cell;
             None where they are not.
         feature_width: D.
-        identity: hash of all that decides the values: architecture, its arguments, the weights' tensors, layer, prepare.
-        cut: what computes both halves.
-        network: what was cut; its modules are those of the cut.
+        identity: hash of everything that decides the values: architecture, its arguments, the weights' tensors, layer, prepare.
+        cut: both halves of the network.
+        network: the whole network; its modules are those of the cut.
         phrases: texts, each with its templates, whose logits follow those of the classes; only open_clip's networks have any.
         text: logit scale x unit text embeddings [C + P, E] where classes or phrases are texts, else None; of a probe's classes, its weights.
-        origin: what a linear probe on its feature goes with, key by key, where the network has no classifier of its own.
+        origin: description of a network without a classifier, key by key, which a linear probe on its feature remembers.
         branches: A -> log g [B, C, h, w] and h [B, 1, h, w] of a CALM network cut behind its trunk; None of any other.
         classes: the names of the classes, where the network brings them.
     """
@@ -54,13 +54,18 @@ class Backbone:
     pooled_linear: Tensor | None
     feature_width: int
     identity: str
-    cut: Cut | custom.OwnCut
-    network: object
+    cut: Cut | OwnCut
+    network: nn.Module | TrunkAndHead
     phrases: tuple[Phrase, ...] = ()
     text: Tensor | None = None
     origin: Mapping = field(default_factory=dict)
     branches: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     classes: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network's weights; the CPU where it has none."""
+        return next((value.device for value in self.cut.state_dict().values()), torch.device("cpu"))
 
     @torch.no_grad()
     def trunk(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -97,15 +102,14 @@ class Backbone:
 
     @cached_property
     def _class_weights(self) -> Tensor | None:
-        device = next((value.device for value in self.cut.state_dict().values()), torch.device("cpu"))
-        pixels = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8, device=device)
+        pixels = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8, device=self.device)
         return feature_to_logits(self.cut.parts, *self.trunk(self.prepare(pixels)))
 
     def to(self, device: torch.device | str) -> "Backbone":
         """The same backbone on this device; its modules move, they are not copied."""
         self.cut.to(device)
-        moved = {name: value.to(device) for name in ("pooled_linear", "text") if (value := getattr(self, name)) is not None}
-        return dataclasses.replace(self, **moved)
+        tensors = {name: value.to(device) for name in ("pooled_linear", "text") if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **tensors)
 
     def _sized(self, x: Tensor) -> Tensor:
         if tuple(x.shape[2:]) != self.image_size:

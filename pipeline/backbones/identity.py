@@ -1,4 +1,4 @@
-"""What decides the values of a network, and of a probe on its features."""
+"""The identity of a network: the hash of everything that decides its values; and its description for probes on its features."""
 
 import dataclasses
 import hashlib
@@ -6,46 +6,38 @@ import json
 
 from torch import nn
 
-from pipeline.backbones import linear_probe as probes
-from pipeline.backbones import weights as weight_files
 from pipeline.backbones.cutting.cut import Cut
-from pipeline.backbones.libraries import checkpoint, custom, open_clip_models
-from pipeline.backbones.libraries.multi_pool import Pools
-from pipeline.backbones.preprocess import Preprocessing, stated
+from pipeline.backbones.cutting.own_cut import OwnCut, TrunkAndHead
+from pipeline.backbones.libraries import BuildOptions, library_of
+from pipeline.backbones.linear_probe import Probe
+from pipeline.backbones.multi_pool import MultiPool
+from pipeline.backbones.preprocess import Preprocessing, stated_config
+from pipeline.backbones.weights import weights_digest
 
 
-def _origin(name: str, network: nn.Module, settings: dict, prepare: Preprocessing) -> dict:
-    """What decides the feature of a network without a classifier, for a probe to be refused by."""
-    network = network.first if isinstance(network, Pools) else network
-    arguments = {key: value for key, value in settings.items() if key not in ("num_classes", "pretrained")}
-    weights = network.origin if isinstance(network, open_clip_models.Clip) else weight_files.digest(network.state_dict())
-    shown = {**dataclasses.asdict(prepare), "args": arguments}
-    told = {"network": stated(network).get("architecture") or name, "weights": weights, **shown}
-    return json.loads(json.dumps(told, default=str))
+def origin_of(name: str, network: nn.Module, options: BuildOptions, prepare: Preprocessing) -> dict:
+    """The description of a network without a classifier: everything that decides its feature. A probe refuses another network by it."""
+    network = network.first if isinstance(network, MultiPool) else network
+    origin = {
+        "network": stated_config(network).get("architecture") or name,
+        "weights": library_of(name).weights_identity(network),
+        **dataclasses.asdict(prepare),
+        "args": {key: value for key, value in options.args.items() if key not in ("num_classes", "pretrained")},
+    }
+    return json.loads(json.dumps(origin, default=str))
 
 
-def _identity(
+def identity_of(
     name: str,
-    network: object,
-    settings: dict,
-    cut: Cut | custom.OwnCut,
+    network: nn.Module | TrunkAndHead,
+    options: BuildOptions,
+    cut: Cut | OwnCut,
     prepare: Preprocessing,
-    linear: probes.Probe | None = None,
-    recipe: checkpoint.Recipe | None = None,
+    probe: Probe | None = None,
 ) -> str:
-    """The libraries' networks are known by name, checkpoints by their recipe; of one's own, the code and every tensor it uses count too."""
-    decides = {"layer": cut.layer, "prepare": dataclasses.asdict(prepare)}
-    if linear:
-        decides["probe"] = weight_files.digest({"weight": linear.weight, "bias": linear.bias})
-    if recipe:
-        decides |= {"recipe": dataclasses.asdict(recipe), "weights": weight_files.digest(network.state_dict())}
-    elif name.startswith("timm/"):
-        arguments = {key: value for key, value in getattr(network, "_model_args", settings).items() if key != "img_size"}
-        architecture = stated(network).get("architecture") or name
-        decides |= {"network": architecture, "args": arguments, "weights": weight_files.digest(network.state_dict())}
-    elif name.startswith("open_clip/"):  # phrases decide nothing but the targets that name them
-        arguments = {key: value for key, value in settings.items() if key != "pretrained"}
-        decides |= {"network": stated(network)["architecture"], "args": arguments, "weights": network.origin}
-    else:
-        decides |= {"network": name, "args": settings, "code": cut.code, "weights": weight_files.digest(cut.state_dict())}
-    return hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest()
+    """sha256 over layer, preprocessing, probe and the fields that the network's library names."""
+    fields: dict[str, object] = {"layer": cut.layer, "prepare": dataclasses.asdict(prepare)}
+    if probe:
+        fields["probe"] = weights_digest({"weight": probe.weight, "bias": probe.bias})
+    fields |= library_of(name).identity_fields(name, network, options, cut)
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()

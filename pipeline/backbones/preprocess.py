@@ -1,4 +1,4 @@
-"""Pixels become what a network was trained on.
+"""Preprocessing: pixels become the input that a network was trained on.
 
 B images, H W pixels.
 """
@@ -46,28 +46,30 @@ class Preprocessing:
         return images.to(torch.float32) / 255
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Pixels in [0, 1] [B, 3, H, W] -> what the network takes."""
+        """Pixels in [0, 1] [B, 3, H, W] -> the network's input."""
         mean, std = (pixels.new_tensor(value).view(1, -1, 1, 1) for value in (self.mean, self.std))
         return (pixels - mean) / std
 
     def unnormalise(self, x: Tensor) -> Tensor:
-        """What `normalise` makes x of: the inverse, for what is made in the normalised space."""
+        """The inverse of `normalise`: pixels [B, 3, H, W] in [0, 1] from a value of the normalised space."""
         mean, std = (x.new_tensor(value).view(1, -1, 1, 1) for value in (self.mean, self.std))
         return x * std + mean
 
 
-def stated(network: object) -> dict:
-    """What a network states about its input, in timm's keys."""
+def stated_config(network: object) -> dict:
+    """A network's own statement about its input, in timm's keys; empty where it makes none."""
     config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
     return dict(config) if isinstance(config, Mapping) else vars(config)
 
 
-def size_of(asked: object) -> tuple[int, int] | None:
+def size_of(value: object) -> tuple[int, int] | None:
     """(H, W) from a side or a pair of sides in pixels, or from None."""
-    pair = asked if asked is None or isinstance(asked, (tuple, list)) else (asked, asked)
-    if pair is not None and (len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair)):
-        raise Refusal(f"image size {asked!r} is not a number of pixels; write 224, or img_size=224,320 for height and width")
-    return pair and tuple(pair)
+    if value is None:
+        return None
+    sides = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise Refusal(f"image size {value!r} is not a number of pixels; write 224, or img_size=224,320 for height and width")
+    return sides
 
 
 def preprocessing(config: Mapping, settings: Mapping, size: tuple[int, int] | None, crop: str) -> Preprocessing:
@@ -76,15 +78,15 @@ def preprocessing(config: Mapping, settings: Mapping, size: tuple[int, int] | No
     Raises:
         Refusal: on a mean, std, filter or crop that cannot be.
     """
-    known = IMAGENET | {key: value for key, value in config.items() if key in IMAGENET and value is not None} | dict(settings)
-    mean, std = _per_channel("mean", known["mean"]), _per_channel("std", known["std"])
+    values = IMAGENET | {key: value for key, value in config.items() if key in IMAGENET and value is not None} | dict(settings)
+    mean, std = _per_channel("mean", values["mean"]), _per_channel("std", values["std"])
     if min(std) <= 0:
-        raise Refusal(f"std={known['std']!r} divides every pixel by zero or less; give three numbers above 0")
-    crop_pct = known["crop_pct"]
+        raise Refusal(f"std={values['std']!r} divides every pixel by zero or less; give three numbers above 0")
+    crop_pct = values["crop_pct"]
     if not isinstance(crop_pct, (int, float)) or not 0 < crop_pct <= 1:
         raise Refusal(f"crop_pct={crop_pct!r} is not a share of the image; give a number above 0 and up to 1")
     choose(crop, ("squash", "center"), "crop")
-    interpolation = choose(str(known["interpolation"]), INTERPOLATIONS, "interpolation")
+    interpolation = choose(str(values["interpolation"]), INTERPOLATIONS, "interpolation")
     # a squashed image is not cropped, so its share must not tell two equal preparations apart
     size = size or tuple(config.get("input_size", (3, 224, 224))[1:])
     return Preprocessing(size, mean, std, interpolation, crop, float(crop_pct) if crop == "center" else 1.0)
@@ -94,4 +96,5 @@ def _per_channel(name: str, value: object) -> tuple[float, float, float]:
     numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * 3
     if len(numbers) != 3 or not all(isinstance(number, (int, float)) for number in numbers):
         raise Refusal(f"{name}={value!r} is not one number per colour; write {name}=0.5,0.5,0.5")
-    return tuple(float(number) for number in numbers)
+    red, green, blue = map(float, numbers)
+    return red, green, blue

@@ -1,4 +1,4 @@
-"""How alike the classes of a network are to its linear classifier (Finer-CAM supplement, eq. 11-12; E39).
+"""Similarity of the classes of a network by its linear classifier (Finer-CAM supplement, eq. 11-12; E39).
 
 C classes, D features
 """
@@ -27,7 +27,7 @@ def sorted_cosines(weights: torch.Tensor) -> torch.Tensor:
     """Rows [C D] -> cosines of each with the others, falling [C C-1], in double precision."""
     units = torch.nn.functional.normalize(weights.double(), dim=1)
     rows = []
-    for some in torch.arange(len(units), device=units.device).split(ROWS):
-        cosines = units[some] @ units.T
-        rows.append(cosines.scatter(1, some[:, None], -torch.inf).sort(1, descending=True).values[:, :-1])
+    for chunk in torch.arange(len(units), device=units.device).split(ROWS):
+        cosines = units[chunk] @ units.T
+        rows.append(cosines.scatter(1, chunk[:, None], -torch.inf).sort(1, descending=True).values[:, :-1])
     return torch.cat(rows)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from pipeline import engine
 from pipeline.backbones import Backbone
-from pipeline.backbones.cutting.randomised import last, randomised
+from pipeline.backbones.cutting.randomised import last_layers, randomised
 from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import run_forward
@@ -70,7 +70,7 @@ def refuse_metric(metric: Choice, backbone: Backbone) -> None:
         if isinstance(code, Removed):
             fill_of(code.fill, torch.zeros(1, 3, 1, 1), backbone.prepare)
         if isinstance(code, Remapped) and isinstance(code.change, Randomised):
-            last(backbone.network, code.change)
+            last_layers(backbone.network, code.change)
 
 
 def clean(scene: Batch, classes: torch.Tensor) -> list[ClassProbs]:

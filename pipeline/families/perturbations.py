@@ -83,7 +83,7 @@ class Noisy:
 class Randomised:
     """The image as it is, in networks whose 1, 2, ... `steps` last layers are drawn anew from `seed`.
 
-    `layers` names as many modules, last first; without them they are those of `backbones.randomised.last`.
+    `layers` names as many modules, last first; without them they are the last ones of the network.
     """
 
     steps: int

@@ -8,10 +8,10 @@ from functools import cached_property
 from pipeline import sources
 from pipeline.backbones import Backbone
 from pipeline.backbones.arguments import key_value
-from pipeline.backbones.libraries import checkpoint
 from pipeline.backbones.network import Network
 from pipeline.backbones.similarity import classifier
 from pipeline.classes.class_sets import read_class_sets
+from pipeline.classes.names import difference
 from pipeline.plan.fit import fit_to_backbone, with_class_sets
 from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
@@ -116,7 +116,7 @@ def _classes(
     if job.classes:
         names = read_names(job.classes)
         if backbone.classes and names != backbone.classes:
-            told = checkpoint.classes_differ(backbone.classes, names)
+            told = difference(backbone.classes, names)
             raise Refusal(f"{backbone.name} was trained on other classes than --classes {job.classes}: {told}")
         return Classes(count or len(names), names), True  # a network without classes leaves their number to the file
     if texts:

@@ -8,12 +8,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline import sources
-from pipeline.backbones import weights as weight_files
 from pipeline.backbones.arguments import key_value, typed
-from pipeline.backbones.libraries import checkpoint, strides, timm_models
+from pipeline.backbones.cutting import strides
+from pipeline.backbones.heads import Headed
+from pipeline.backbones.libraries import checkpoint, timm_models
 from pipeline.backbones.libraries.checkpoint import Recipe
-from pipeline.backbones.libraries.heads import Headed
-from pipeline.backbones.preprocess import SETTINGS, Preprocessing, preprocessing, size_of, stated
+from pipeline.backbones.preprocess import SETTINGS, Preprocessing, preprocessing, size_of, stated_config
+from pipeline.backbones.weights import install_weights, read_weights, weights_digest
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, read_names
 from pipeline.tables import files
@@ -63,7 +64,7 @@ def check_training(job: Training) -> CheckedTraining:
     classes = Classes(len(names) or int(job.classes), names)
     settings, image_settings = _settings(job)
     network, pretrained = _build_network(job, settings)
-    prepare = preprocessing(stated(network), image_settings, size_of(job.image_size), "squash")
+    prepare = preprocessing(stated_config(network), image_settings, size_of(job.image_size), "squash")
     size = prepare.size
     trunk, stride = strides.trunk(network, size, job.output_stride)
     recipe = Recipe(
@@ -80,14 +81,14 @@ def check_training(job: Training) -> CheckedTraining:
     frozen = job.batch_norm == "frozen" or (job.batch_norm == "auto" and pretrained and _has_folded_norm(trunk))
     augmented = job.freeze == "none"
     images = ImageSpec(_index_shards(job), classes, size, prepare.interpolation, augmented, job.train_split, job.val_share, job.seed)
-    return CheckedTraining(job, recipe, images, weight_files.digest(trunk.state_dict()), frozen)
+    return CheckedTraining(job, recipe, images, weights_digest(trunk.state_dict()), frozen)
 
 
 def initial_network(checked: CheckedTraining) -> Headed:
     """The network as the training starts with it: the same on every worker."""
     network, _ = _build_network(checked.job, _settings(checked.job)[0])
     trunk, _ = strides.trunk(network, checked.recipe.size, checked.job.output_stride)
-    if weight_files.digest(trunk.state_dict()) != checked.start:
+    if weights_digest(trunk.state_dict()) != checked.start:
         raise Refusal(f"the weights of {checked.job.backbone} changed while the training was being started; start it again")
     with torch.no_grad():
         channels = trunk(torch.zeros(1, 3, *checked.recipe.size)).shape[1]
@@ -108,9 +109,9 @@ def _build_network(job: Training, settings: dict) -> tuple[nn.Module, bool]:
     if job.weights is not None and job.weights.startswith("train/"):
         state = checkpoint.read(job.weights.removeprefix("train/"))[1]
         trunk = {name.removeprefix("trunk."): value for name, value in state.items() if name.startswith("trunk.")}
-        weight_files.install(network, {**network.state_dict(), **trunk}, job.weights)
+        install_weights(network, {**network.state_dict(), **trunk}, job.weights)
     elif job.weights is not None:
-        weight_files.install(network, weight_files.read(job.weights), job.weights)
+        install_weights(network, read_weights(job.weights), job.weights)
     return network, pretrained or job.weights is not None
 
 

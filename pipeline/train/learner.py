@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.backbones.libraries.heads import Headed
+from pipeline.backbones.heads import Headed
 from pipeline.train import losses
 from pipeline.train.check import CheckedTraining, initial_network
 from pipeline.train.data import Images

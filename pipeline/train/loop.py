@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from pipeline.backbones import weights as weight_files
 from pipeline.backbones.libraries import checkpoint
+from pipeline.backbones.weights import weights_digest
 from pipeline.monitor.monitor import Monitor
 from pipeline.refusal import Refusal
 from pipeline.storage import join
@@ -57,7 +57,7 @@ def _write(
 ) -> None:
     """Write the best network, and the record of the training beside it."""
     network = best.learner.network
-    recipe = replace(checked.recipe, trunk=weight_files.digest(network.trunk.state_dict()))
+    recipe = replace(checked.recipe, trunk=weights_digest(network.trunk.state_dict()))
     files.write_bytes(join(checked.job.out, "checkpoint.safetensors"), checkpoint.encode(recipe, network.state_dict()))
     record = {
         "recipe": json.loads(recipe.to_json()),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.backbones.libraries.heads import FLOOR, Headed, log_marginal
+from pipeline.backbones.heads import FLOOR, Headed, log_marginal
 
 
 def marginal(log_g: Tensor, h: Tensor, labels: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""A network as one graph in which every attention matrix of its class token can be read. Found and written out, never hooked.
+"""A network as one graph in which every attention matrix of its class token can be read. Traced, never hooked.
 
 B images, N tokens = prefix tokens + h * w, C classes, L blocks.
 """
 
-import copy
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,39 +12,40 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pipeline.backbones import Backbone
-from pipeline.backbones.cutting.cut import Cut
-from pipeline.backbones.cutting.graph import line
-from pipeline.backbones.cutting.grid import MOST_PREFIX_TOKENS
-from pipeline.backbones.cutting.relevance import relevances
+from pipeline.backbones.cutting.cut import Cut, stirred
+from pipeline.backbones.cutting.graph import first_line, module_of, operation, outputs
+from pipeline.backbones.cutting.grid_format import MOST_PREFIX_TOKENS
+from pipeline.backbones.cutting.own_cut import OwnCut
+from pipeline.backbones.cutting.relevance import Values, relevances
 
 ELSE = "use a ViT, DeiT or DINOv2 that classifies by its class token, or a method of the CAM family"
-_FOUND: WeakKeyDictionary = WeakKeyDictionary()
+_CACHE: WeakKeyDictionary[Cut | OwnCut, "AttentionGraph | str"] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Attentive:
+class AttentionGraph:
     """A network whose attention can be read.
 
     Attributes:
         module: the network's own modules as one program, x [B 3 H W] -> (logits [B C], A_1 [B heads N N], ..., A_L).
-        prefix: tokens before the grid's; the first of them is the class token.
-        numbers: how many numbers the attention matrices of one image hold.
-        unruled: why relevance cannot be propagated through it, if it cannot.
+        prefix: number of tokens before the grid's; the first of them is the class token.
+        numbers: count of the numbers in the attention matrices of one image.
+        relevance_misfit: why relevance cannot be propagated through it, if it cannot.
     """
 
     module: fx.GraphModule
     prefix: int
     numbers: int
-    unruled: str | None
+    relevance_misfit: str | None
 
     @property
     def nodes(self) -> list[fx.Node]:
         """The logits and A_1 ... A_L as values of the graph."""
-        return list(self.module.graph.output_node().args[0])
+        return outputs(self.module.graph)
 
 
-class Recorded(fx.Interpreter):
-    """One pass that keeps every value; the gradient reaches back to `first` and no further."""
+class ValueRecorder(fx.Interpreter):
+    """One pass that keeps every value in `env`; the gradient reaches back to `first` and no further."""
 
     def __init__(self, module: fx.GraphModule, first: fx.Node | None = None) -> None:
         super().__init__(module, garbage_collect_values=False)
@@ -55,83 +56,84 @@ class Recorded(fx.Interpreter):
         return value.detach().requires_grad_() if n is self.first else value
 
 
-class Exact(Recorded):
-    """The same in double precision, for x in double precision: parameters are widened as they are met, and none is kept so."""
+class DoubleRecorder(ValueRecorder):
+    """The same in double precision, for x in double precision: parameters are widened when they are read, and none is kept so."""
 
-    def call_module(self, target: str, args: tuple, kwargs: dict) -> object:
+    def call_module(self, target: Any, args: tuple, kwargs: dict) -> object:
         module = self.fetch_attr(target)
         wide = {name: _widened(value) for name, value in (*module.named_parameters(), *module.named_buffers())}
         return torch.func.functional_call(module, wide, args, kwargs)
 
-    def get_attr(self, target: str, args: tuple, kwargs: dict) -> object:
+    def get_attr(self, target: Any, args: tuple, kwargs: dict) -> object:
         return _widened(super().get_attr(target, args, kwargs))
 
-    def call_method(self, target: str, args: tuple, kwargs: dict) -> object:
+    def call_method(self, target: Any, args: tuple, kwargs: dict) -> object:
         return args[0] if target == "float" else super().call_method(target, args, kwargs)
 
 
-def _widened(value: object) -> object:
+def _widened(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def attentive(backbone: Backbone) -> Attentive | str:
-    """The backbone with its attention in sight, or why it has none that could be followed; worked out once per network."""
-    if backbone.cut not in _FOUND:
-        _FOUND[backbone.cut] = _look_for(backbone)
-    return _FOUND[backbone.cut]
+def attention_graph(backbone: Backbone) -> AttentionGraph | str:
+    """The backbone with its attention in sight, or the reason why it cannot be followed; made once per network."""
+    if backbone.cut not in _CACHE:
+        _CACHE[backbone.cut] = _attention_graph(backbone)
+    return _CACHE[backbone.cut]
 
 
-def _look_for(backbone: Backbone) -> Attentive | str:
+def _attention_graph(backbone: Backbone) -> AttentionGraph | str:
     if not isinstance(backbone.cut, Cut):
         return f"it brings its own trunk and head, inside which no attention can be read; {ELSE}"
-    device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
     draws = torch.Generator().manual_seed(0)
-    x = backbone.prepare(torch.randint(0, 256, (1, 3, *backbone.image_size), dtype=torch.uint8, generator=draws).to(device))
+    pixels = torch.randint(0, 256, (1, 3, *backbone.image_size), dtype=torch.uint8, generator=draws)
+    x = backbone.prepare(pixels.to(backbone.device))
     try:
-        module = _written_out(whole(backbone.cut))
+        module = _unfuse(whole_graph(backbone.cut))
         values = _values(module, x)
     except Exception as error:  # an attention called in a way that is not known here
-        return f"its attention cannot be written out ({line(error)}); {ELSE}"
-    matrices = _matrices(module.graph, values, backbone.grid[0] * backbone.grid[1])
+        return f"its attention cannot be written out ({first_line(error)}); {ELSE}"
+    cells = backbone.grid[0] * backbone.grid[1]
+    matrices = _matrices(module, values, cells)
     if not matrices:
         return f"this network has no class token attention: no block attends over a class token and its {backbone.grid} grid; {ELSE}"
-    logits = module.graph.output_node().args[0]
+    logits = outputs(module.graph)[0]
     if not torch.allclose(values[logits], backbone.logits(x), atol=1e-4, rtol=1e-4):
         return f"its attention, written out as softmax(q k') v, does not give the network's own logits; {ELSE}"
     module.graph.output_node().args = ((logits, *matrices),)
     module.recompile()
-    prefix = values[matrices[0]].shape[-1] - backbone.grid[0] * backbone.grid[1]
-    reached, unruled = _tried(module, x)
-    if not reached:
+    prefix = values[matrices[0]].shape[-1] - cells
+    read, relevance_misfit = _try_gradient_and_relevance(module, x)
+    if not read:
         return f"its classifier does not read the class token, so the class token's attention says nothing of its answer; {ELSE}"
-    return Attentive(module, prefix, sum(values[node].numel() for node in matrices), unruled)
+    return AttentionGraph(module, prefix, sum(values[node].numel() for node in matrices), relevance_misfit)
 
 
-def whole(cut: Cut) -> fx.GraphModule:
+def whole_graph(cut: Cut) -> fx.GraphModule:
     """Both halves of a network as one program, x -> logits."""
-    graph, known, parts = fx.Graph(), {}, {}
+    graph, copies, modules = fx.Graph(), dict[fx.Node, fx.Node](), dict[str, Any]()
     for half in (cut.prefix, cut.suffix):
-        given = iter([known[node] for node in cut.prefix.graph.output_node().args[0]] if half is cut.suffix else [])
+        inputs = iter([copies[node] for node in outputs(cut.prefix.graph)] if half is cut.suffix else [])
         for node in half.graph.nodes:
             if node.op in ("call_module", "get_attr"):
-                owner, _, name = node.target.rpartition(".")
-                parts[node.target] = getattr(half.get_submodule(owner), name)
+                owner, _, name = operation(node).rpartition(".")
+                modules[operation(node)] = getattr(half.get_submodule(owner), name)
             if node.op == "placeholder" and half is cut.suffix:
-                known[node] = next(given)
+                copies[node] = next(inputs)
             elif node.op != "output":
-                known[node] = graph.node_copy(node, known.__getitem__)
-    graph.output(known[cut.suffix.graph.output_node().args[0][0]])
-    module = fx.GraphModule(parts, graph).eval()
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(copies[outputs(cut.suffix.graph)[0]])
+    module = fx.GraphModule(modules, graph).eval()
     module.graph.eliminate_dead_code()
     return module
 
 
 def scaled(query: Tensor, scale: float | None) -> Tensor:
-    """q / sqrt(d), or q times the scale the network asks for."""
+    """q / sqrt(d), or q times the network's own scale."""
     return query * (query.shape[-1] ** -0.5 if scale is None else scale)
 
 
-def _written_out(module: fx.GraphModule) -> fx.GraphModule:
+def _unfuse(module: fx.GraphModule) -> fx.GraphModule:
     """Every fused attention as softmax(q k^T / sqrt(d) + mask) v, step by step."""
     for node in list(module.graph.nodes):
         if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
@@ -153,44 +155,38 @@ def _attend(graph: fx.Graph, query, key, value, attn_mask=None, dropout_p=0.0, i
 
 
 @torch.no_grad()
-def _values(module: fx.GraphModule, x: Tensor) -> dict[fx.Node, object]:
-    recorded = Recorded(module)
-    recorded.run(x)
-    return recorded.env
+def _values(module: fx.GraphModule, x: Tensor) -> Values:
+    recorder = ValueRecorder(module)
+    recorder.run(x)
+    return recorder.env
 
 
-def _matrices(graph: fx.Graph, values: dict, cells: int) -> list[fx.Node]:
+def _matrices(module: fx.GraphModule, values: Values, cells: int) -> list[fx.Node]:
     """The softmaxes over all tokens of an image: [1 heads N N], N = cells and a few prefix tokens."""
-    found = []
-    for node in graph.nodes:
-        value, name = values.get(node), getattr(node.target, "__name__", node.target)
+    matrices = []
+    for node in module.graph.nodes:
+        value = values.get(node)
         if not isinstance(value, Tensor) or value.dim() != 4 or len(value) != 1 or value.shape[2] != value.shape[3]:
             continue
-        softmax = name == "softmax" or (node.op == "call_module" and isinstance(graph.owning_module.get_submodule(name), nn.Softmax))
+        softmax = operation(node) == "softmax" or isinstance(module_of(module, node), nn.Softmax)
         if softmax and 1 <= value.shape[3] - cells <= MOST_PREFIX_TOKENS:
-            found.append(node)
-    return [node for node in found if values[node].shape[3] == values[found[-1]].shape[3]]
+            matrices.append(node)
+    return [node for node in matrices if values[node].shape[3] == values[matrices[-1]].shape[3]]
 
 
-def _tried(module: fx.GraphModule, x: Tensor) -> tuple[bool, str | None]:
-    """Whether the logits depend on the class token's row of the last attention, and which operation has no relevance rule.
-
-    Tried on a copy in which parameters that are zero throughout, as some are in a fresh network, are moved a little.
-    """
-    kept, draws = {id(value): value for value in module.parameters() if value.any()}, torch.Generator().manual_seed(0)
-    moved = copy.deepcopy(module, dict(kept))
-    for value in moved.parameters():
-        if id(value) not in kept:
-            value.data += 0.05 * torch.randn(value.shape, generator=draws).to(value)
-    logits, *matrices = moved.graph.output_node().args[0]
-    recorded = Exact(moved, matrices[0])
+def _try_gradient_and_relevance(module: fx.GraphModule, x: Tensor) -> tuple[bool, str | None]:
+    """Whether the logits depend on the class token's row of the last attention, and why relevance cannot be followed, if so."""
+    draws = torch.Generator().manual_seed(0)
+    module = stirred(module, draws)
+    logits, *matrices = outputs(module.graph)
+    recorder = DoubleRecorder(module, matrices[0])
     with torch.enable_grad():
-        y = recorded.run(x.double())[0]
+        y = recorder.run(x.double())[0]
         d = torch.randn(y.shape, generator=draws).to(y)
-        (gradient,) = torch.autograd.grad((d * y).sum(), recorded.env[matrices[-1]], allow_unused=True)
-    reached, unruled = gradient is not None and bool(gradient[:, :, 0].any()), None
+        (gradient,) = torch.autograd.grad((d * y).sum(), recorder.env[matrices[-1]], allow_unused=True)
+    read = gradient is not None and bool(gradient[:, :, 0].any())
     try:
-        relevances(moved, recorded.env, d, matrices)
+        relevances(module, recorder.env, d, matrices)
     except Exception as error:  # NoRule, or a rule met in a form it is not written for
-        unruled = f"relevance cannot be followed through it ({line(error)}); use rollout or raw_attention"
-    return reached, unruled
+        return read, f"relevance cannot be followed through it ({first_line(error)}); use rollout or raw_attention"
+    return read, None

@@ -1,12 +1,13 @@
-"""A network as a graph of values, and that graph in two halves.
+"""A network as a graph of values.
 
-Nothing is hooked: torch.fx writes the network's forward down once, and each half is a program of its own over the same modules.
+Nothing is hooked: torch.fx traces the network's forward once, and every part of the graph is a program of its own over the same modules.
 """
 
 import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,19 +26,64 @@ class Shape:
     channels_last: bool
 
 
-class _Called(nn.Module):
+Value = Any  # of a node: a Shape for a tensor, a tuple of values, or the value itself
+
+
+def module_of(root: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The module of `root` that a node calls; None where it calls a function."""
+    return root.get_submodule(node.target) if node.op == "call_module" and isinstance(node.target, str) else None
+
+
+def operation(node: fx.Node) -> str:
+    """The name of a node's operation: `flatten` for torch.flatten, Tensor.flatten and the like; the path of a module."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def argument(node: fx.Node, position: int, name: str = "") -> Any:
+    """An argument of a node's operation, by position or by name: a node, a constant, or None where it is left out."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name)
+
+
+def source(node: fx.Node, position: int = 0, name: str = "") -> fx.Node:
+    """An argument of a node's operation that is a value of the graph.
+
+    Raises:
+        TypeError: where it is a constant.
+    """
+    value = argument(node, position, name)
+    if not isinstance(value, fx.Node):
+        raise TypeError(f"argument {position} of {node.name!r} is the constant {value!r}")
+    return value
+
+
+def outputs(graph: fx.Graph) -> list[fx.Node]:
+    """The values that a graph returns."""
+    value: Any = graph.output_node().args[0]
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def descendants(order: Iterable[fx.Node], start: Iterable[fx.Node]) -> set[fx.Node]:
+    """The values of `start` and everything computed from them; `order` holds all values of the graph."""
+    nodes = set(start)
+    for node in order:
+        if not nodes.isdisjoint(node.all_input_nodes):
+            nodes.add(node)
+    return nodes
+
+
+class _OneArgument(nn.Module):
     """A network called with one image tensor, so that its other arguments keep their defaults."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, method: Callable | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.method = network, method  # the name `network` is part of the identity of one's own networks
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
+    def forward(self, x: Tensor) -> object:
+        return self.network(x) if self.method is None else self.method(x)
 
 
 class _Tracer(fx.Tracer):
-    """Writes a forward down, remembering what every module, inlined or not, returned."""
+    """Traces a forward and remembers the values that every module, inlined or not, returned."""
 
     def __init__(self) -> None:
         from timm.layers import get_notrace_functions, get_notrace_modules  # lists that timm's models fill as they are imported
@@ -56,46 +102,46 @@ class _Tracer(fx.Tracer):
         return value
 
 
-class _Recorder(fx.Interpreter):
+class _ShapeRecorder(fx.Interpreter):
     """Runs a graph and keeps the shape of every tensor, and every other value as it is."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.seen: dict[fx.Node, object] = {}
+        self.values: dict[fx.Node, Value] = {}
 
-    def run_node(self, n: fx.Node):
+    def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
-        self.seen[n] = _describe(value)
+        self.values[n] = _shape_of(value)
         return value
 
 
-def _describe(value: object) -> object:
+def _shape_of(value: object) -> Value:
     if isinstance(value, Tensor):
         last = value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
         return Shape(tuple(value.shape), last)
-    return tuple(map(_describe, value)) if isinstance(value, (tuple, list)) else value
+    return tuple(map(_shape_of, value)) if isinstance(value, (tuple, list)) else value
 
 
-def _holds_tensor(value: object) -> bool:
+def _holds_tensor(value: Value) -> bool:
     return any(map(_holds_tensor, value)) if isinstance(value, tuple) else isinstance(value, Shape)
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A network's forward, written down.
+    """A network's forward as a graph.
 
     Attributes:
         module: the graph with the network's own modules.
-        answer: the network's own logits [2, C] for the two images it was traced with.
-        returned: module path -> the values it returned when it was last called; the network itself is "".
-        one, two: what each node holds for a batch of one and of two images.
+        output: the network's own logits [2, C] for the two images it was traced with.
+        returned: module path -> the values of its last call; the network itself is "".
+        one, two: the value of each node for a batch of one and of two images.
     """
 
     module: fx.GraphModule
-    answer: Tensor
+    output: Tensor
     returned: dict[str, list[fx.Node]]
-    one: dict[fx.Node, object]
-    two: dict[fx.Node, object]
+    one: dict[fx.Node, Value]
+    two: dict[fx.Node, Value]
 
     @cached_property
     def order(self) -> dict[fx.Node, int]:
@@ -103,16 +149,16 @@ class Traced:
 
     @cached_property
     def logits(self) -> fx.Node:
-        return self.module.graph.output_node().args[0]
+        return outputs(self.module.graph)[0]
 
     @cached_property
-    def carriers(self) -> set[fx.Node]:
-        """The values that hold something of the image, not of its size or of the parameters alone."""
-        found: set[fx.Node] = set()
+    def image_values(self) -> set[fx.Node]:
+        """The values that depend on the image's pixels, not on its size or on the parameters alone."""
+        nodes: set[fx.Node] = set()
         for node in self.order:
-            if node.op == "placeholder" or (self.holds_tensor(node) and not found.isdisjoint(node.all_input_nodes)):
-                found.add(node)
-        return found
+            if node.op == "placeholder" or (self.holds_tensor(node) and not nodes.isdisjoint(node.all_input_nodes)):
+                nodes.add(node)
+        return nodes
 
     def holds_tensor(self, node: fx.Node) -> bool:
         return _holds_tensor(self.two[node])
@@ -122,114 +168,104 @@ class Traced:
         value = self.two.get(node)
         return value.dims if isinstance(value, Shape) else ()
 
-    def behind(self, start: fx.Node) -> set[fx.Node]:
-        """`start` and everything computed from it."""
-        found = {start}
-        for node in self.order:
-            if not found.isdisjoint(node.all_input_nodes):
-                found.add(node)
-        return found
-
-    def before(self, ends: Iterable[fx.Node]) -> set[fx.Node]:
-        """`ends` and everything they are computed from."""
-        found = set(ends)
+    def ancestors(self, ends: Iterable[fx.Node]) -> set[fx.Node]:
+        """The values of `ends` and everything they are computed from."""
+        nodes = set(ends)
         for node in reversed(self.order):
-            if node in found:
-                found.update(node.all_input_nodes)
-        return found
+            if node in nodes:
+                nodes.update(node.all_input_nodes)
+        return nodes
 
     def spine(self) -> list[fx.Node]:
-        """The values through which all that reaches the logits must pass, in order: no branch runs beside them."""
-        used = self.before([self.logits])
-        line = [node for node in self.order if node in self.carriers and node in used]
-        members = set(line)
-        last = {node: max((self.order[user] for user in node.users if user in members), default=0) for node in line}
-        found, alive = [], set()
-        for node in line:
-            alive = {other for other in alive if last[other] > self.order[node]}
+        """The values through which everything that reaches the logits must pass, in order: no branch runs beside them."""
+        used = self.ancestors([self.logits])
+        nodes = [node for node in self.order if node in self.image_values and node in used]
+        members = set(nodes)
+        last_use = {node: max((self.order[user] for user in node.users if user in members), default=0) for node in nodes}
+        spine: list[fx.Node] = []
+        alive: set[fx.Node] = set()
+        for node in nodes:
+            alive = {other for other in alive if last_use[other] > self.order[node]}
             if not alive:
-                found.append(node)
+                spine.append(node)
             alive.add(node)
-        return found
+        return spine
 
 
 def trace(network: nn.Module, images: Tensor) -> Traced:
-    """Write down what `network` (in eval mode) does to two images [2, 3, H, W].
+    """The graph of `network` (in eval mode) for two images [2, 3, H, W].
 
     Raises:
         Refusal: where it does not take such images, does not return logits [B, C], or decides in Python on values.
     """
     try:
         with torch.no_grad():
-            answer = network(images)
+            output = network(images)
     except Exception as error:  # whatever a network's own Python raises
-        raise Refusal(f"the network does not take images of {tuple(images.shape[1:])} ({line(error)}); give --image-size") from error
-    if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != 2:
-        shown = f"a tensor {list(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-        raise Refusal(f"the network returns {shown} for 2 images, not logits [B, C]; {OWN_CUT}")
+        raise Refusal(f"the network does not take images of {tuple(images.shape[1:])} ({first_line(error)}); give --image-size") from error
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
+        kind = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise Refusal(f"the network returns {kind} for 2 images, not logits [B, C]; {OWN_CUT}")
     tracer = _Tracer()
     try:
-        module = fx.GraphModule(called := _Called(network), tracer.trace(called))
-        _out_of_place(module)
-        one, two = _Recorder(module), _Recorder(module)
+        root = _OneArgument(network)
+        module = fx.GraphModule(root, tracer.trace(root))
+        _remove_in_place(module)
+        one, two = _ShapeRecorder(module), _ShapeRecorder(module)
         with torch.no_grad():
             one.run(images[:1])
             two.run(images)
     except Exception as error:
-        raise Refusal(f"the network cannot be traced ({line(error)}); {OWN_CUT}") from error
-    return Traced(module, answer, tracer.returned, one.seen, two.seen)
+        raise Refusal(f"the network cannot be traced ({first_line(error)}); {OWN_CUT}") from error
+    return Traced(module, output, tracer.returned, one.values, two.values)
 
 
-def written(network: nn.Module, images: Tensor, forward: Callable) -> tuple[fx.GraphModule, dict[fx.Node, object]]:
-    """A method of `network` as a program over those of its modules that it uses, and what each of its values holds for these images."""
-
-    class Called(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: Tensor) -> object:
-            return forward(x)
-
-    graph = _Tracer().trace(Called())
+def trace_method(network: nn.Module, method: Callable, images: Tensor) -> tuple[fx.GraphModule, dict[fx.Node, Value]]:
+    """The graph of a method of `network` over those of its modules that it uses, and the value of each node for these images."""
+    graph = _Tracer().trace(_OneArgument(network, method))
     for node in graph.nodes:
         if node.op in ("call_module", "get_attr"):
-            node.target = node.target.removeprefix("network.")
+            node.target = operation(node).removeprefix("network.")
     module = fx.GraphModule(network, graph, type(network).__name__)
-    recorder = _Recorder(module)
+    recorder = _ShapeRecorder(module)
     with torch.no_grad():
         recorder.run(images)
-    return module, recorder.seen
+    return module, recorder.values
 
 
-def line(error: Exception) -> str:
-    """An exception as one line."""
+def first_line(error: Exception) -> str:
+    """The kind of an exception and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
 
 
-def _out_of_place(module: fx.GraphModule) -> None:
+def _remove_in_place(module: fx.GraphModule) -> None:
     """Let every operation leave its input as it was, since a half runs many times over the same A and rest.
 
-    What used the input after it had been changed uses the result instead.
+    Every later user of an input that was changed uses the result instead.
     """
-    changing = {name for name, part in module.named_modules() if getattr(part, "inplace", False)}
-    for name in changing:
-        module.get_submodule(name).inplace = False
+    changing = {name: part for name, part in module.named_modules() if getattr(part, "inplace", False)}
+    for part in changing.values():
+        part.inplace = False
     order = {node: position for position, node in enumerate(module.graph.nodes)}
     for node in module.graph.nodes:
-        if (node.op == "call_module" and node.target in changing) or _purified(node):
-            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, here=order[node]: order[user] > here)
+        if (node.op == "call_module" and node.target in changing) or _make_functional(node):
+
+            def comes_later(user: fx.Node, position: int = order[node]) -> bool:
+                return order[user] > position
+
+            source(node).replace_all_uses_with(node, delete_user_cb=comes_later)
     module.recompile()
 
 
-def _purified(node: fx.Node) -> bool:
+def _make_functional(node: fx.Node) -> bool:
     """Turn an operation that changes its input into the one that does not; False where it was none."""
-    if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
-        node.target = node.target[:-1]
+    name = operation(node)
+    if node.op == "call_method" and name.endswith("_") and not name.endswith("__"):
+        node.target = name[:-1]
     elif node.op == "call_function" and node.target in AUGMENTED:
         node.target = AUGMENTED[node.target]
     elif node.op == "call_function" and node.kwargs.get("inplace"):
-        node.kwargs = node.kwargs | {"inplace": False}
+        node.kwargs = {**node.kwargs, "inplace": False}
     else:
         return False
     return True

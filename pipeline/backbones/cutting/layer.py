@@ -1,4 +1,4 @@
-"""Which value of a network its maps are made of, what it is called, and what its classifier reads."""
+"""Values of a network by layer: the value that its maps are made of, its name, and the inputs of the classifier."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,9 +9,8 @@ from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
-from pipeline.backbones.cutting import grid
-from pipeline.backbones.cutting.graph import Shape, Traced
-from pipeline.backbones.cutting.grid import Layout
+from pipeline.backbones.cutting.graph import Shape, Traced, argument, module_of, operation
+from pipeline.backbones.cutting.grid_format import GridFormat, grid_format_of
 from pipeline.refusal import Refusal, choose
 
 PASSES = (nn.Identity, nn.Flatten, _DropoutNd)
@@ -25,23 +24,23 @@ RESHAPES = {"flatten", "squeeze", "dropout", "view", "reshape", "contiguous", "f
 
 @dataclass(frozen=True)
 class Layers:
-    """The values of a traced network, seen as candidates for the cut.
+    """The values of a traced network as candidates for the cut.
 
     Attributes:
         network: the network itself, for the names of its modules.
-        image: (H, W) in pixels.
+        image_size: (H, W) in pixels.
         prefix: the number of prefix tokens the network states, if it does.
     """
 
     network: nn.Module
     traced: Traced
-    image: tuple[int, int]
+    image_size: tuple[int, int]
     prefix: int | None
 
-    def layout(self, node: fx.Node) -> Layout | None:
-        """How this value holds a grid; None where it holds none."""
+    def format(self, node: fx.Node) -> GridFormat | None:
+        """The format of a value that holds a grid; None where it holds none."""
         shape = self.traced.two.get(node)
-        return grid.find(shape.dims, shape.channels_last, self.image, self.prefix) if isinstance(shape, Shape) else None
+        return grid_format_of(shape.dims, shape.channels_last, self.image_size, self.prefix) if isinstance(shape, Shape) else None
 
     def defaults(self) -> Iterator[fx.Node]:
         """Where to cut, best first.
@@ -67,19 +66,20 @@ class Layers:
             Refusal: where there is no such module, it is not called on its own, or it gives no grid.
         """
         paths = [path for path, _ in self.network.named_modules(remove_duplicate=False) if path]
-        near = layer in paths or get_close_matches(layer, paths, cutoff=0.5)
-        choose(layer, paths if near else [path for path in paths if "." not in path], "layer")  # hundreds of paths are no hint
-        first = {module: path for path, module in self.network.named_modules()}  # a shared module is known by its first path
-        nodes = self.traced.returned.get(first[self.network.get_submodule(layer)])
+        similar = layer in paths or get_close_matches(layer, paths, cutoff=0.5)
+        choose(layer, paths if similar else [path for path in paths if "." not in path], "layer")  # hundreds of paths are no hint
+        first_paths = {module: path for path, module in self.network.named_modules()}  # a shared module is known by its first path
+        nodes = self.traced.returned.get(first_paths[self.network.get_submodule(layer)])
         if not nodes:
             raise Refusal(f"layer {layer!r} is never called on its own when the network looks at an image; name the module around it")
         for node in nodes:
-            if self.layout(node):
+            if self.format(node):
                 return node
-        shape = ["B", *self.traced.dims(nodes[0])[1:]] if self.traced.dims(nodes[0])[:1] == (2,) else list(self.traced.dims(nodes[0]))
+        dims = self.traced.dims(nodes[0])
+        shape = ["B", *dims[1:]] if dims[:1] == (2,) else list(dims)
         raise Refusal(
             f"layer {layer!r} gives {'[' + ', '.join(map(str, shape)) + ']'}, in which no grid of cells shows for images of "
-            f"{self.image}; name a layer before pooling"
+            f"{self.image_size}; name a layer before pooling"
         )
 
     def name(self, node: fx.Node) -> str:
@@ -97,24 +97,25 @@ class Layers:
         return path
 
     def classifier_inputs(self) -> list[fx.Node]:
-        """What the classifier reads: the inputs of the linear layers (1x1 convolutions of a pooled map too) of which the logits are a sum.
+        """The inputs of the linear layers (1x1 convolutions of a pooled map too) of which the logits are a sum.
 
         Several for a distilled network, which averages two heads; none where the logits are made otherwise. A network may name the module
         whose output it is, as `feature_layer`.
         """
-        if hasattr(self.network, "feature_layer"):
-            return self.traced.returned[self.network.feature_layer]
-        found, asked = [], [self.traced.logits]
-        while asked:
-            node = asked.pop()
-            module = self._module(node)
-            source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        feature_layer = getattr(self.network, "feature_layer", None)
+        if feature_layer is not None:
+            return self.traced.returned[feature_layer]
+        inputs: set[fx.Node] = set()
+        pending = [self.traced.logits]
+        while pending:
+            node = pending.pop()
+            module, value = self._module(node), argument(node, 0)
             if isinstance(module, (nn.Linear, nn.Conv2d)) or node.target is F.linear:
-                if source not in found and self._pooled(source):
-                    found.append(source)
-            elif isinstance(module, PASSES) or (module is None and _plain_name(node) in SUMS | RESHAPES):
-                asked.extend(other for other in node.all_input_nodes if other in self.traced.carriers)
-        return sorted(found, key=self.traced.order.__getitem__)
+                if isinstance(value, fx.Node) and self._pooled(value):
+                    inputs.add(value)
+            elif isinstance(module, PASSES) or (module is None and operation(node) in SUMS | RESHAPES):
+                pending.extend(other for other in node.all_input_nodes if other in self.traced.image_values)
+        return sorted(inputs, key=self.traced.order.__getitem__)
 
     def _pooled(self, node: fx.Node) -> bool:
         """Whether a value is one vector per image: [B, D] or [B, D, 1, 1]."""
@@ -122,17 +123,17 @@ class Layers:
         return len(dims) >= 2 and dims[0] == 2 and max(dims[2:], default=1) == 1
 
     def _kind(self, node: fx.Node) -> str | None:
-        found = self.layout(node)
-        return found and found.kind
+        grid_format = self.format(node)
+        return grid_format.kind if grid_format else None
 
     def _unpooled(self, node: fx.Node) -> fx.Node:
         """Back from a map over pooling, dropout and mere rearrangement to the module's output behind them."""
-        while node.args and isinstance(node.args[0], fx.Node) and self._kind(node.args[0]) in ("nchw", "nhwc"):
+        while isinstance(value := argument(node, 0), fx.Node) and self._kind(value) in ("nchw", "nhwc"):
             module = self._module(node)
-            passes = isinstance(module, PASSES) or (module is None and _plain_name(node) in REARRANGES)
+            passes = isinstance(module, PASSES) or (module is None and operation(node) in REARRANGES)
             if not (isinstance(module, POOLS) or node.target in POOLING or (passes and not self._blocks(node))):
                 break
-            node = node.args[0]
+            node = value
         return node
 
     def _blocks(self, node: fx.Node) -> list[str]:
@@ -141,14 +142,9 @@ class Layers:
         return [path for path in paths if not isinstance(self.network.get_submodule(path), PASSES)]
 
     def _module(self, node: fx.Node) -> nn.Module | None:
-        return self.traced.module.get_submodule(node.target) if node.op == "call_module" else None
+        return module_of(self.traced.module, node)
 
 
 def _in_classifier(node: fx.Node) -> bool:
     """VGG runs its fully connected layers as convolutions, which leave a map of their own where images are larger than 224."""
     return any(path.endswith("pre_logits") for path, _ in node.meta.get("nn_module_stack", {}).values())
-
-
-def _plain_name(node: fx.Node) -> str:
-    """`flatten` for torch.flatten, Tensor.flatten and the like."""
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")

@@ -1,4 +1,4 @@
-"""The residual stream of a vision transformer: what each attention reads and adds to it, and what the network makes of its end.
+"""The residual stream of a vision transformer: the input and output of each attention on it, and the logits of its end.
 
 B images, N tokens = prefix tokens + h * w, D numbers of a token, d of a head's, L blocks, C classes, P phrases.
 """
@@ -6,6 +6,7 @@ B images, N tokens = prefix tokens + h * w, D numbers of a token, d of a head's,
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from pipeline.backbones import Backbone
-from pipeline.backbones.cutting.attention import Recorded, whole
+from pipeline.backbones.cutting.attention import ValueRecorder, whole_graph
 from pipeline.backbones.cutting.cut import Cut
-from pipeline.backbones.cutting.graph import line
-from pipeline.backbones.cutting.grid import MOST_PREFIX_TOKENS
+from pipeline.backbones.cutting.graph import descendants, first_line, module_of, operation, source
+from pipeline.backbones.cutting.grid_format import MOST_PREFIX_TOKENS
+from pipeline.backbones.cutting.own_cut import OwnCut
 
 ELSE = "use an open_clip ViT, or a plain ViT of timm"
-_FOUND: WeakKeyDictionary = WeakKeyDictionary()
+_CACHE: WeakKeyDictionary[Cut | OwnCut, "ResidualStream | str"] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class Block:
     """The attention of one block, as values of the graph.
 
     Attributes:
-        q, k, v: what it mixes [B heads N d].
+        q, k, v: queries, keys and values [B heads N d].
         x: the tokens it reads [B N D].
         mixed: softmax(q k' / sqrt(d)) v [B heads N d].
-        branch: everything from there to what is added to the stream.
-        stream: the stream before it is added [B N D].
-        sum: and after.
+        branch: the values from there to the block's addition to the stream.
+        stream: the stream before the addition [B N D].
+        sum: the stream after the addition [B N D].
     """
 
     q: fx.Node
@@ -46,15 +48,15 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Stream:
+class ResidualStream:
     """A network whose residual stream can be read and continued.
 
     Attributes:
         module: the network as one program, x [B 3 H W] -> logits.
         blocks: first block first.
         last: the stream's end [B N D].
-        after: everything from there to the logits.
-        prefix: tokens before the grid's.
+        after: the values from there to the logits.
+        prefix: number of tokens before the grid's.
     """
 
     module: fx.GraphModule
@@ -64,77 +66,78 @@ class Stream:
     prefix: int
 
 
-class Passed(fx.Interpreter):
-    """One pass of images through a stream's network, of which what the last `depth` blocks mix is kept, and nothing else."""
+class StreamPass(fx.Interpreter):
+    """One pass of images through a stream's network, which keeps the inputs of the last `depth` attentions and nothing else."""
 
-    def __init__(self, stream: Stream, x: Tensor, depth: int) -> None:
+    def __init__(self, stream: ResidualStream, x: Tensor, depth: int) -> None:
         super().__init__(stream.module)
-        self.stream, self.blocks, self.kept = stream, stream.blocks[-depth:], {}
+        self.stream, self.blocks = stream, stream.blocks[-depth:]
+        self.values: dict[fx.Node, Tensor] = {}
         again = {node for block in self.blocks for node in block.branch} | set(stream.after)
         read = {node for block in self.blocks for node in (block.q, block.k, block.v, block.x, block.stream)}
-        inputs = {source for node in again for source in node.all_input_nodes}
-        self.wanted = read | (inputs - again - {stream.last} - {block.mixed for block in self.blocks})
+        inputs = {node for user in again for node in user.all_input_nodes}
+        self.needed = read | (inputs - again - {stream.last} - {block.mixed for block in self.blocks})
         self.run(x)
 
-    def run_node(self, n: fx.Node) -> object:
+    def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n in self.wanted:
-            self.kept[n] = value
+        if n in self.needed:
+            self.values[n] = value
         return value
 
-    def each(self, name: str) -> list[Tensor]:
+    def of_blocks(self, name: str) -> list[Tensor]:
         """One value of each block: q, k, v, x or stream."""
-        return [self.kept[getattr(block, name)] for block in self.blocks]
+        return [self.values[getattr(block, name)] for block in self.blocks]
 
-    def added(self, block: int, mixed: Tensor) -> Tensor:
-        """What a block adds to the stream [B N D] where its attention makes this [B heads N d]."""
-        return self._again(self.blocks[block].mixed, mixed, self.blocks[block].branch)
+    def addition(self, block: int, mixed: Tensor) -> Tensor:
+        """The addition of a block to the stream [B N D] from the output of its attention [B heads N d]."""
+        return self._run_again(self.blocks[block].mixed, mixed, self.blocks[block].branch)
 
-    def said(self, tokens: Tensor) -> Tensor:
+    def token_logits(self, tokens: Tensor) -> Tensor:
         """Logits [B N C + P] of each token [B N D] by itself: of an image that ends in that token everywhere."""
         images = tokens.flatten(0, 1)[:, None].expand(-1, self.stream.prefix + 1, -1)
-        return self._again(self.stream.last, images, self.stream.after).unflatten(0, tokens.shape[:2])
+        return self._run_again(self.stream.last, images, self.stream.after).unflatten(0, tokens.shape[:2])
 
-    def _again(self, start: fx.Node, value: Tensor, nodes: Iterable[fx.Node]) -> Tensor:
-        self.env = {**self.kept, start: value}
+    def _run_again(self, start: fx.Node, value: Tensor, nodes: Iterable[fx.Node]) -> Tensor:
+        self.env = {**self.values, start: value}
         for node in nodes:
             self.env[node] = value = super().run_node(node)
         return value
 
 
-def streamed(backbone: Backbone) -> Stream | str:
-    """The backbone with its residual stream in sight, or why it has none that could be followed; worked out once per network."""
-    if backbone.cut not in _FOUND:
-        _FOUND[backbone.cut] = _look_for(backbone)
-    return _FOUND[backbone.cut]
+def residual_stream(backbone: Backbone) -> ResidualStream | str:
+    """The backbone with its residual stream in sight, or the reason why it cannot be followed; made once per network."""
+    if backbone.cut not in _CACHE:
+        _CACHE[backbone.cut] = _residual_stream(backbone)
+    return _CACHE[backbone.cut]
 
 
 @torch.no_grad()
-def _look_for(backbone: Backbone) -> Stream | str:
+def _residual_stream(backbone: Backbone) -> ResidualStream | str:
     if not isinstance(backbone.cut, Cut):
         return f"it brings its own trunk and head, inside which no attention can be read; {ELSE}"
-    device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
-    x = backbone.prepare(torch.randint(0, 256, (1, 3, *backbone.image_size), dtype=torch.uint8).to(device))
-    module = whole(backbone.cut)
-    recorded = Recorded(module)
-    logits = recorded.run(x)
-    cells = math.prod(backbone.grid)
-    found = [node for node in module.graph.nodes if node.target is F.scaled_dot_product_attention and _over(recorded.env[node], cells)]
-    if not found:
+    pixels = torch.randint(0, 256, (1, 3, *backbone.image_size), dtype=torch.uint8)
+    x, cells = backbone.prepare(pixels.to(backbone.device)), math.prod(backbone.grid)
+    module = whole_graph(backbone.cut)
+    recorder = ValueRecorder(module)
+    logits, values = recorder.run(x), recorder.env
+    attentions = [node for node in module.graph.nodes if node.target is F.scaled_dot_product_attention and _over(values[node], cells)]
+    if not attentions:
         return f"this network has no block that attends over all of its {backbone.grid} grid at once; {ELSE}"
-    prefix = recorded.env[found[-1]].shape[2] - cells
+    tokens = values[attentions[-1]].shape[2]
     try:
-        blocks = tuple(_block(node, module) for node in found if recorded.env[node].shape[2] == cells + prefix)
+        blocks = tuple(_block(node, module) for node in attentions if values[node].shape[2] == tokens)
         (last,) = (user for user in blocks[-1].sum.users if _is_sum(user))
-        stream = Stream(module, blocks, last, _descending(module, last), prefix)
+        behind = descendants(module.graph.nodes, [last]) - {last, module.graph.output_node()}
+        stream = ResidualStream(module, blocks, last, tuple(node for node in module.graph.nodes if node in behind), tokens - cells)
         # its blocks put together again are the network
-        passed = Passed(stream, x, len(blocks))
-        own = [passed.added(i, recorded.env[block.mixed]) + passed.kept[block.stream] for i, block in enumerate(blocks)]
-        same = all(torch.allclose(sum_, recorded.env[block.sum], atol=1e-4) for sum_, block in zip(own, blocks, strict=True))
-        if not same or passed.said(recorded.env[last]).shape != (1, cells + prefix, logits.shape[1]):
+        again = StreamPass(stream, x, len(blocks))
+        sums = [again.addition(i, values[block.mixed]) + again.values[block.stream] for i, block in enumerate(blocks)]
+        same = all(torch.allclose(total, values[block.sum], atol=1e-4) for total, block in zip(sums, blocks, strict=True))
+        if not same or again.token_logits(values[last]).shape != (1, tokens, logits.shape[1]):
             return f"its attentions do not add up to its residual stream; {ELSE}"
     except Exception as error:  # blocks of another build
-        return f"its blocks are not attention and MLP added to one stream ({line(error)}); {ELSE}"
+        return f"its blocks are not attention and MLP added to one stream ({first_line(error)}); {ELSE}"
     return stream
 
 
@@ -143,27 +146,24 @@ def _over(value: Tensor, cells: int) -> bool:
 
 
 def _is_sum(node: fx.Node) -> bool:
-    return getattr(node.target, "__name__", node.target) == "add" and len(node.all_input_nodes) == 2
+    return operation(node) == "add" and len(node.all_input_nodes) == 2
+
+
+def _is_linear(node: fx.Node, module: fx.GraphModule) -> bool:
+    return node.target is F.linear or isinstance(module_of(module, node), nn.Linear)
 
 
 def _block(mixed: fx.Node, module: fx.GraphModule) -> Block:
-    q, k, v = mixed.args[:3]
-    linear, branch, node = v, [], mixed
-    while not (linear.target is F.linear or (linear.op == "call_module" and isinstance(module.get_submodule(linear.target), nn.Linear))):
-        linear = linear.args[0]
+    """The block of an attention: back from its values to the linear layer that makes them, and on to the sum with the stream."""
+    q, k, v = (source(mixed, position) for position in range(3))
+    linear, node = v, mixed
+    branch: list[fx.Node] = []
+    while not _is_linear(linear, module):
+        linear = source(linear)
     while True:
         (user,) = node.users
         if _is_sum(user):
-            (stream,) = (source for source in user.all_input_nodes if source is not node)
-            return Block(q, k, v, linear.args[0], mixed, tuple(branch), stream, user)
+            (stream,) = (other for other in user.all_input_nodes if other is not node)
+            return Block(q, k, v, source(linear), mixed, tuple(branch), stream, user)
         branch.append(user)
         node = user
-
-
-def _descending(module: fx.GraphModule, start: fx.Node) -> tuple[fx.Node, ...]:
-    """What is computed from `start`, in order, up to the logits."""
-    found = {start}
-    for node in module.graph.nodes:
-        if node.op != "output" and not found.isdisjoint(node.all_input_nodes):
-            found.add(node)
-    return tuple(node for node in module.graph.nodes if node in found - {start})

@@ -1,17 +1,24 @@
-"""A fine-tuned network as one safetensors file: its tensors, and in the file's metadata all that is needed to build it again."""
+"""Networks that jobs.train wrote, each one safetensors file: its tensors, and in the file's metadata the recipe to build it again."""
 
 import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline import storage
-from pipeline.backbones import weights as weight_files
-from pipeline.backbones.libraries import strides, timm_models
-from pipeline.backbones.libraries.heads import Calm, Headed, Plain
+from pipeline.backbones.cutting import strides
+from pipeline.backbones.cutting.cut import Cut
+from pipeline.backbones.cutting.own_cut import OwnCut
+from pipeline.backbones.heads import Calm, Headed, Normaliser, Plain, Positive
+from pipeline.backbones.libraries import timm_models
+from pipeline.backbones.libraries.registry import BuildOptions, Library
+from pipeline.backbones.preprocess import SETTINGS
+from pipeline.backbones.weights import decode_safetensors, install_weights, weights_digest
+from pipeline.classes.names import difference
 from pipeline.refusal import Refusal, choose, one_line
 
 FORMAT = "saliency-atlas network 1"
@@ -20,7 +27,7 @@ HEADS = ("plain", "calm_ml", "calm_em")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a fine-tuned network is made of.
+    """The parts of a fine-tuned network.
 
     Attributes:
         network, args: timm's name, and the arguments of its constructor.
@@ -39,8 +46,8 @@ class Recipe:
     head: str
     num_classes: int
     args: Mapping[str, object] = field(default_factory=dict)
-    positive: str = "softplus"
-    normaliser: str = "ordinary"
+    positive: Positive = "softplus"
+    normaliser: Normaliser = "ordinary"
     classes: tuple[str, ...] = ()
     prepare: Mapping[str, object] = field(default_factory=dict)
     trunk: str = ""
@@ -67,39 +74,31 @@ def headed(trunk: nn.Module, channels: int, recipe: Recipe, seed: int = 0) -> He
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
-    """What tells `one` from `other`, a phrase for each field that differs."""
-    found = []
+    """A phrase for each field in which `one` differs from `other`."""
+    phrases = []
     for name in (entry.name for entry in dataclasses.fields(Recipe)):
         a, b = getattr(one, name), getattr(other, name)
         if name == "classes" and a != b:
-            found.append(classes_differ(a, b))
+            phrases.append(difference(a, b))
         elif isinstance(a, Mapping):
             unlike = [key for key in sorted({*a, *b}) if json.dumps(a.get(key)) != json.dumps(b.get(key))]
-            found += [f"{name}.{key} {_shown(a.get(key))}, not {_shown(b.get(key))}" for key in unlike]
+            phrases += [f"{name}.{key} {_brief(a.get(key))}, not {_brief(b.get(key))}" for key in unlike]
         elif json.dumps(a) != json.dumps(b):
-            found.append(f"{name} {_shown(a)}, not {_shown(b)}")
-    return found
+            phrases.append(f"{name} {_brief(a)}, not {_brief(b)}")
+    return phrases
 
 
-def classes_differ(a: tuple[str, ...], b: tuple[str, ...]) -> str:
-    """How two lists of class names differ, in words."""
-    if len(a) != len(b):
-        return f"{len(a)} class names, not {len(b)}"
-    first = next(i for i, pair in enumerate(zip(a, b, strict=True)) if pair[0] != pair[1])
-    return f"class {first} is {a[first]!r}, not {b[first]!r}"
-
-
-def _shown(value: object) -> str:
+def _brief(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     return repr(text if len(text) <= 40 else text[:12] + "...")
 
 
-def encode(recipe: Recipe, state: Mapping[str, Tensor], **beside: str) -> bytes:
-    """The file's content; `beside` are texts that travel in the metadata."""
+def encode(recipe: Recipe, state: Mapping[str, Tensor], **extra: str) -> bytes:
+    """The file's content; `extra` are texts that travel in the metadata."""
     from safetensors.torch import save
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    return save(tensors, metadata={"format": FORMAT, "recipe": recipe.to_json(), **beside})
+    return save(tensors, metadata={"format": FORMAT, "recipe": recipe.to_json(), **extra})
 
 
 def decode(content: bytes, source: str) -> tuple[Recipe, dict[str, Tensor], dict[str, str]]:
@@ -108,11 +107,8 @@ def decode(content: bytes, source: str) -> tuple[Recipe, dict[str, Tensor], dict
     Raises:
         Refusal: where it is damaged, or no file of this kind.
     """
-    from safetensors.torch import load
-
     try:
-        state = load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
+        state, metadata = decode_safetensors(content)
     except Exception as error:
         raise Refusal(f"checkpoint {source!r} is damaged or no safetensors file ({type(error).__name__})") from error
     if metadata.get("format") != FORMAT:
@@ -133,7 +129,16 @@ def read(source: str) -> tuple[Recipe, dict[str, Tensor]]:
     return decode(content, source)[:2]
 
 
-def load(source: str) -> tuple[Recipe, Headed]:
+class TrainedNetwork(Headed):
+    """A network that jobs.train wrote, with its recipe."""
+
+    def __init__(self, trunk: nn.Module, head: nn.Module, recipe: Recipe) -> None:
+        super().__init__(trunk, head)
+        self.recipe, self.num_classes = recipe, recipe.num_classes
+        self.pretrained_cfg = {"input_size": (3, *recipe.size), "crop_pct": 1.0, **recipe.prepare}
+
+
+def load(source: str) -> TrainedNetwork:
     """The network of a checkpoint, built again.
 
     Raises:
@@ -144,11 +149,36 @@ def load(source: str) -> tuple[Recipe, Headed]:
     trunk, _ = strides.trunk(network, recipe.size, recipe.stride)
     with torch.no_grad():
         channels = trunk(torch.zeros(1, 3, *recipe.size)).shape[1]
-    built = headed(trunk, channels, recipe)
-    weight_files.install(built, state, source)
-    found = weight_files.digest(built.trunk.state_dict())
-    if found != recipe.trunk:
-        raise Refusal(f"checkpoint {source!r} holds another trunk ({found[:12]}) than it says ({recipe.trunk[:12]}); train it again")
-    built.num_classes = recipe.num_classes
-    built.pretrained_cfg = {"input_size": (3, *recipe.size), "crop_pct": 1.0, **recipe.prepare}
-    return recipe, built
+    built = TrainedNetwork(trunk, headed(trunk, channels, recipe).head, recipe)
+    install_weights(built, state, source)
+    digest = weights_digest(built.trunk.state_dict())
+    if digest != recipe.trunk:
+        raise Refusal(f"checkpoint {source!r} holds another trunk ({digest[:12]}) than it says ({recipe.trunk[:12]}); train it again")
+    return built
+
+
+def _build(source: str, options: BuildOptions) -> TrainedNetwork:
+    name = LIBRARY.prefix + source
+    if options.weights is not None:
+        raise Refusal(f"--weights {options.weights}: the checkpoint {name} brings its own weights; leave the option out")
+    if options.args:
+        argument = next(iter(options.args))
+        raise Refusal(f"{name} takes no argument {argument!r}: a checkpoint knows its network; {', '.join(SETTINGS)} may be set")
+    return load(source).to(memory_format=torch.channels_last)
+
+
+def _identity_fields(name: str, network: Any, options: BuildOptions, cut: Cut | OwnCut) -> dict[str, object]:
+    return {"recipe": dataclasses.asdict(network.recipe), "weights": weights_digest(network.state_dict())}
+
+
+def _class_names(network: Any) -> tuple[str, ...]:
+    return network.recipe.classes
+
+
+LIBRARY = Library(
+    prefix="train/",
+    form="train/<checkpoint>",
+    build=_build,
+    identity_fields=_identity_fields,
+    class_names=_class_names,
+)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from pipeline.backbones import Backbone
-from pipeline.backbones.cutting.attention import Attentive, Exact, attentive
+from pipeline.backbones.cutting.attention import AttentionGraph, DoubleRecorder, attention_graph
 from pipeline.backbones.cutting.relevance import relevances
-from pipeline.backbones.cutting.residual_stream import Passed, Stream, streamed
+from pipeline.backbones.cutting.residual_stream import ResidualStream, StreamPass, residual_stream
 from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.budget import within_budget
 from pipeline.engine.forward import autocast
@@ -27,18 +27,18 @@ def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot."""
     if METHODS[method.name].streams:
         return _unstreamed(method, backbone)
-    network, start = attentive(backbone), method.args.get("start", 0)
+    network, start = attention_graph(backbone), method.args.get("start", 0)
     if isinstance(network, str):
         return network
     blocks = len(network.nodes) - 1
     if start >= blocks:
         return f"start is {start}; the network has {blocks} blocks, so it must be 0 to {blocks - 1}"
-    return network.unruled if "RA" in METHODS[method.name].asks else None
+    return network.relevance_misfit if "RA" in METHODS[method.name].asks else None
 
 
 def _unstreamed(method: Choice, backbone: Backbone) -> str | None:
     """The same of a method that follows the stream."""
-    network, least = streamed(backbone), {"depth": 1, "iterations": 0, "temperature": 0}
+    network, least = residual_stream(backbone), {"depth": 1, "iterations": 0, "temperature": 0}
     if isinstance(network, str):
         return network
     low = next((name for name, value in least.items() if method.args.get(name, value) < value), None)
@@ -55,7 +55,7 @@ def _unstreamed(method: Choice, backbone: Backbone) -> str | None:
 def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     """The map [B h w] of one method for one target: the class token's row without the prefix tokens."""
     entry: Attention = METHODS[method.name]
-    network = streamed(scene.backbone) if entry.streams else attentive(scene.backbone)
+    network = residual_stream(scene.backbone) if entry.streams else attention_graph(scene.backbone)
     if entry.class_free:
         rows = entry.map(scene.once("attention", lambda: _attention(network, scene, method.alias)), **method.args)
     else:
@@ -75,7 +75,7 @@ def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
 
 
 def _in_parts(
-    network: Attentive | Stream, scene: Batch, payer: str, kind: str, most: int, answer: Callable[[torch.Tensor, slice], Any]
+    network: AttentionGraph | ResidualStream, scene: Batch, payer: str, kind: str, most: int, answer: Callable[[torch.Tensor, slice], Any]
 ) -> list:
     """`answer(prepared images, their place)`, as many images at once as the budget of rows allows, and at most `most`."""
     network.module.to(scene.pixels.device)
@@ -89,15 +89,15 @@ def _in_parts(
 
 
 @torch.no_grad()
-def _said(entry: Attention, network: Stream, scene: Batch, method: Choice) -> torch.Tensor:
+def _said(entry: Attention, network: ResidualStream, scene: Batch, method: Choice) -> torch.Tensor:
     """What the network says of every token by itself [B N C + P], where the stream ends as the method has it; the same for all targets."""
     settings = method.args
 
     def said(x: torch.Tensor, part: slice) -> torch.Tensor:
         with autocast(x.device, scene.precision):
-            passed = Passed(network, x, settings.get("depth", len(network.blocks)))
-            offered = {"added": passed.added, **{name: passed.each(name) for name in entry.asks - {"added"}}}
-            found = passed.said(entry.map(**offered, **settings)).float()
+            passed = StreamPass(network, x, settings.get("depth", len(network.blocks)))
+            offered = {"added": passed.addition, **{name: passed.of_blocks(name) for name in entry.asks - {"added"}}}
+            found = passed.token_logits(entry.map(**offered, **settings)).float()
         scene.tally[method.alias, "forwards"] += len(x)
         return found
 
@@ -111,7 +111,7 @@ def _compared(backbone: Backbone, said: torch.Tensor, d: torch.Tensor) -> torch.
 
 
 @torch.no_grad()
-def _attention(network: Attentive, scene: Batch, payer: str) -> list[torch.Tensor]:
+def _attention(network: AttentionGraph, scene: Batch, payer: str) -> list[torch.Tensor]:
     """A_1 ... A_L, each averaged over its heads [B N N]: all that class-free methods use, and a head's share of the memory."""
 
     def averaged(x: torch.Tensor, part: slice) -> list[torch.Tensor]:
@@ -126,14 +126,14 @@ def _attention(network: Attentive, scene: Batch, payer: str) -> list[torch.Tenso
 
 
 def _offered(
-    entry: Attention, network: Attentive, scene: Batch, x: torch.Tensor, d: torch.Tensor, payer: str
+    entry: Attention, network: AttentionGraph, scene: Batch, x: torch.Tensor, d: torch.Tensor, payer: str
 ) -> dict[str, list[torch.Tensor]]:
     """What a class-specific method asks for, from one pass and a way back for each; in float64 whatever the precision asked for.
 
     Relevance divides by sums that may all but cancel: in float32 the maps of a trained ViT-Tiny correlate with these at 0.3 at worst.
     """
     logits, *nodes = network.nodes
-    recorded, d = Exact(network.module, nodes[0]), d.double()
+    recorded, d = DoubleRecorder(network.module, nodes[0]), d.double()
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
         y = recorded.run(x.double())[0]
     matrices = [recorded.env[node] for node in nodes]
@@ -148,7 +148,7 @@ def _offered(
     return {name: offered[name]() for name in entry.asks}
 
 
-def _relevances(network: Attentive, values: dict, d: torch.Tensor) -> list[torch.Tensor]:
+def _relevances(network: AttentionGraph, values: dict, d: torch.Tensor) -> list[torch.Tensor]:
     """R_1 ... R_L [B heads N N] for a direction d [B C].
 
     The rules set terms against each other by their totals, which cancel for a difference of classes. So what speaks for it and what

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import sources, storage
-from pipeline.backbones import linear_probe as probes
+from pipeline.backbones import linear_probe
 from pipeline.monitor.monitor import Monitor
 from pipeline.refusal import Refusal
 from pipeline.tables import files
@@ -34,7 +34,7 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
         width = pools_together["train"].x.shape[1] // len(job.pools)
         for i, pool in enumerate(job.pools):
             splits = {split: features.columns(slice(i * width, (i + 1) * width)) for split, features in pools_together.items()}
-            trunk = probes.trunk_of(run.manifest["backbone"]["origin"], job.backbone, pool)
+            trunk = linear_probe.trunk_of(run.manifest["backbone"]["origin"], job.backbone, pool)
             for solver in job.solvers:
                 best, _ = max(_candidates(job, pool, solver, splits, len(names), monitor), key=itemgetter(1))
                 if solver == "lbfgs" and not job.val:  # the setting is chosen: the images held out for it train as well
@@ -43,8 +43,8 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
                 rows_of_probe = measure(name, pool, best, splits, names)
                 overall = {row["split"]: row["top1"] for row in rows_of_probe if row["class_id"] is None}
                 about = {"solver": solver, "setting": best.setting, "step": best.step, "top1": overall, "run": run.run_id}
-                probe = probes.Probe(best.weight, best.bias, tuple(names), pool, trunk, about)
-                probes.write(storage.join(folder, f"{name}.safetensors"), probe)
+                probe = linear_probe.Probe(best.weight, best.bias, tuple(names), pool, trunk, about)
+                linear_probe.write(storage.join(folder, f"{name}.safetensors"), probe)
                 rows += rows_of_probe
     files.write_bytes(storage.join(folder, "accuracy.parquet"), parquet_bytes([pa.Table.from_pylist(rows, ACCURACY)]))
     return rows

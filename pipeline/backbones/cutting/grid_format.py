@@ -12,15 +12,15 @@ MOST_PREFIX_TOKENS = 8  # DINOv2 with registers has 5: a class token and four re
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a value of the network holds a map.
+class GridFormat:
+    """The dimensions of a value that holds a grid.
 
     Attributes:
         kind: `nchw` [B, K, h, w], `nhwc` [B, h, w, K] or `tokens` [B, prefix + h * w, K].
         channels: K.
         grid: (h, w).
-        prefix: tokens before the grid's (class, distillation, registers).
-        channels_last: how an `nchw` value lies in memory, which decides the last bits of what is computed from it.
+        prefix: number of tokens before the grid's (class, distillation, registers).
+        channels_last: order of an `nchw` value in memory, which decides the last bits of everything computed from it.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Layout:
     prefix: int = 0
     channels_last: bool = False
 
-    def open(self, value: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def to_map(self, value: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The value as A [B, K, h, w] and, where it has prefix tokens, those [B, prefix, K]."""
         if self.kind == "nchw":
             return value.contiguous(), ()
@@ -38,8 +38,8 @@ class Layout:
         cells = value[:, self.prefix :].transpose(1, 2).unflatten(2, self.grid).contiguous()
         return cells, (value[:, : self.prefix],) if self.prefix else ()
 
-    def close(self, A: Tensor, prefix: tuple[Tensor, ...]) -> Tensor:
-        """The inverse of `open`, to the bit and to the order in memory."""
+    def from_map(self, A: Tensor, prefix: tuple[Tensor, ...]) -> Tensor:
+        """The inverse of `to_map`, to the bit and to the order in memory."""
         if self.kind == "nchw":
             return A.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
         if self.kind == "nhwc":
@@ -47,27 +47,27 @@ class Layout:
         return torch.cat([*prefix, A.flatten(2).transpose(1, 2)], 1).contiguous()
 
 
-def find(dims: tuple[int, ...], channels_last: bool, image: tuple[int, int], prefix: int | None) -> Layout | None:
-    """The layout of a value with these `dims` for two images, in a network that looks at an `image` of (H, W) pixels.
+def grid_format_of(dims: tuple[int, ...], channels_last: bool, image_size: tuple[int, int], prefix: int | None) -> GridFormat | None:
+    """The format of a value with these `dims` for two images of (H, W) pixels; None where no grid shows.
 
-    `prefix` is the number of prefix tokens the network itself states, tried before any other. None where no grid shows.
+    `prefix` is the number of prefix tokens that the network itself states, tried before any other.
     """
     if dims[:1] != (2,):
         return None
     if len(dims) == 4:
-        for kind, channels, grid in (("nchw", dims[1], dims[2:]), ("nhwc", dims[3], dims[1:3])):
-            if _fits(grid, image):
-                return Layout(kind, channels, tuple(grid), channels_last=kind == "nchw" and channels_last)
+        for kind, channels, grid in (("nchw", dims[1], (dims[2], dims[3])), ("nhwc", dims[3], (dims[1], dims[2]))):
+            if _fits(grid, image_size):
+                return GridFormat(kind, channels, grid, channels_last=kind == "nchw" and channels_last)
     if len(dims) == 3:
         for count in ([prefix] if prefix else []) + list(range(MOST_PREFIX_TOKENS + 1)):
             for h in range(2, dims[1] - count):
                 grid = (h, (dims[1] - count) // h)
-                if h * grid[1] == dims[1] - count and _fits(grid, image):
-                    return Layout("tokens", dims[2], grid, count)
+                if h * grid[1] == dims[1] - count and _fits(grid, image_size):
+                    return GridFormat("tokens", dims[2], grid, count)
     return None
 
 
-def _fits(grid: tuple[int, int], image: tuple[int, int]) -> bool:
+def _fits(grid: tuple[int, int], image_size: tuple[int, int]) -> bool:
     """Whether a grid of more than one cell has the image's aspect, to less than one cell."""
-    (h, w), (H, W) = grid, image
+    (h, w), (H, W) = grid, image_size
     return h * w > 1 and h <= H and w <= W and abs(h * W - w * H) < max(H, W)

@@ -1,4 +1,4 @@
-"""What stands behind a fully convolutional trunk: pooling and a linear layer, or CALM's two branches (Kim et al. 2021).
+"""Heads of a fully convolutional trunk: pooling and a linear layer, or CALM's two branches (Kim et al. 2021).
 
 B images, K channels, C classes, h w cells; z runs over the cells
 """
@@ -40,7 +40,7 @@ class Plain(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.classes = nn.Linear(channels, classes)
-        _fresh(self)
+        _initialise(self)
 
     def forward(self, A: Tensor) -> Tensor:
         return self.classes(A.mean((2, 3)))
@@ -51,9 +51,10 @@ class Calm(nn.Module):
 
     def __init__(self, channels: int, classes: int, positive: Positive = "softplus", normaliser: Normaliser = "ordinary") -> None:
         super().__init__()
+        # the names of the two branches are those of the tensors in stored checkpoints
         self.classes, self.place = nn.Conv2d(channels, classes, 1), nn.Conv2d(channels, 1, 1)
         self.positive, self.normaliser = positive, normaliser
-        _fresh(self)
+        _initialise(self)
 
     def forward(self, A: Tensor) -> Tensor:
         return log_marginal(*self.branches(A))
@@ -63,7 +64,7 @@ class Calm(nn.Module):
         return log_classes(self.classes(A)), location(self.place(A), self.positive, self.normaliser)
 
 
-def _fresh(head: nn.Module) -> None:
+def _initialise(head: nn.Module) -> None:
     """Xavier-uniform weights, as in the released code; biases are zero."""
     for name, value in head.named_parameters():
         if name.endswith("weight"):
@@ -73,7 +74,9 @@ def _fresh(head: nn.Module) -> None:
 
 
 class Headed(nn.Module):
-    """A fully convolutional trunk and a head on it: x [B 3 H W] -> logits [B C]."""
+    """A fully convolutional trunk and a head on it: x [B 3 H W] -> logits [B C]. It is cut behind its trunk where no layer is named."""
+
+    default_layer = "trunk"
 
     def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
         super().__init__()
