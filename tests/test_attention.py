@@ -12,7 +12,7 @@ from torch import fx, nn
 
 import pipeline
 from pipeline import backbones, engine
-from pipeline.backbones.cutting.attention import attention_graph
+from pipeline.backbones.cutting.attention import ValueRecorder, attention_graph
 from pipeline.backbones.cutting.relevance import NoRule, relevances
 from pipeline.engine.batch import Batch
 from pipeline.engine.forward import run_forward
