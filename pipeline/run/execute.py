@@ -46,7 +46,7 @@ def execute(checked: CheckedJob, executor: Executor) -> PublishResult | None:
         if job.dry:
             dry_run.print_dry_run(todo, checked.cells, len(work.tasks), methods_of(checked), work.before)
             return None
-        outcome = _finished(_explained(work, todo, executor, monitor), executor.map, monitor)
+        outcome = _finished(_explained(work, todo, executor, monitor), executor, monitor)
     except BaseException as error:
         monitor.end("failed", reason=f"{type(error).__name__}: {one_line(error)}")
         raise
