@@ -98,7 +98,7 @@ def _modules(cut: object) -> nn.Module:
     """The modules of a cut: itself, or those of the user's object that it holds."""
     if isinstance(cut, nn.Module):
         return cut
-    held = [cut.built] if isinstance(cut.built, nn.Module) else vars(cut.built).values()
+    held = [cut.network] if isinstance(cut.network, nn.Module) else vars(cut.network).values()
     return nn.ModuleList(value for value in held if isinstance(value, nn.Module))
 
 
