@@ -28,7 +28,7 @@ class Explain:
     """Pictures -> the answers of the task's missing cells, as Arrow."""
 
     explainer: Explainer
-    outputs_of: Sequence[Output]
+    cells: Sequence[Output]
 
     @staticmethod
     def load(
