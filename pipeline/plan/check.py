@@ -20,7 +20,6 @@ from pipeline.spec.explain_spec import ExplainSpec, build_spec
 from pipeline.spec.grammar import Choice
 from pipeline.spec.job import Job
 from pipeline.spec.output import Output
-from pipeline.stages.read import Read
 from pipeline.tables import Run, files
 from pipeline.targets import TARGETS
 
@@ -50,19 +49,6 @@ class CheckedJob:
         """The cells that the run it adds to holds."""
         known = {cell["identity"] for cell in self.base.facts["cells"]} if self.base else set()
         return [cell for cell in self.cells if cell.identity in known]
-
-    @property
-    def read(self) -> Read:
-        prepare = self.backbone.prepare
-        return Read(
-            self.backbone.image_size,
-            prepare.interpolation,
-            prepare.crop,
-            prepare.crop_pct,
-            self.classes,
-            self.names_are_labels,
-            self.job.out,
-        )
 
 
 def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:

@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pipeline import sources
-from pipeline.plan.check import CheckedJob
 from pipeline.plan.task import Task
 from pipeline.tables import publish
 from pipeline.tables.receipts import Receipt, TaskOutput
+
+if TYPE_CHECKING:  # its module loads torch, which the state of a job does without
+    from pipeline.plan.check import CheckedJob
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class RunState:
     that came back without one; `previous` is the run published when the job began.
     """
 
-    checked: CheckedJob
+    checked: "CheckedJob"
     tasks: Sequence[Task]
     indexes: Mapping[sources.Shard, sources.Index]
     answered: Mapping[str, tuple[Receipt, ...]]

@@ -21,6 +21,7 @@ from pipeline.refusal import Refusal, one_line
 from pipeline.run.status import Watch
 from pipeline.spec.job import Job
 from pipeline.stages.land import Land
+from pipeline.stages.read import Read
 from pipeline.stages.worker import Explain
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
@@ -168,7 +169,9 @@ def _explained(work: RunState, todo: Sequence[Task], hands: Hands, watch: Watch)
     batch_size = None if job.batch_size == "auto" else int(job.batch_size)
     load = partial(Explain.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if hands.gpus else 1)
     progress, spent = Progress("explain", _images(todo), "images"), Counter(work.spent)
-    flow = hands.explain_tasks([t.to_json() for t in todo], checked.read, load, Land(job.out), hands.workers, hands.gpus, job.task_timeout)
+    flow = hands.explain_tasks(
+        [t.to_json() for t in todo], Read.of(checked), load, Land(job.out), hands.workers, hands.gpus, job.task_timeout
+    )
     for text in flow:
         told = receipts.failure(text)
         if told:

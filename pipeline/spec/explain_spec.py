@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from pipeline.classes.pairs import Pair
-from pipeline.engine.forward import PRECISIONS
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal, choose
 from pipeline.spec.columns import columns_of, refuse_clashes
 from pipeline.spec.grammar import Choice, parse, parse_all
+from pipeline.spec.job import Activation, Precision, WideColumn
 from pipeline.spec.plugins import Plugin, load
 from pipeline.spec.select import selected
 from pipeline.tables import schema
@@ -94,10 +95,10 @@ def build_spec(
     refuse_clashes(spec.metrics)
     if spec.metrics:
         spec = _with_controls(spec)
-    choose(spec.activation, ("softmax", "sigmoid"), "activation")
-    choose(spec.precision, PRECISIONS, "precision")
+    choose(spec.activation, get_args(Activation), "activation")
+    choose(spec.precision, get_args(Precision), "precision")
     for table in spec.no_store:
-        choose(table, ("features", "logits"), "column to leave out")
+        choose(table, get_args(WideColumn), "column to leave out")
     if spec.select:
         selected(spec.select, schema.predictions(1, logits=False).empty_table())
     return spec

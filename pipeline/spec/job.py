@@ -7,6 +7,10 @@ from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal
 from pipeline.spec.command_line import reachable_from_cluster
 
+Activation = Literal["softmax", "sigmoid"]
+Precision = Literal["fp32", "bf16", "fp16"]
+WideColumn = Literal["features", "logits"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -58,7 +62,7 @@ class Job:
     """A JSON file of named sets of classes, {name: [class numbers or names]} or {name: {"synset": id}}, for targets class_set:NAME."""
     is_a: str | None = None
     """WordNet's is-a relation, lines `parent child`, for class sets given by synset; the classes' names are then WordNet ids."""
-    activation: Literal["softmax", "sigmoid"] = "softmax"
+    activation: Activation = "softmax"
     """What turns logits into probabilities."""
     select: str | None = None
     """A SQL condition over the columns of `predictions`; maps are computed only where it holds: "predicted <> label"."""
@@ -68,9 +72,9 @@ class Job:
     """Seeds every random draw, together with each image's key and bytes."""
     map_size: int = 56
     """Side to which pixel-level maps are averaged down for storage."""
-    no_store: tuple[Literal["features", "logits"], ...] = ()
+    no_store: tuple[WideColumn, ...] = ()
     """Wide columns to leave out."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic of the network; anything but fp32 moves the maps."""
     batch_size: str = "auto"
     """Images in one pass through the network, or auto. Values do not depend on it beyond their last digits."""

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from pipeline.sources.images import DecodedImages, pack_rows
 from pipeline.sources.labels import Classes, resolve
 from pipeline.stages.land import to_ipc
 from pipeline.tables import receipts
+
+if TYPE_CHECKING:  # its module loads torch, which a process that reads does without
+    from pipeline.plan.check import CheckedJob
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,13 @@ class Read:
     classes: Classes
     names_are_labels: bool = True
     out: str = ""
+
+    @staticmethod
+    def of(checked: "CheckedJob") -> "Read":
+        """The reading stage of a checked job."""
+        backbone, prepare = checked.backbone, checked.backbone.prepare
+        crop = prepare.interpolation, prepare.crop, prepare.crop_pct
+        return Read(backbone.image_size, *crop, checked.classes, checked.names_are_labels, checked.job.out)
 
     def __call__(self, row: dict) -> dict:
         started, before, task = time.perf_counter(), storage.retries(), Task.from_json(row["task"])
