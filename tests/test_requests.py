@@ -6,10 +6,13 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from jobs.gc import Gc
+from pipeline.classes import attributes, pairs
+from pipeline.classes.class_sets import read_class_sets
 from pipeline.datasets.packing import Pack
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Count, Level, Positive, Range, Refusal, check_numbers
+from pipeline.sources.labels import Classes
 from pipeline.spec.grammar import describe_registry, parse, parse_all
 from pipeline.spec.job import Job
 from pipeline.targets import TARGETS
@@ -179,6 +182,21 @@ def test_a_number_may_be_left_out_and_each_of_several_is_checked():
             check_numbers(wrong)
         assert str(caught.value) == message
     assert 0 not in get_args(Positive)[1]
+
+
+READERS = {"attributes": attributes.read, "pairs": pairs.read, "class sets": lambda url: read_class_sets(url, Classes(2))}
+
+
+@pytest.mark.parametrize("noun", READERS)
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"7", b"null", b"[]", b'["a"]', b'{"a": 1}', b"[" * 100_000])
+def test_a_file_of_another_form_is_refused_with_the_form_it_must_have(tmp_path, noun, content):
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Refusal) as caught:
+        READERS[noun](str(path))
+    start = f"there is no file of {noun} at {path}" if content is None else f"{path} is no file of {noun}"
+    assert str(caught.value).startswith(f"{start}; it must hold {{") and "\n" not in str(caught.value)
 
 
 def test_a_preset_is_a_word_for_its_settings_and_what_is_written_beside_it_is_stronger():
