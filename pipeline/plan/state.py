@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import sources
 from pipeline.plan.task import Task
-from pipeline.tables import publish
+from pipeline.tables import publish, schema
 from pipeline.tables.receipts import Receipt, TaskOutput
 
 if TYPE_CHECKING:  # its module loads torch, which the state of a job does without
@@ -68,9 +68,6 @@ class RunState:
     @cached_property
     def problems(self) -> list[dict]:
         """What is wrong with whole shards, as rows of the errors table."""
-        told = [vars(problem) for index in self.indexes.values() for problem in index.problems]
-        told += [
-            {"image_id": None, "shard": f["shard"], "stage": f["stage"], "error": f["error"], "message": f["message"]}
-            for f in self.failures
-        ]
-        return sorted(told, key=lambda problem: tuple(map(str, problem.values())))
+        rows = [problem.to_row() for index in self.indexes.values() for problem in index.problems]
+        rows += [{column: failure[column] for column in schema.ERRORS.names} for failure in self.failures]
+        return sorted(rows, key=lambda row: tuple(map(str, row.values())))

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.plan.task import Task
-from pipeline.sources import Sample, read
+from pipeline.sources import Problem, Sample, read
 from pipeline.sources.decode import DecodedImage, Undecodable, decode
 from pipeline.sources.images import DecodedImages, pack_rows
 from pipeline.sources.labels import Classes, resolve
@@ -61,7 +61,7 @@ class Read:
             image_id = task.shard.image_id(sample.key)
 
             def fail(stage: str, error: str, message: str, image_id: str = image_id) -> None:
-                errors.append({"image_id": image_id, "shard": task.shard.name, "stage": stage, "error": error, "message": message})
+                errors.append(Problem(image_id, task.shard.name, stage, error, message).to_row())
 
             for error, message in sample.problems:
                 fail("read", error, message)

@@ -65,7 +65,7 @@ class Images:
     Attributes:
         ids, labels [N], rows: of the images that have an image and a label.
         wide: uint8 [N 3 S S], where training images are cropped from; `shown`: uint8 [N 3 H W], what all others are seen as.
-        errors: what could not be used: image_id, error, message.
+        errors: rows of the errors table: images and shards that could not be used.
     """
 
     asked: Asked
@@ -145,13 +145,13 @@ def _decode(asked: Asked, folder: Path) -> None:
     start = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for shard, index, val in asked.shards:
-            told["errors"] += [{"image_id": p.image_id or p.shard, "error": p.error, "message": p.message} for p in index.problems]
+            told["errors"] += [problem.to_row() for problem in index.problems]
             try:
                 found = pool.map(partial(_one, asked, shard, val), sources.read(shard, 0, None, index))
                 for row, each in enumerate(found, start):
                     told["ids"][row] = each.image_id
                     if each.problem:
-                        told["errors"].append({"image_id": each.image_id, "error": each.problem[0], "message": each.problem[1]})
+                        told["errors"].append(each.problem.to_row())
                         continue
                     told["labels"][row] = each.label
                     told["rows"].setdefault(each.split, []).append(row)
@@ -161,7 +161,7 @@ def _decode(asked: Asked, folder: Path) -> None:
                     if each.shown is not None:
                         shown[row] = each.shown
             except sources.ShardError as error:
-                told["errors"].append({"image_id": shard.name, "error": error.error, "message": error.message})
+                told["errors"].append(shard.problem(error.error, error.message, "read").to_row())
             start += index.count
     (folder / "samples.json").write_text(json.dumps(told))
 
@@ -176,14 +176,16 @@ class _Decoded:
     held_out: bool = False
     wide: np.ndarray | None = None
     shown: np.ndarray | None = None
-    problem: tuple[str, str] | None = None
+    problem: sources.Problem | None = None
 
 
 def _one(asked: Asked, shard: sources.Shard, val: bool, sample: sources.Sample) -> _Decoded:
     image_id = shard.image_id(sample.key)
     label, _, problem = resolve(sample.label, asked.classes)
     if sample.image is None or label is None:
-        return _Decoded(image_id, problem=problem or next(iter(sample.problems), ("MissingLabel", "the sample has no label")))
+        error, message = problem or next(iter(sample.problems), ("MissingLabel", "the sample has no label"))
+        stage = "read" if sample.image is None else "label"
+        return _Decoded(image_id, problem=sources.Problem(image_id, shard.name, stage, error, message))
     own = str(sample.split or asked.train_split)
     split = "val" if val else "train" if own == asked.train_split else own if own != "train" else "unused"
     held_out = split == "train" and _share(asked, image_id) < asked.val_share
@@ -192,7 +194,7 @@ def _one(asked: Asked, shard: sources.Shard, val: bool, sample: sources.Sample) 
         wide = decode(sample.image, asked.wide, asked.interpolation).pixels if cropped else None
         shown = decode(sample.image, asked.size, asked.interpolation).pixels if held_out or not cropped else None
     except Undecodable as error:
-        return _Decoded(image_id, problem=(error.error, error.message))
+        return _Decoded(image_id, problem=sources.Problem(image_id, shard.name, "decode", error.error, error.message))
     return _Decoded(image_id, label, split, held_out, wide, shown)
 
 
