@@ -41,12 +41,12 @@ class RunState:
 
     def holds(self, task: Task) -> bool:
         """Whether the run that metrics are added to, if there is one, has all of the task."""
-        return all(self.answer(task, task.cell(cell.identity)) for cell in self.checked.held)
+        return all(self.answer(task, task.cell(cell.identity)) for cell in self.checked.base_outputs)
 
     @cached_property
     def done(self) -> list[tuple[Task, list[TaskOutput]]]:
         """The tasks of which no cell is missing, with their answers; where metrics are added to a run, no cell that the run holds."""
-        needed = {cell.identity for cell in self.checked.held or self.checked.cells}
+        needed = {cell.identity for cell in self.checked.base_outputs or self.checked.cells}
         needed = {position for position, cell in enumerate(self.checked.cells) if cell.identity in needed}
         answers = ((task, self._members(task)) for task in self.tasks)
         return [(task, members) for task, members in answers if needed <= {member.position for member in members}]
