@@ -7,7 +7,7 @@ python -m jobs.gc --out s3://b/atlas --delete
 import sys
 from dataclasses import dataclass
 
-from pipeline.refusal import Refusal
+from pipeline.refusal import Amount, Count, check_numbers
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.tables.gc import collect_garbage
@@ -21,20 +21,17 @@ class Gc:
 
     out: str
     """Where tables go: the --out of the jobs."""
-    keep: int = 7
+    keep: Count = 7
     """How many runs of each name are kept, the last ones; what is published is always kept."""
     runs: tuple[str, ...] = ()
     """Run ids to keep besides."""
-    min_age: float = 86400.0
+    min_age: Amount = 86400.0
     """Nothing that was written less than so many seconds ago is removed: a running job may need it."""
     delete: bool = False
     """Remove, instead of saying what would be removed."""
 
     def __post_init__(self):
-        if self.keep < 1:
-            raise Refusal(f"--keep is {self.keep}; at least the last run of a name is kept")
-        if self.min_age < 0:
-            raise Refusal(f"--min-age is {self.min_age}; it is a number of seconds")
+        check_numbers(self)
 
 
 def main(arguments: list[str] | None = None) -> int:

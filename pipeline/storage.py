@@ -4,6 +4,7 @@ A store that stumbles is asked again here and nowhere else; `transient` says whi
 """
 
 import errno
+import json
 import logging
 import os
 import random
@@ -12,11 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from posixpath import dirname
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 
-from pipeline.refusal import one_line
+from pipeline.refusal import Refusal, one_line
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -141,6 +142,28 @@ def open_read(url: str):
 def read_bytes(url: str) -> bytes:
     fs, path = filesystem(url)
     return retrying(lambda: fs.cat_file(path))
+
+
+def read_json(url: str, noun: str, form: str, parse: Callable[[Any], Answer]) -> Answer:
+    """A user's JSON file, as `parse` makes a value of its content.
+
+    Args:
+        url: the file.
+        noun: what such a file lists, in the plural, such as "class sets".
+        form: the content that such a file must have.
+        parse: raises ValueError, LookupError, TypeError or AttributeError where the content has another form.
+
+    Raises:
+        Refusal: the file does not exist, or it has another form; a Refusal of `parse` stays as it is.
+    """
+    try:
+        return parse(json.loads(read_bytes(url)))
+    except FileNotFoundError as error:
+        raise Refusal(f"there is no file of {noun} at {url}; it must hold {form}") from error
+    except Refusal:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise Refusal(f"{url} is no file of {noun}; it must hold {form}") from error
 
 
 def read_many(urls: list[str]) -> list[bytes | Exception]:

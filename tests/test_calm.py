@@ -262,7 +262,8 @@ def test_class_sets_are_read_by_number_by_name_and_by_synset(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ([1, 2], "holds no sets"),
+        ([1, 2], "is no file of class sets"),
+        ({"a": 1}, "is no file of class sets"),
         ({"a": ["n9"]}, "not one of the class names"),
         ({"a": [4]}, "outside 0"),
         ({"a": []}, "none of the network's classes"),

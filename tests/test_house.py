@@ -3,11 +3,52 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+FLOORS = (  # a room imports from the rooms before it alone; what lies loose under pipeline/ counts as a room
+    "refusal",
+    "storage",
+    "progress",
+    "maps",
+    "tables",
+    "sources",
+    "classes",
+    "families",
+    "methods",
+    "metrics",
+    "targets",
+    "backbones",
+    "spec",
+    "engine",
+    "score",
+    "plan",
+    "stages",
+    "reduce",
+    "run",
+    "datasets",
+    "train",
+)
+LOOSE = {"__init__", "storage", "refusal", "progress"}
+REGISTRIES = {"methods", "metrics", "layouts"}  # folders that grow by a file an entry
+MOST_FILES, MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_CLASS = 13, 60, 150
+LONG = {  # each with its reason
+    "pipeline/run/notebook.py explain": "its signature and its docstring name every argument of a notebook's call",
+    "pipeline/backbones/loading.py load": "one case a library",
+    "pipeline/stages/explainer.py Explainer": "maps, scores and rows of a batch",
+}
+# A worker that lists, reads, lands, packs or compacts has no torch, and a command that only looks starts at once.
+LIGHT = (
+    *("pipeline.refusal", "pipeline.storage", "pipeline.progress"),
+    *("pipeline.spec.command_line", "pipeline.spec.job", "pipeline.spec.select", "pipeline.plan.task", "pipeline.plan.state"),
+    *("pipeline.run.on_ray", "pipeline.run.in_process", "pipeline.run.status", "pipeline.run.exit_codes"),
+    *("pipeline.stages.read", "pipeline.stages.land", "pipeline.reduce.compact", "pipeline.datasets.packing", "pipeline.datasets.layouts"),
+    *("jobs.gc", "jobs.pack", "jobs.status"),
+)
+LIGHT_ROOMS = ("sources", "tables", "classes", "maps")  # every module of them
 HEAVY = {"ray", "scipy", "skimage", "sklearn", "duckdb", "tyro", "pandas"}
 
 
@@ -25,6 +66,14 @@ def imports(path: Path, top_only: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def rooms_of(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in touches(names, "pipeline") if "." in name} & {*FLOORS}
 
 
 def touches(names: set[str], *prefixes: str) -> set[str]:
@@ -52,6 +101,43 @@ def test_nothing_in_pipeline_knows_jobs_or_cluster(path):
     assert not touches(imports(path), "jobs", "cluster")
 
 
+def test_every_room_stands_on_a_floor_and_nothing_else_lies_loose():
+    assert {path.stem for path in (ROOT / "pipeline").glob("*.py")} == LOOSE
+    rooms = {path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")}
+    assert rooms | LOOSE - {"__init__"} == {*FLOORS} and len(FLOORS) == len({*FLOORS})
+
+
+@pytest.mark.parametrize("path", [path for path in files("pipeline") if path.parent.name != "pipeline" or path.stem != "__init__"], ids=str)
+def test_a_room_imports_from_the_floors_below_it_alone(path):
+    room = module_of(path).split(".")[1]
+    upward = rooms_of(imports(path)) - {room} - {*FLOORS[: FLOORS.index(room)]}
+    assert not upward, f"{room} imports {upward}"
+
+
+def test_the_modules_import_each_other_in_no_circle():
+    modules = {module_of(path): path for path in files("pipeline")}
+    packages = {module_of(path) for path in files("pipeline") if path.stem == "__init__"}
+    graph = {name: (imports(path) & modules.keys()) - packages for name, path in modules.items() if name not in packages}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in files("pipeline")}), ids=str)
+def test_a_folder_can_be_taken_in_at_a_glance(folder):
+    registry = REGISTRIES & {folder.name, folder.parent.name}
+    assert registry or len([path for path in folder.glob("*.py") if path.stem != "__init__"]) <= MOST_FILES
+
+
+def test_no_function_and_no_class_is_long_but_those_with_a_reason():
+    long = set()
+    for path in files("pipeline") + files("jobs") + files("cluster"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                most = MOST_LINES_OF_A_CLASS if isinstance(node, ast.ClassDef) else MOST_LINES_OF_A_FUNCTION
+                if node.end_lineno - node.lineno >= most:
+                    long.add(f"{path.relative_to(ROOT)} {node.name}")
+    assert long == LONG.keys()
+
+
 @pytest.mark.parametrize("path", files("pipeline"), ids=str)
 def test_ray_is_imported_by_the_flow_alone(path):
     assert path.name in ("flow.py", "on_ray.py") or not touches(imports(path), "ray")
@@ -71,10 +157,8 @@ def test_the_engine_and_the_methods_import_without_ray():
 
 def test_what_lists_decodes_lands_packs_and_publishes_imports_without_torch():
     """A node has several such processes for every one that explains; and a command that only looks should start at once."""
-    light = (
-        "pipeline.run.on_ray, pipeline.run.in_process, pipeline.reduce.compact, pipeline.datasets.packing, jobs.gc, jobs.pack, jobs.status"
-    )
-    code = f"import sys; sys.modules['torch'] = None; import {light}; print('fine')"
+    light = [*LIGHT, *(module_of(path) for room in LIGHT_ROOMS for path in files(f"pipeline/{room}"))]
+    code = f"import sys; sys.modules['torch'] = None; import {', '.join(light)}; print('fine')"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "fine\n"
 
 

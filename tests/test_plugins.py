@@ -194,8 +194,8 @@ def test_in_a_worker_the_plugin_of_an_earlier_job_gives_way(tmp_path):
 
 def test_a_worker_with_another_version_of_a_module_says_so():
     sent = pickle.dumps(build_spec(["mean_cam"], ["label"], plugins=["tests.own"]))
-    here, brought = plugins._INSTALLED["tests.own"]
-    plugins._INSTALLED["tests.own"] = replace(here, digest="other"), brought
+    here = plugins._INSTALLED["tests.own"]
+    plugins._INSTALLED["tests.own"] = here._replace(plugin=replace(here.plugin, digest="other"))
     with pytest.raises(Refusal, match="another version"):
         pickle.loads(sent)
 

@@ -1,14 +1,23 @@
 """What users write on the command line."""
 
-from typing import Annotated, Literal, get_args, get_origin
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from jobs.gc import Gc
+from pipeline.classes import attributes, pairs
+from pipeline.classes.class_sets import read_class_sets
+from pipeline.datasets.packing import Pack
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.refusal import Refusal
+from pipeline.refusal import Count, Level, Positive, Range, Refusal, check_numbers
+from pipeline.sources.labels import Classes
 from pipeline.spec.grammar import describe_registry, parse, parse_all
+from pipeline.spec.job import Job
 from pipeline.targets import TARGETS
+from pipeline.train.job import Training
+from pipeline.train.probe.job import ProbeJob
 
 
 def methods(*written, settings=()):
@@ -116,6 +125,78 @@ def test_numbers_outside_of_their_range_are_refused(written):
     registry = METHODS if written.partition("(")[0] in METHODS else METRICS
     with pytest.raises(Refusal, match="must (be|have) (at least|above)"):
         parse(written, registry, "method")
+
+
+JOBS = (
+    Job(source=("a",), backbone="timm/b", out="c"),
+    Pack(root="a", out="b"),
+    Training(source=("a",), backbone="timm/b", out="c", classes="2"),
+    ProbeJob(train=("a",), classes="b", backbone="timm/c", out="d"),
+    Gc(out="a"),
+)
+
+
+def number_of(annotation):
+    """An annotation's number, with its range where it has one; None where it has no number."""
+    if annotation in NUMBERS or (get_origin(annotation) is Annotated and get_args(annotation)[0] in NUMBERS):
+        return annotation
+    return next(filter(None, map(number_of, get_args(annotation))), None)
+
+
+def flags():
+    for job in JOBS:
+        for name, annotation in get_type_hints(type(job), include_extras=True).items():
+            if number_of(annotation) and name != "seed":
+                yield pytest.param(job, name, annotation, id=f"{type(job).__name__}.{name}")
+
+
+@pytest.mark.parametrize(("job", "name", "annotation"), flags())
+def test_every_number_of_a_job_has_a_range_outside_of_which_it_is_refused(job, name, annotation):
+    allowed = get_args(number_of(annotation))[1]
+    for number in {allowed.low - 1, float("nan"), *([allowed.high + 1] if allowed.high < float("inf") else [])}:
+        value = (number,) if get_origin(annotation) is tuple else number
+        with pytest.raises(Refusal) as caught:
+            replace(job, **{name: value})
+        assert str(caught.value) == f"--{name.replace('_', '-')} is {number}; it must be {allowed}"
+
+
+@dataclass
+class Numbers:
+    count: Count | None = None
+    levels: tuple[Level, ...] = ()
+    between: Annotated[float, Range(0, 1, above=True, below=True)] = 0.5
+    free: int = -5
+    word: Annotated[str, "no range"] = "a"
+
+
+def test_a_number_may_be_left_out_and_each_of_several_is_checked():
+    check_numbers(Numbers())
+    check_numbers(Numbers(3, (0, 0.5)))
+    for wrong, message in (
+        (Numbers(0), "--count is 0; it must be at least 1"),
+        (Numbers(1, (0, 1)), "--levels is 1; it must be at least 0 and below 1"),
+        (Numbers(between=0), "--between is 0; it must be above 0 and below 1"),
+        (Numbers(between=1), "--between is 1; it must be above 0 and below 1"),
+    ):
+        with pytest.raises(Refusal) as caught:
+            check_numbers(wrong)
+        assert str(caught.value) == message
+    assert 0 not in get_args(Positive)[1]
+
+
+READERS = {"attributes": attributes.read, "pairs": pairs.read, "class sets": lambda url: read_class_sets(url, Classes(2))}
+
+
+@pytest.mark.parametrize("noun", READERS)
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"7", b"null", b"[]", b'["a"]', b'{"a": 1}', b"[" * 100_000])
+def test_a_file_of_another_form_is_refused_with_the_form_it_must_have(tmp_path, noun, content):
+    path = tmp_path / "file.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(Refusal) as caught:
+        READERS[noun](str(path))
+    start = f"there is no file of {noun} at {path}" if content is None else f"{path} is no file of {noun}"
+    assert str(caught.value).startswith(f"{start}; it must hold {{") and "\n" not in str(caught.value)
 
 
 def test_a_preset_is_a_word_for_its_settings_and_what_is_written_beside_it_is_stronger():

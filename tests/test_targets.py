@@ -24,6 +24,25 @@ APART = Differing(tuple(Apart(rival, (("a red wing", 0.5),) * (rival > 1)) for r
 NO_PHRASE = [0.0] * len(PHRASES)
 
 
+DEFAULTS = {
+    **dict.fromkeys(["none", "label", "predicted", "second", "least", "class", "reverse", "pairs"], {}),
+    # Finer-CAM's paper; its released code has since moved to 1.0 and weights by probability
+    "finer": {"gamma": 0.6, "T": 3, "rank": 1, "reference": "logit_rank", "weighting": "uniform", "aggregation": "mean_pre"},
+    "class_set": {"sets": (), "aggregation": "sum"},  # CALM eq. 9
+    # its supplement: the three attributes that differ most, against "bird"
+    "attributes": {"base": "bird", "gamma": 0.6, "top": 3, "templates": ()},
+    "text": {"templates": ()},
+    "text_contrast": {"gamma": 0.6, "templates": ()},
+}
+
+
+def test_nothing_set_is_what_was_published():
+    found = {name: {key: parameter.default for key, parameter in entry.parameters.items()} for name, entry in TARGETS.items()}
+    assert found == DEFAULTS
+    values = [(name, key, default) for name, row in DEFAULTS.items() for key, default in row.items()]
+    assert all(type(found[name][key]) is type(default) for name, key, default in values), "a whole number is not a float"
+
+
 def explained(written, logits=LOGITS, labels=LABELS, weights=WEIGHTS):
     (found,) = explain_targets(parse(written, TARGETS, "target"), Predictions(logits, labels, lambda: weights, PHRASES)).values()
     return found

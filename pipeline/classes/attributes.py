@@ -3,15 +3,15 @@
 C classes, A attributes
 """
 
-import json
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline import storage
-from pipeline.refusal import Refusal
+from pipeline.storage import read_json
+
+FORM = '{"attributes": [names], "values": [[a share of each] for each class]}, as python -m jobs.pack writes it where a dataset has any'
 
 
 class Attributes(NamedTuple):
@@ -51,20 +51,16 @@ def read(url: str) -> Attributes:
     Raises:
         Refusal: where there is no such file, or it is not one of attributes.
     """
-    try:
-        given = json.loads(storage.read_bytes(url))
-        names, values = given["attributes"], np.array(given["values"], dtype=np.float64)
-        if not all(isinstance(name, str) for name in names) or values.ndim != 2 or values.shape[1] != len(names):
-            raise ValueError
-    except FileNotFoundError as error:
-        raise Refusal(
-            f"there is no file of attributes at {url}; python -m jobs.pack writes attributes.json where a dataset has any"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise Refusal(
-            f'{url} is no file of attributes; it must hold {{"attributes": [names], "values": [[one of each] a class]}}'
-        ) from error
+    names, values = read_json(url, "attributes", FORM, _parse)
     return Attributes(url, tuple(names), tuple(map(tuple, values.tolist())))
+
+
+def _parse(content: Any) -> tuple[list[str], np.ndarray]:
+    """Names [A] and values [C A]."""
+    names, values = content["attributes"], np.array(content["values"], dtype=np.float64)
+    if not all(isinstance(name, str) for name in names) or values.ndim != 2 or values.shape[1] != len(names):
+        raise ValueError
+    return names, values
 
 
 def phrase(name: str) -> str:

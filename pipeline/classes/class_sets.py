@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from pipeline import storage
-from pipeline.refusal import Refusal, one_line
+from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, resolve
+
+FORM = '{name: [class numbers or names], ...}, or {name: {"synset": id}, ...}'
 
 
 def read_class_sets(url: str, classes: Classes, is_a: str | None = None) -> dict[str, tuple[int, ...]]:
@@ -16,16 +19,15 @@ def read_class_sets(url: str, classes: Classes, is_a: str | None = None) -> dict
     Raises:
         Refusal: for a file that is none of this, a class that the network has not, or a set without a class.
     """
-    try:
-        content = json.loads(storage.read_bytes(url))
-    except FileNotFoundError as error:
-        raise Refusal(f"there is no file of class sets at {url}") from error
-    except ValueError as error:
-        raise Refusal(f"{url} is no JSON ({one_line(error)}); write {{name: [classes], ...}}") from error
-    if not isinstance(content, dict) or not all(isinstance(value, (list, dict)) for value in content.values()):
-        raise Refusal(f"{url} holds no sets of classes; write {{name: [class numbers or names], ...}}, or a set as {{synset: id}}")
+    content = storage.read_json(url, "class sets", FORM, _parse)
     children = _children(is_a) if is_a else {}
     return {name: _numbers(name, value, classes, children) for name, value in content.items()}
+
+
+def _parse(content: Any) -> dict[str, list | dict]:
+    if not all(isinstance(value, (list, dict)) for value in content.values()):
+        raise TypeError
+    return content
 
 
 def _numbers(name: str, value: list | dict, classes: Classes, children: Mapping[str, set[str]]) -> tuple[int, ...]:

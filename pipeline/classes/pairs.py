@@ -6,7 +6,7 @@ C classes, A attributes, H W pixels
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from pipeline.tables import files
 
 OWN = 0.5  # an attribute is a class's own from here on
 MOST_PARTS = 3
+FORM = '{"pairs": [{"classes": [0, 1], "parts": ["head"]}, ...]}'
 # E21: the words by which a name speaks of a part, "beak" being what CUB calls the bill's point. That "leg" is in `long-legged-like`,
 # the shape of a body, is an accident of the published rule, and is kept.
 WORDS = dict.fromkeys(("bill", "beak", "crown", "eye", "forehead", "head", "nape", "throat"), "head")
@@ -70,27 +71,28 @@ def read(url: str) -> tuple[Pair, ...]:
     Raises:
         Refusal: where there is no such file, or it is not one of pairs.
     """
-    form = 'it must hold {"pairs": [{"classes": [0, 1], "parts": ["head"]}, ...]}'
-    try:
-        given = json.loads(storage.read_bytes(url))["pairs"]
-        pairs = tuple(Pair(*sorted(pair["classes"]), tuple(pair["parts"])) for pair in given)
-    except FileNotFoundError as error:
-        raise Refusal(f"there is no file of pairs at {url}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise Refusal(f"{url} is no file of pairs; {form}") from error
+    pairs = storage.read_json(url, "pairs", FORM, _parse)
     seen = set()
     for pair in pairs:
         classes = pair[:2]
         if not all(type(number) is int and number >= 0 for number in classes) or pair.a == pair.b:
-            raise Refusal(f"{url}: {list(classes)} are no two classes; {form}")
+            raise Refusal(f"{url}: {list(classes)} are no two classes; it must hold {FORM}")
         if not pair.parts or not all(isinstance(part, str) for part in pair.parts):
-            raise Refusal(f"{url}: the classes {pair.name} differ in {list(pair.parts)}, which are no names of parts; {form}")
+            raise Refusal(f"{url}: the classes {pair.name} differ in {list(pair.parts)}, which are no names of parts; it must hold {FORM}")
         if classes in seen:
             raise Refusal(f"{url}: the classes {pair.name} come more than once")
         seen.add(classes)
     if not pairs:
-        raise Refusal(f"{url} holds no pair; {form}")
+        raise Refusal(f"{url} holds no pair; it must hold {FORM}")
     return pairs
+
+
+def _parse(content: Any) -> tuple[Pair, ...]:
+    pairs = []
+    for pair in content["pairs"]:
+        a, b = sorted(pair["classes"])
+        pairs.append(Pair(a, b, tuple(pair["parts"])))
+    return tuple(pairs)
 
 
 def partners(pairs: Sequence[Pair]) -> dict[int, list[tuple[int, Pair]]]:

@@ -27,9 +27,9 @@ from pipeline.families.perturbations import (
     Removed,
     equal_steps,
 )
-from pipeline.families.ranges import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
 from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
 from pipeline.maps.render import unit, units
+from pipeline.refusal import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
 
 __all__ = [
     "metric",

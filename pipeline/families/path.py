@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.families.ranges import Whole
 from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
+from pipeline.refusal import Whole
 
 
 @dataclass(frozen=True)

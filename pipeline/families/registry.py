@@ -1,7 +1,8 @@
 """The tables of all methods and metrics, and how a function's signature says what it asks for and what may be set."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -39,13 +40,33 @@ def offered(name: str, function: Callable, known: set[str], family: str) -> froz
     return asks
 
 
-def register(table: dict, name: str, entry: Any) -> None:
-    """Put `entry` into a registry under `name`; a second entry of that name is an error."""
-    if name in table:
-        raise Refusal(f"two entries are named {name!r}; rename one")
-    table[name] = entry
-
-
 METHODS: dict[str, Any] = {}
 METRICS: dict[str, Any] = {}
+_APART: dict[int, dict[str, Any]] = {}  # id of a registry -> the table that entries go to in its place, see `collected`
+
+
+def register(table: dict, name: str, entry: Any) -> None:
+    """Put `entry` into a registry under `name`.
+
+    Raises:
+        Refusal: the registry has an entry of that name.
+    """
+    goal = _APART.get(id(table), table)
+    if name in goal:
+        raise Refusal(f"two entries are named {name!r}; rename one")
+    goal[name] = entry
+
+
+@contextmanager
+def collected() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Collect the methods and metrics that the block registers; the registries stay as they are."""
+    methods: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    _APART.update({id(METHODS): methods, id(METRICS): metrics})
+    try:
+        yield methods, metrics
+    finally:
+        _APART.clear()
+
+
 TOGETHER = {"ad_ai_ag": ("ad", "ai", "ag")}  # names that stand for several

@@ -1,4 +1,4 @@
-"""A job is checked as far as that goes without a worker; what makes it pointless stops it here."""
+"""A job is checked as far as that goes before a worker starts; a job that makes no sense stops here."""
 
 import logging
 from collections.abc import Sequence
@@ -20,7 +20,6 @@ from pipeline.spec.explain_spec import ExplainSpec, build_spec
 from pipeline.spec.grammar import Choice
 from pipeline.spec.job import Job
 from pipeline.spec.output import Output
-from pipeline.stages.read import Read
 from pipeline.tables import Run, files
 from pipeline.targets import TARGETS
 
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckedJob:
-    """A job with its network, its questions and its shards; `base` is the published run that it adds metrics to."""
+    """A job with its network, its explain spec and its shards; `base` is the published run that it adds metrics to."""
 
     job: Job
     network: Network
@@ -46,23 +45,10 @@ class CheckedJob:
         return outputs_of(self.spec, self.backbone, self.classes.names)
 
     @cached_property
-    def held(self) -> list[Output]:
-        """The cells that the run it adds to holds."""
+    def base_outputs(self) -> list[Output]:
+        """The outputs that the run it adds to has."""
         known = {cell["identity"] for cell in self.base.manifest["cells"]} if self.base else set()
         return [cell for cell in self.cells if cell.identity in known]
-
-    @property
-    def read(self) -> Read:
-        prepare = self.backbone.prepare
-        return Read(
-            self.backbone.image_size,
-            prepare.interpolation,
-            prepare.crop,
-            prepare.crop_pct,
-            self.classes,
-            self.names_are_labels,
-            self.job.out,
-        )
 
 
 def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
@@ -75,7 +61,7 @@ def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
     arguments = tuple(key_value(item, "--backbone-args") for item in job.backbone_args)
     texts = read_texts(job.text_classes) if job.text_classes else ()
     network = Network(job.backbone, job.weights, arguments, job.layer, job.image_size, job.crop, job.seed, texts, job.templates)
-    asked = build_spec(
+    spec = build_spec(
         job.methods,
         job.targets,
         job.method_args,
@@ -91,13 +77,13 @@ def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
         select=job.select,
         no_store=job.no_store,
     )
-    network = replace(network, phrases=asked.phrases, probe=job.probe)
+    network = replace(network, phrases=spec.phrases, probe=job.probe)
     shards = sources.list_shards(job.source)
     backbone = network.load()
-    classes, named = _classes(job, shards, backbone, texts, asked)
+    classes, names_are_labels = _classes(job, shards, backbone, texts, spec)
     if job.class_sets:
-        asked = with_class_sets(asked, read_class_sets(job.class_sets, classes, job.is_a))
-    spec, skipped = fit_to_backbone(asked, backbone)
+        spec = with_class_sets(spec, read_class_sets(job.class_sets, classes, job.is_a))
+    spec, skipped = fit_to_backbone(spec, backbone)
     if job.weight_similarity:
         classifier(backbone)
     if job.precision != "fp32":
@@ -105,19 +91,20 @@ def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
     for item in skipped:
         log.warning("skipping %s: %s", item.get("method") or item["metric"], item["reason"])
     network = replace(network, phrases=spec.phrases)  # a file of attributes has many, of which few are explained
-    return CheckedJob(job, network, backbone, spec, skipped, shards, classes, named)
+    return CheckedJob(job, network, backbone, spec, skipped, shards, classes, names_are_labels)
 
 
 def _classes(
     job: Job, shards: Sequence[sources.Shard], backbone: Backbone, texts: tuple[str, ...], spec: ExplainSpec
 ) -> tuple[Classes, bool]:
-    """The classes in order, and whether a folder's or a sample's class name says which of them is meant."""
+    """The classes in order, and whether the class name of a folder or a sample is a label."""
     folders, count = folder_names(shards), backbone.num_classes
     if job.classes:
         names = read_names(job.classes)
         if backbone.classes and names != backbone.classes:
-            told = difference(backbone.classes, names)
-            raise Refusal(f"{backbone.name} was trained on other classes than --classes {job.classes}: {told}")
+            raise Refusal(
+                f"{backbone.name} was trained on other classes than --classes {job.classes}: {difference(backbone.classes, names)}"
+            )
         return Classes(count or len(names), names), True  # a network without classes leaves their number to the file
     if texts:
         return Classes(count, texts), True

@@ -1,4 +1,4 @@
-"""An explain spec fitted to a backbone: methods and targets that fit it, what targets mean on it."""
+"""An explain spec fitted to a backbone: the methods and metrics that fit it, and the meaning of targets on it."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,25 +17,25 @@ from pipeline.targets.registry import Predictions
 
 
 def with_class_sets(spec: ExplainSpec, sets: Mapping[str, tuple[int, ...]]) -> ExplainSpec:
-    """The questions, every class_set target knowing the members of its set, which so are part of what identifies its maps."""
-    written = {name: f"{name}={' '.join(map(str, members))}" for name, members in sets.items()}
+    """The explain spec with the members of its set in every class_set target, so that they are part of the identity of its maps."""
+    texts = {name: f"{name}={' '.join(map(str, members))}" for name, members in sets.items()}
     targets = []
     for target in spec.targets:
-        if target.name == "class_set" and written:
-            # all of them to `own`, and to a slip of the hand, which is told what there is
-            known = (written[target.argument],) if target.argument in written else tuple(sorted(written.values()))
-            target = replace(target, settings=tuple(sorted({**target.args, "sets": known}.items())))
+        if target.name == "class_set" and texts:
+            # all of them to `own`, and to a slip of the hand, whose refusal names them
+            members = (texts[target.argument],) if target.argument in texts else tuple(sorted(texts.values()))
+            target = replace(target, settings=tuple(sorted({**target.args, "sets": members}.items())))
         targets.append(target)
     return replace(spec, targets=tuple(targets))
 
 
 def fit_to_backbone(spec: ExplainSpec, backbone: backbones.Backbone) -> tuple[ExplainSpec, list[dict]]:
-    """The questions this backbone can answer, and those skipped with the reason.
+    """The part of the explain spec that fits this backbone, and the methods and metrics left out, each with the reason.
 
     Raises:
         Refusal: where a method named explicitly, a target or a setting of a metric does not fit.
     """
-    kept, skipped = [], []
+    methods, skipped = [], []
     for method in spec.methods:
         reason = engine.misfit(method, backbone, spec.targets)
         if reason and method.explicit:
@@ -43,12 +43,12 @@ def fit_to_backbone(spec: ExplainSpec, backbone: backbones.Backbone) -> tuple[Ex
         if reason:
             skipped.append({"method": method.alias, "reason": reason})
         else:
-            kept.append(method)
+            methods.append(method)
     absent = next((text for text, _ in set(spec.phrases) - set(backbone.phrases)), None)
     if absent:
         raise Refusal(f"the loaded {backbone.name} knows no phrase {absent!r}; load it with phrases=, or give the backbone by name")
     spec = replace(spec, targets=tuple(_fit_target(target, backbone) for target in spec.targets))
-    # One made-up answer shows at once what a target refuses: a class that is not there, more references than classes.
+    # One made-up prediction shows at once what a target refuses: a class that is not there, more references than classes.
     trial = Predictions(torch.zeros(1, backbone.num_classes), torch.zeros(1, dtype=torch.long), backbone.class_weights, backbone.phrases)
     for target in spec.targets:
         if not backbone.num_classes and not TARGETS[target.name].texts and target.name != "none":
@@ -57,33 +57,33 @@ def fit_to_backbone(spec: ExplainSpec, backbone: backbones.Backbone) -> tuple[Ex
                 f"or a target text:<phrase>, another a classifier"
             )
         explain_targets(target, trial)
-    metrics, unasked = _metrics_with_pairs(spec)
-    skipped += unasked
+    metrics, without_pairs = _metrics_with_pairs(spec)
+    skipped += without_pairs
     for metric in metrics:
         refuse_metric(metric, backbone)
-    fit = replace(spec, methods=tuple(kept), metrics=metrics)
+    fit = replace(spec, methods=tuple(methods), metrics=metrics)
     if spec.methods and not fit.pairs():
         raise Refusal("nothing to explain: every method asked for needs a target; name one with --targets, for example label")
     return fit, skipped
 
 
 def _fit_target(target: Choice, backbone: backbones.Backbone) -> Choice:
-    """A target with what its argument comes to on this backbone: that decides the values."""
+    """A target with its argument as it applies to this backbone: that decides the values."""
     fit = TARGETS[target.name].fit
     return replace(target, argument=fit(target.argument, target.args, backbone.class_weights())) if fit else target
 
 
 def _metrics_with_pairs(spec: ExplainSpec) -> tuple[tuple[Choice, ...], list[dict]]:
-    """The metrics that can be asked, and those skipped because there are no pairs of classes to ask about."""
-    asked = [metric for metric in spec.metrics if METRICS[metric.name].of_pairs]
+    """The metrics that can be computed, and those left out because there are no pairs of classes to compare."""
+    of_pairs = [metric for metric in spec.metrics if METRICS[metric.name].of_pairs]
     files = [target for target in spec.targets if target.name == "pairs"]
-    named = next((metric for metric in asked if metric.explicit), None)
+    named = next((metric for metric in of_pairs if metric.explicit), None)
     if named and not files:
         raise Refusal(f"metric {named.alias!r} needs to know which classes differ in what: add --targets pairs:FILE")
-    if asked and len(files) > 1:
+    if of_pairs and len(files) > 1:
         raise Refusal(
-            f"metric {asked[0].alias!r} goes by one file of pairs; {len(files)} are asked for: {', '.join(f.alias for f in files)}"
+            f"metric {of_pairs[0].alias!r} goes by one file of pairs; {len(files)} are asked for: {', '.join(f.alias for f in files)}"
         )
-    skipped = [] if files else asked
+    skipped = [] if files else of_pairs
     reasons = [{"metric": metric.alias, "reason": "no target pairs:FILE is asked for"} for metric in skipped]
     return tuple(metric for metric in spec.metrics if metric not in skipped), reasons

@@ -1,4 +1,4 @@
-"""The cells of one task, in a fixed order."""
+"""The outputs of one task, in a fixed order, each with the identity of its values."""
 
 from collections.abc import Sequence
 
@@ -14,26 +14,24 @@ from pipeline.spec.plugins import code_of
 from pipeline.tables.identity import digest
 from pipeline.targets import TARGETS
 
-TABLES_VERSION = 2
-
-
+TABLES_VERSION = 2  # raised when every table is to be computed again
 DRAWN_VERSION = 2  # raised when maps come to metrics in another way
 
 
 def outputs_of(spec: ExplainSpec, backbone: backbones.Backbone, classes: Sequence[str]) -> list[Output]:
-    """Every cell of one task, in a fixed order."""
+    """Every output of one task, in a fixed order."""
     always = {"tables": TABLES_VERSION}
     names = list(classes) or backbone.num_classes
     model = {**always, "model": backbone.name, "backbone": backbone.identity, "precision": spec.precision}
     answers = {**model, "classes": names, "activation": spec.activation}
-    shown = {"size": backbone.image_size, "crop": backbone.prepare.crop, "crop_pct": backbone.prepare.crop_pct}
-    result = [Output("images", digest({**always, "kind": "images", "classes": names, **shown}))]
+    preparation = {"size": backbone.image_size, "crop": backbone.prepare.crop, "crop_pct": backbone.prepare.crop_pct}
+    outputs = [Output("images", digest({**always, "kind": "images", "classes": names, **preparation}))]
     if "features" not in spec.no_store:
-        result.append(Output("features", digest({**model, "kind": "features"})))
+        outputs.append(Output("features", digest({**model, "kind": "features"})))
     stored = "logits" not in spec.no_store
-    result.append(Output("predictions", digest({**answers, "kind": "predictions", "logits": stored})))
+    outputs.append(Output("predictions", digest({**answers, "kind": "predictions", "logits": stored})))
     for method, target in spec.pairs():
-        asked = {
+        identity = {
             "kind": "map",
             "method": [method.alias, method.identity(METHODS[method.name].version)],
             "target": [target.alias, target.identity(TARGETS[target.name].version)],
@@ -42,36 +40,38 @@ def outputs_of(spec: ExplainSpec, backbone: backbones.Backbone, classes: Sequenc
             "select": spec.select,
             **code_of(spec.plugins, method=method.name),
         }
-        result.append(Output("maps", digest({**answers, **asked}), method, target))
-    maps = [cell for cell in result if cell.table == "maps"]
-    for cell in maps:
-        if cell.target.name == "attributes":
-            result.append(Output("attributes", digest({"kind": "attributes", "map": cell.identity}), cell.method, cell.target))
+        outputs.append(Output("maps", digest({**answers, **identity}), method, target))
+    maps = [output for output in outputs if output.table == "maps"]
+    for output in maps:
+        if output.target and output.target.name == "attributes":
+            outputs.append(Output("attributes", digest({"kind": "attributes", "map": output.identity}), output.method, output.target))
     # Maps that are there to be compared: other metrics would say the same of many, and cost as much for each.
-    return result + [
-        each
-        for cell in maps
-        for metric in spec.metrics
-        if not TARGETS[cell.target.name].compared or (cell.target.name == "pairs" and METRICS[metric.name].of_pairs)
-        for each in _metric_outputs(cell, metric, spec)
+    return outputs + [
+        scores for output in maps for metric in spec.metrics if _scored(output, metric) for scores in _metric_outputs(output, metric, spec)
     ]
 
 
+def _scored(map: Output, metric: Choice) -> bool:
+    """Whether the metric scores the map: every single map, and of those to be compared the pairs by the metrics of pairs."""
+    assert map.target, "a map explains a target"
+    return not TARGETS[map.target.name].compared or (map.target.name == "pairs" and METRICS[metric.name].of_pairs)
+
+
 def _metric_outputs(map: Output, metric: Choice, spec: ExplainSpec) -> list[Output]:
-    """The cells of one metric of one map: its numbers, or what it counts, or its numbers and their curves."""
+    """The outputs of one metric of one map: its numbers, its counts, or its numbers and their curves."""
     entry, stored = METRICS[metric.name], metric.alias in spec.stored
-    asked = {"kind": "metric", "drawn": DRAWN_VERSION, "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
-    asked |= code_of(spec.plugins, metric=metric.name)
+    identity = {"kind": "metric", "drawn": DRAWN_VERSION, "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
+    identity |= code_of(spec.plugins, metric=metric.name)
     if entry.of_pairs:
-        asked["pairs"] = spec.class_pairs
+        identity["pairs"] = spec.class_pairs
     elif entry.total:
-        asked["groups"] = GROUPS
+        identity["groups"] = GROUPS
     if entry.seeded:
-        asked["seed"] = spec.seed
+        identity["seed"] = spec.seed
     if stored:
-        asked["bits"] = STORED_BITS
-    found = [] if entry.total else [Output("scores", digest(asked), map.method, map.target, metric, stored)]
+        identity["bits"] = STORED_BITS
+    outputs = [] if entry.total else [Output("scores", digest(identity), map.method, map.target, metric, stored)]
     if entry.total or entry.curves:
-        counted = asked | {"curves": True} if entry.curves else asked
-        found.append(Output("partials", digest(counted), map.method, map.target, metric, stored))
-    return found
+        counts = identity | {"curves": True} if entry.curves else identity
+        outputs.append(Output("partials", digest(counts), map.method, map.target, metric, stored))
+    return outputs

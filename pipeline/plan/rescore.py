@@ -121,7 +121,7 @@ def unexplained_tasks(work: RunState) -> list[dict]:
     content = storage.read_bytes(storage.join(checked.base.out, "runs", checked.base.run_id, "receipts.parquet"))
     held = {cell for receipt in receipts.unpack(content) for cell in receipt.cells}
     left_out = [task for task in work.tasks if not work.holds(task)]
-    lost = sum(all(task.cell(cell.identity) in held for cell in checked.held) for task in left_out)
+    lost = sum(all(task.cell(cell.identity) in held for cell in checked.base_outputs) for task in left_out)
     if lost:
         raise Refusal(
             f"files of {lost} tasks that run {checked.base.run_id} was made of are missing or damaged; "

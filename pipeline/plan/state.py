@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pipeline import sources
-from pipeline.plan.check import CheckedJob
 from pipeline.plan.task import Task
-from pipeline.tables import publish
+from pipeline.tables import publish, schema
 from pipeline.tables.receipts import Receipt, TaskOutput
+
+if TYPE_CHECKING:  # its module loads torch, which the state of a job does without
+    from pipeline.plan.check import CheckedJob
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class RunState:
     that came back without one; `previous` is the run published when the job began.
     """
 
-    checked: CheckedJob
+    checked: "CheckedJob"
     tasks: Sequence[Task]
     indexes: Mapping[sources.Shard, sources.Index]
     answered: Mapping[str, tuple[Receipt, ...]]
@@ -38,12 +41,12 @@ class RunState:
 
     def holds(self, task: Task) -> bool:
         """Whether the run that metrics are added to, if there is one, has all of the task."""
-        return all(self.answer(task, task.cell(cell.identity)) for cell in self.checked.held)
+        return all(self.answer(task, task.cell(cell.identity)) for cell in self.checked.base_outputs)
 
     @cached_property
     def done(self) -> list[tuple[Task, list[TaskOutput]]]:
         """The tasks of which no cell is missing, with their answers; where metrics are added to a run, no cell that the run holds."""
-        needed = {cell.identity for cell in self.checked.held or self.checked.cells}
+        needed = {cell.identity for cell in self.checked.base_outputs or self.checked.cells}
         needed = {position for position, cell in enumerate(self.checked.cells) if cell.identity in needed}
         answers = ((task, self._members(task)) for task in self.tasks)
         return [(task, members) for task, members in answers if needed <= {member.position for member in members}]
@@ -65,9 +68,6 @@ class RunState:
     @cached_property
     def problems(self) -> list[dict]:
         """What is wrong with whole shards, as rows of the errors table."""
-        told = [vars(problem) for index in self.indexes.values() for problem in index.problems]
-        told += [
-            {"image_id": None, "shard": f["shard"], "stage": f["stage"], "error": f["error"], "message": f["message"]}
-            for f in self.failures
-        ]
-        return sorted(told, key=lambda problem: tuple(map(str, problem.values())))
+        rows = [problem.to_row() for index in self.indexes.values() for problem in index.problems]
+        rows += [{column: failure[column] for column in schema.ERRORS.names} for failure in self.failures]
+        return sorted(rows, key=lambda row: tuple(map(str, row.values())))

@@ -39,16 +39,10 @@ class Task:
         return digest([self.id, identity])
 
     def failure(self, error: Exception, stage: str) -> dict:
-        """Why nothing of this task is landed; a later run tries it again."""
+        """The problem because of which nothing of this task is landed, with the task and its count of images; a later run tries it again."""
         kind = error.error if isinstance(error, ShardError) else type(error).__name__
-        return {
-            "task": self.id,
-            "shard": self.shard.name,
-            "stage": stage,
-            "error": kind,
-            "message": one_line(error),
-            "images": self.stop - self.start,
-        }
+        row = self.shard.problem(kind, one_line(error), stage).to_row()
+        return {"task": self.id, "images": self.stop - self.start, **row}
 
     def to_json(self) -> str:
         plain = {name: getattr(self, name) for name in ("start", "stop", "missing", "maps")}

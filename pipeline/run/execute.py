@@ -21,6 +21,7 @@ from pipeline.reduce.publish_run import PublishResult, damaged, publish_run
 from pipeline.refusal import Refusal, one_line
 from pipeline.run.executor import Executor
 from pipeline.stages.land import Land
+from pipeline.stages.read import Read
 from pipeline.stages.worker import Explain
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
@@ -149,7 +150,7 @@ def _explained(work: RunState, todo: Sequence[Task], executor: Executor, monitor
     load = partial(Explain.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if executor.gpus else 1)
     spent, tasks = Counter(work.spent), [task.to_json() for task in todo]
     with monitor.stage("explain", _images(todo), "images", tasks=len(todo), tasks_done=0) as progress:
-        for text in executor.explain_tasks(tasks, checked.read, load, Land(job.out), executor.workers, executor.gpus, job.task_timeout):
+        for text in executor.explain_tasks(tasks, Read.of(checked), load, Land(job.out), executor.workers, executor.gpus, job.task_timeout):
             failure = receipts.failure(text)
             if failure:
                 failures.append(failure)

@@ -30,13 +30,20 @@ class ShardError(SourceError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of the `errors` table."""
+    """One row of the `errors` table: an image, or a whole shard, that a stage failed at, and why.
 
-    image_id: str | None
-    shard: str
+    `error` is a short stable kind, `message` one readable line.
+    """
+
+    image_id: str | None  # None: it is about the whole shard
+    shard: str | None  # None: images of a notebook, which come from no shard
     stage: str
     error: str
     message: str
+
+    def to_row(self) -> dict[str, str | None]:
+        """The problem by the columns of the table, in their order."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

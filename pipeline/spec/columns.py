@@ -1,4 +1,4 @@
-"""The columns of `metrics` that metrics fill, under the names they were asked for by."""
+"""The columns of the table `metrics` that a metric fills, under the metric's alias."""
 
 from collections.abc import Sequence
 
@@ -7,34 +7,32 @@ from pipeline.refusal import Refusal
 from pipeline.spec.grammar import Choice
 
 GROUPS = 20  # of images, resampled for the interval of a number that only the whole dataset has
-
-
 FIXED = {"image_id", "model", "method", "target", "class_id", "label", "reasons"}
 
 
-def columns_of(asked: Choice) -> dict[str, str | None]:
-    """What a metric fills under the name it was asked for by -> which way is better."""
-    return {_column_name(asked, column): better for column, better in METRICS[asked.name].columns.items()}
+def columns_of(metric: Choice) -> dict[str, str | None]:
+    """The columns that a metric fills, under its alias -> "higher", "lower" or None: which way is better."""
+    return {_column_name(metric, column): better for column, better in METRICS[metric.name].columns.items()}
 
 
-def binary_columns(asked: Choice) -> set[str]:
-    """Those of its columns whose values are 0 or 1."""
-    return {_column_name(asked, column) for column in METRICS[asked.name].binary}
+def binary_columns(metric: Choice) -> set[str]:
+    """The columns of a metric whose values are 0 or 1."""
+    return {_column_name(metric, column) for column in METRICS[metric.name].binary}
 
 
-def _column_name(asked: Choice, column: str) -> str:
-    return asked.alias + column.removeprefix(asked.name)
+def _column_name(metric: Choice, column: str) -> str:
+    return metric.alias + column.removeprefix(metric.name)
 
 
-def refuse_clashes(asked: Sequence[Choice]) -> None:
-    """Two metrics that fill one column, or one that fills a column that means something else.
+def refuse_clashes(metrics: Sequence[Choice]) -> None:
+    """Refuse two metrics that fill one column, and a metric that fills a column with another meaning.
 
     Raises:
         Refusal: naming the column.
     """
-    taken = dict.fromkeys(FIXED, "the tables")
-    for metric in asked:
+    owners = dict.fromkeys(FIXED, "the tables")
+    for metric in metrics:
         for column in columns_of(metric):
-            if column in taken:
-                raise Refusal(f"metric {metric.alias!r} fills {column!r}, which {taken[column]!r} fills already; give one an alias")
-            taken[column] = metric.alias
+            if column in owners:
+                raise Refusal(f"metric {metric.alias!r} fills {column!r}, which {owners[column]!r} fills already; give one an alias")
+            owners[column] = metric.alias

@@ -10,14 +10,14 @@ from pipeline.refusal import Refusal, choose
 
 
 def reachable_from_cluster(paths: dict[str, tuple[str, ...]]) -> None:
-    """Refuse relative paths, by the flag that gave them, inside a submitted job.
+    """Refuse relative paths inside a submitted job; `paths` are the values of each flag.
 
     Raises:
         Refusal: naming the first.
     """
     if not os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
         return
-    for flag, path in ((flag, path) for flag, given in paths.items() for path in given):
+    for flag, path in ((flag, path) for flag, urls in paths.items() for path in urls):
         if "://" not in path and not Path(path).is_absolute():
             raise Refusal(
                 f"{flag} {path!r} is relative to a working directory that only exists inside this submitted job; "
@@ -33,10 +33,10 @@ def configured(arguments: list[str], config: type) -> list[str]:
     """
     if "--config" not in arguments:
         return arguments
-    at = arguments.index("--config")
-    if at + 1 == len(arguments):
+    position = arguments.index("--config")
+    if position + 1 == len(arguments):
         raise Refusal("--config needs a file")
-    path, rest = Path(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
+    path, rest = Path(arguments[position + 1]), arguments[:position] + arguments[position + 2 :]
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -57,5 +57,5 @@ def command_line(config: type, prog: str, arguments: list[str] | None = None, ep
     import tyro
 
     arguments = configured(sys.argv[1:] if arguments is None else list(arguments), config)
-    about = f"{config.__doc__}\n\n--config FILE gives the same fields as TOML; the command line wins.\n\n{epilogue}"
-    return tyro.cli(config, prog=f"python -m {prog}", args=arguments, description=about)
+    description = f"{config.__doc__}\n\n--config FILE gives the same fields as TOML; the command line wins.\n\n{epilogue}"
+    return tyro.cli(config, prog=f"python -m {prog}", args=arguments, description=description)

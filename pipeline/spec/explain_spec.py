@@ -1,15 +1,16 @@
-"""What is asked of every image: methods, targets and settings as values, and the cells they come to."""
+"""The methods, targets, metrics and settings of a job as values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from pipeline.classes.pairs import Pair
-from pipeline.engine.forward import PRECISIONS
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal, choose
 from pipeline.spec.columns import columns_of, refuse_clashes
 from pipeline.spec.grammar import Choice, parse, parse_all
+from pipeline.spec.job import Activation, Precision, WideColumn
 from pipeline.spec.plugins import Plugin, load
 from pipeline.spec.select import selected
 from pipeline.tables import schema
@@ -22,9 +23,9 @@ CONTROLS = ("fake_cam", "random")
 
 @dataclass(frozen=True)
 class ExplainSpec:
-    """What is asked of every image, and nothing about where or how fast it is answered.
+    """Everything that decides the values of a run but its images and its network; nothing of where or how fast they are computed.
 
-    `stored` names the metrics that are computed from maps as they are stored, with 8 bits a cell.
+    `stored` are the aliases of the metrics that are computed from maps as they are stored, with 8 bits a cell.
     """
 
     methods: tuple[Choice, ...]
@@ -42,8 +43,8 @@ class ExplainSpec:
     @property
     def columns(self) -> dict[str, str | None]:
         """The columns of the metrics table that metrics fill -> which way is better."""
-        each = [columns_of(metric) for metric in self.metrics if not METRICS[metric.name].total]
-        return {column: better for columns in each for column, better in columns.items()}
+        metrics = [metric for metric in self.metrics if not METRICS[metric.name].total]
+        return {column: better for metric in metrics for column, better in columns_of(metric).items()}
 
     @property
     def class_pairs(self) -> tuple[Pair, ...]:
@@ -53,17 +54,19 @@ class ExplainSpec:
     @property
     def phrases(self) -> tuple[Phrase, ...]:
         """The texts that targets name, each once."""
-        asked = ((target.argument, target.args, TARGETS[target.name].texts) for target in self.targets)
-        named = ((text, settings["templates"]) for argument, settings, texts in asked if texts for text in texts(argument, settings))
-        return tuple(dict.fromkeys(named))
+        phrases = []
+        for target in self.targets:
+            texts = TARGETS[target.name].texts
+            phrases += [(text, target.args["templates"]) for text in texts(target.argument, target.args)] if texts else []
+        return tuple(dict.fromkeys(phrases))
 
     def pairs(self) -> list[tuple[Choice, Choice]]:
         """Every method with every target it is computed for; class-free methods once, with target `none`."""
-        result = []
+        pairs = []
         for method in self.methods:
-            free = METHODS[method.name].class_free
-            result += [(method, target) for target in ([NO_TARGET] if free else self.targets) if free or target.name != "none"]
-        return result
+            targets = [target for target in self.targets if target.name != "none"]
+            pairs += [(method, target) for target in ([NO_TARGET] if METHODS[method.name].class_free else targets)]
+        return pairs
 
 
 def build_spec(
@@ -77,52 +80,60 @@ def build_spec(
     stored: Sequence[Choice] = (),
     **rest,
 ) -> ExplainSpec:
-    """Questions from names as a user writes them. With any metric come the two controls, which show its floor and its trap, and with one
-    that takes pixels by the order of the map the share of ties.
+    """The explain spec of names as a user writes them; `stored` are metrics of the maps as they are stored.
 
-    `stored` are metrics of the maps as they are stored.
+    With any metric come the two controls, which show its floor and its trap, and with one that takes pixels by the order of the map the
+    share of ties.
 
     Raises:
         Refusal: for an unknown name, setting or value, and for a plugin that cannot be used.
     """
-    loaded = load(plugins)
-    explained = tuple(map(_with_file_content, parse_all(targets, TARGETS, "target", target_args)))
-    scored = *with_ties(parse_all(metrics, METRICS, "metric", metric_args)), *stored
-    named = frozenset(metric.alias for metric in stored)
-    asked = parse_all(methods, METHODS, "method", method_args)
-    spec = ExplainSpec(asked, explained, **rest, plugins=loaded, metrics=scored, stored=named)
+    loaded = load(plugins)  # first: names may be theirs
+    spec = ExplainSpec(
+        parse_all(methods, METHODS, "method", method_args),
+        tuple(map(_with_file_content, parse_all(targets, TARGETS, "target", target_args))),
+        **rest,
+        plugins=loaded,
+        metrics=(*with_ties(parse_all(metrics, METRICS, "metric", metric_args)), *stored),
+        stored=frozenset(metric.alias for metric in stored),
+    )
     refuse_clashes(spec.metrics)
     if spec.metrics:
         spec = _with_controls(spec)
-    choose(spec.activation, ("softmax", "sigmoid"), "activation")
-    choose(spec.precision, PRECISIONS, "precision")
+    choose(spec.activation, get_args(Activation), "activation")
+    choose(spec.precision, get_args(Precision), "precision")
     for table in spec.no_store:
-        choose(table, ("features", "logits"), "column to leave out")
+        choose(table, get_args(WideColumn), "column to leave out")
     if spec.select:
         selected(spec.select, schema.predictions(1, logits=False).empty_table())
     return spec
 
 
 def _with_file_content(target: Choice) -> Choice:
-    """A target with what its file says in place of the file's name: that decides the values, and workers need not reach the file."""
+    """A target with the content of its file in place of the name: the content decides the values, and workers need not reach the file."""
     reads = TARGETS[target.name].reads
     return replace(target, argument=reads(target.argument)) if reads else target
 
 
-def with_ties(metrics: tuple[Choice, ...], had: Sequence[Choice] = ()) -> tuple[Choice, ...]:
-    """Metrics, and `tie_share` beside those that break ties, where it is neither among them nor among those a run has."""
-    told = {"tie_share"} & {name for metric in (*metrics, *had) for name in (metric.name, metric.alias)}
-    orders = any(METRICS[metric.name].orders for metric in metrics)
-    return (*metrics, replace(parse("tie_share", METRICS, "metric"), explicit=False)) if orders and not told else metrics
+def with_ties(metrics: tuple[Choice, ...], others: Sequence[Choice] = ()) -> tuple[Choice, ...]:
+    """Metrics, and `tie_share` beside those that break ties, where it is neither among them nor among `others`, which a run has."""
+    names = {name for metric in (*metrics, *others) for name in (metric.name, metric.alias)}
+    if "tie_share" in names or not any(METRICS[metric.name].orders for metric in metrics):
+        return metrics
+    return (*metrics, replace(parse("tie_share", METRICS, "metric"), explicit=False))
 
 
 def _with_controls(spec: ExplainSpec) -> ExplainSpec:
-    """The questions with both controls among the methods."""
-    named = {method.alias: method.name for method in spec.methods}
+    """The explain spec with both controls among the methods.
+
+    Raises:
+        Refusal: another method has the alias of a control.
+    """
+    names = {method.alias: method.name for method in spec.methods}
     for control in CONTROLS:
-        if named.get(control, control) != control:
+        if names.get(control, control) != control:
             raise Refusal(
-                f"the method name {control!r} is kept for the control that comes with metrics; give {named[control]} another alias"
+                f"the method name {control!r} is kept for the control that comes with metrics; give {names[control]} another alias"
             )
-    added = [replace(parse(control, METHODS, "method"), explicit=False) for control in CONTROLS if control not in named]
+    added = [replace(parse(control, METHODS, "method"), explicit=False) for control in CONTROLS if control not in names]
     return replace(spec, methods=(*spec.methods, *added))

@@ -4,8 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.classes.texts import TEMPLATES
-from pipeline.refusal import Refusal
+from pipeline.refusal import Count, Fraction, Positive, Refusal, Whole, check_numbers
 from pipeline.spec.command_line import reachable_from_cluster
+
+Activation = Literal["softmax", "sigmoid"]
+Precision = Literal["fp32", "bf16", "fp16"]
+WideColumn = Literal["features", "logits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,7 @@ class Job:
     """A linear probe that jobs.probe has trained on this backbone, in place of its own classifier."""
     layer: str | None = None
     """Module whose output is explained; by default the last feature map before pooling, or norm1 of the last transformer block."""
-    image_size: int | None = None
+    image_size: Count | None = None
     """Side of the network's input in pixels; the model's own by default."""
     crop: Literal["squash", "center"] = "squash"
     """How an image gets to the input size: squashed (boxes hold as they are) or centre-cropped (boxes are clipped)."""
@@ -58,25 +62,25 @@ class Job:
     """A JSON file of named sets of classes, {name: [class numbers or names]} or {name: {"synset": id}}, for targets class_set:NAME."""
     is_a: str | None = None
     """WordNet's is-a relation, lines `parent child`, for class sets given by synset; the classes' names are then WordNet ids."""
-    activation: Literal["softmax", "sigmoid"] = "softmax"
+    activation: Activation = "softmax"
     """What turns logits into probabilities."""
     select: str | None = None
     """A SQL condition over the columns of `predictions`; maps are computed only where it holds: "predicted <> label"."""
-    limit: int | None = None
+    limit: Count | None = None
     """Only the first N images."""
     seed: int = 0
     """Seeds every random draw, together with each image's key and bytes."""
-    map_size: int = 56
+    map_size: Count = 56
     """Side to which pixel-level maps are averaged down for storage."""
-    no_store: tuple[Literal["features", "logits"], ...] = ()
+    no_store: tuple[WideColumn, ...] = ()
     """Wide columns to leave out."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic of the network; anything but fp32 moves the maps."""
     batch_size: str = "auto"
     """Images in one pass through the network, or auto. Values do not depend on it beyond their last digits."""
-    task_images: int = 256
+    task_images: Count = 256
     """Images in one task: the unit of work and of resuming."""
-    workers: int | None = None
+    workers: Whole | None = None
     """Explaining actors: one per GPU, or one per CPU, by default. 0 runs in this process, without Ray."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run."""
@@ -84,9 +88,9 @@ class Job:
     """Name the run is published under in current.json."""
     single_writer: bool = False
     """Promise that no other job publishes to this place, where the store has no conditional write."""
-    max_failed: float = 1.0
+    max_failed: Fraction = 1.0
     """The largest share of images, or of shards, that may fail in a run that is published; beyond it the last one stays."""
-    task_timeout: float = 3600.0
+    task_timeout: Positive = 3600.0
     """Seconds a worker may spend on one task before it is stopped; a task that stops its worker three times is an error."""
     dry: bool = False
     """Say what would be computed and why, and stop."""
@@ -94,16 +98,7 @@ class Job:
     """What the screen gets: readable lines, or the events, one JSON object a line, as OUT/jobs/NAME.events.jsonl has them."""
 
     def __post_init__(self):
-        for name in ("limit", "task_images", "image_size", "map_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise Refusal(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-        if not 0 <= self.max_failed <= 1:
-            raise Refusal(f"--max-failed is {self.max_failed}; it is a share between 0 and 1")
-        if not self.task_timeout > 0:
-            raise Refusal(f"--task-timeout is {self.task_timeout}; it is a number of seconds above 0")
-        if self.workers is not None and self.workers < 0:
-            raise Refusal(f"--workers is {self.workers}; it must be 0 (this process) or more")
+        check_numbers(self)
         if self.batch_size != "auto" and not (self.batch_size.isdigit() and int(self.batch_size)):
             raise Refusal(f"--batch-size is {self.batch_size!r}; it must be auto or a whole number of images")
         if not self.source or not self.out:

@@ -1,4 +1,4 @@
-"""One answer asked of every task."""
+"""One output of every task."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,11 @@ from pipeline.spec.grammar import Choice
 
 @dataclass(frozen=True)
 class Output:
-    """One answer asked of every task: a table, or one method and target of it, or one metric of these, from the stored map where it is `stored`.
+    """One output of every task: the rows of a table, of one method and target where it has these, and of one metric of their maps.
 
-    `identity` leaves out the images.
+    Attributes:
+        identity: hash of everything but the images that decides the values.
+        stored: whether the metric is computed from the maps as they are stored, with 8 bits a cell.
     """
 
     table: str

@@ -1,6 +1,6 @@
 """Methods and metrics of the user's own: modules that use the decorators of `pipeline.families`.
 
-A plugin travels to the workers inside the questions, and installs itself wherever it arrives.
+A plugin travels to the workers inside the explain spec, and installs itself wherever it arrives.
 """
 
 import hashlib
@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import storage
-from pipeline.families.registry import register
+from pipeline.families.registry import collected
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal, one_line, public
 
 GROUP = "saliency_atlas.methods"
 TABLES = (METHODS, METRICS)
-_INSTALLED: dict[str, tuple["Plugin", list[dict[str, Any]]]] = {}  # with what each brought to each table
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,10 @@ class Plugin:
     """A module with methods or metrics.
 
     Attributes:
-        name: as it was asked for, a file or a module.
-        code: what the file holds; None of a module, which every worker imports.
-        digest: hash of the source, which is part of the identity of every cell of its methods.
-        methods, metrics: the names it brings.
+        name: a file or a module, as the user wrote it.
+        code: the content of the file; None of a module, which every worker imports.
+        digest: hash of the source, which is part of the identity of every output of its methods.
+        methods, metrics: the names of its entries.
     """
 
     name: str
@@ -46,20 +45,30 @@ class Plugin:
         return _arrived, (self.name, self.code, self.digest)
 
 
+class _Installed(NamedTuple):
+    """A plugin and the entries it has for each of `TABLES`."""
+
+    plugin: Plugin
+    entries: tuple[dict[str, Any], dict[str, Any]]
+
+
+_INSTALLED: dict[str, _Installed] = {}  # by the name of the file or module
+
+
 def load(names: Sequence[str]) -> tuple[Plugin, ...]:
     """The plugins of a job: those named, and those that installed packages announce as entry points of `saliency_atlas.methods`.
 
     Raises:
-        Refusal: where one cannot be imported, brings nothing, or takes a name that is taken.
+        Refusal: one cannot be imported, registers nothing, or takes a name that is taken.
     """
-    announced = (entry.value.partition(":")[0] for entry in entry_points(group=GROUP))
-    return tuple(_install(name, _read(name) if name.endswith(".py") else None) for name in dict.fromkeys([*announced, *names]))
+    packages = (entry.value.partition(":")[0] for entry in entry_points(group=GROUP))
+    return tuple(_install(name, _read(name) if name.endswith(".py") else None) for name in dict.fromkeys([*packages, *names]))
 
 
 def code_of(plugins: Sequence[Plugin], method: str = "", metric: str = "") -> dict[str, str]:
-    """What the identity of a method's or a metric's cells holds of its code: nothing where it comes with the package."""
-    brought = next((plugin.digest for plugin in plugins if method in plugin.methods or metric in plugin.metrics), None)
-    return {"code": brought} if brought else {}
+    """The part of the identity of a method's or a metric's outputs that stands for its code; empty where it comes with the package."""
+    digest = next((plugin.digest for plugin in plugins if method in plugin.methods or metric in plugin.metrics), None)
+    return {"code": digest} if digest else {}
 
 
 def _read(name: str) -> str:
@@ -70,64 +79,64 @@ def _read(name: str) -> str:
 
 
 def _arrived(name: str, code: str | None, digest: str) -> Plugin:
-    plugin = _install(name, code, before_others=True)
+    plugin = _install(name, code, replaces=True)
     if plugin.digest != digest:
         raise Refusal(f"--plugins {name}: a worker imports another version of this module; name its file, or ship it with --working-dir")
     return plugin
 
 
-def _install(name: str, code: str | None, before_others: bool = False) -> Plugin:
-    """Register what a plugin brings; its code is run unless it has been run as it is. Of an earlier version of a file nothing stays.
+def _install(name: str, code: str | None, replaces: bool = False) -> Plugin:
+    """Register a plugin's entries in place of those of its earlier version; its code is run unless it has been run as it is.
 
-    before_others: whether another plugin with the same names gives way. It does in a worker, where it can only be an earlier job's: within
-        one job the driver has refused it.
+    Nothing is registered where a plugin is refused.
+
+    Args:
+        name: a file or a module, as the user wrote it.
+        code: the content of the file; None of a module.
+        replaces: whether entries of other plugins give way to those of the same name. They do in a worker, where they can only be an
+            earlier job's: within one job the driver has refused them.
+
+    Raises:
+        Refusal: the code cannot be run, registers nothing, or takes a name that is taken.
     """
-    if name in _INSTALLED and _INSTALLED[name][0].code != code:
-        _put_aside(name)
-        del _INSTALLED[name]
-    before = [dict(table) for table in TABLES]
-    for other in _INSTALLED if before_others else _INSTALLED.keys() & {name}:
-        _put_aside(other)
+    earlier = _INSTALLED.get(name)
+    old = _INSTALLED.values() if replaces else filter(None, [earlier])
     try:
-        _INSTALLED[name] = _registered(name, code)
+        fresh = earlier if earlier and earlier.plugin.code == code else _loaded(name, code)
+        _refuse_taken_names(fresh, [fresh, *old])
     except Exception as error:  # importing runs the user's code
-        for table, old in zip(TABLES, before, strict=True):
-            table.clear()
-            table.update(old)
-        told = str(error) if isinstance(error, Refusal) else f"cannot be imported ({type(error).__name__}: {one_line(error)})"
-        raise Refusal(f"--plugins {public(name)}: {told}") from error
-    for table, old in zip(TABLES, before, strict=True):
-        table.update(old | table)
-    return _INSTALLED[name][0]
-
-
-def _put_aside(name: str) -> None:
-    for table, brought in zip(TABLES, _INSTALLED[name][1], strict=True):
-        for key, entry in brought.items():
+        reason = str(error) if isinstance(error, Refusal) else f"cannot be imported ({type(error).__name__}: {one_line(error)})"
+        raise Refusal(f"--plugins {public(name)}: {reason}") from error
+    for table, entries, earlier_entries in zip(TABLES, fresh.entries, earlier.entries if earlier else ({}, {}), strict=True):
+        for key, entry in earlier_entries.items():
             if table.get(key) is entry:
                 del table[key]
+        table.update(entries)
+    _INSTALLED[name] = fresh
+    return fresh.plugin
 
 
-def _registered(name: str, code: str | None) -> tuple[Plugin, list[dict[str, Any]]]:
-    """A plugin and what it brings to each table, where it now is."""
-    if name in _INSTALLED:
-        for table, brought in zip(TABLES, _INSTALLED[name][1], strict=True):
-            for key, entry in brought.items():
-                register(table, key, entry)
-        return _INSTALLED[name]
-    before = [dict(table) for table in TABLES]
-    module = _imported(name) if code is None else _executed(name, code)
-    brought = [
-        {key: entry for key, entry in table.items() if key not in old or _made_in(module, entry)}
-        for table, old in zip(TABLES, before, strict=True)
-    ]
-    if not any(brought):
+def _refuse_taken_names(fresh: _Installed, replaced: Sequence[_Installed]) -> None:
+    """Refuse an entry whose name another one has, unless that is an entry of a `replaced` plugin."""
+    for i, table in enumerate(TABLES):
+        for key in fresh.entries[i].keys() & table.keys():
+            if not any(plugin.entries[i].get(key) is table[key] for plugin in replaced):
+                raise Refusal(f"two entries are named {key!r}; rename one")
+
+
+def _loaded(name: str, code: str | None) -> _Installed:
+    """Run a plugin's code, and collect its methods and metrics."""
+    with collected() as fresh:
+        module = _imported(name) if code is None else _executed(name, code)
+    before = ({key: entry for key, entry in table.items() if _made_in(module, entry)} for table in TABLES)  # imported before it was named
+    methods, metrics = (old | new for old, new in zip(before, fresh, strict=True))
+    if not methods and not metrics:
         raise Refusal("it has no method; decorate a function with cam, masked, optimised, path, attention or metric of pipeline.families")
-    return Plugin(name, code, _digest(module, code), *map(frozenset, brought)), brought
+    return _Installed(Plugin(name, code, _digest(module, code), frozenset(methods), frozenset(metrics)), (methods, metrics))
 
 
 def _made_in(module: ModuleType, entry: object) -> bool:
-    """Whether a function of an entry comes from this module or package, which may have been imported before it was named."""
+    """Whether a function of an entry comes from this module or package."""
     homes = [value.__module__ for value in vars(entry).values() if isinstance(value, FunctionType)]
     return any(home == module.__name__ or home.startswith(f"{module.__name__}.") for home in homes)
 
@@ -151,6 +160,8 @@ def _digest(module: ModuleType, code: str | None) -> str:
     """Hash of a file's code, of a module's file, or of all files of a package."""
     if code is not None:
         return hashlib.sha256(code.encode()).hexdigest()
+    if module.__file__ is None:
+        raise Refusal("it is a folder without __init__.py; name the module in it")
     path = Path(module.__file__)
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

@@ -30,6 +30,7 @@ from pipeline.refusal import one_line
 from pipeline.score.partials import add_score, group_of
 from pipeline.score.scoring import Score, score_map
 from pipeline.score.views import MapView, PairView
+from pipeline.sources import Problem
 from pipeline.sources.images import DecodedImages
 from pipeline.spec.columns import columns_of
 from pipeline.spec.explain_spec import ExplainSpec
@@ -61,7 +62,7 @@ class Answer:
 
     def fail(self, row: Mapping, stage: str, error: Exception | str, message: str) -> None:
         kind = error if isinstance(error, str) else type(error).__name__
-        self.errors.append({"image_id": row["image_id"], "shard": row.get("shard"), "stage": stage, "error": kind, "message": message})
+        self.errors.append(Problem(row["image_id"], row.get("shard"), stage, kind, message).to_row())
 
 
 class NotStored(Exception):

@@ -5,17 +5,21 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline import storage
 from pipeline.plan.task import Task
-from pipeline.sources import Sample, read
+from pipeline.sources import Problem, Sample, read
 from pipeline.sources.decode import DecodedImage, Undecodable, decode
 from pipeline.sources.images import DecodedImages, pack_rows
 from pipeline.sources.labels import Classes, resolve
 from pipeline.stages.land import to_ipc
 from pipeline.tables import receipts
+
+if TYPE_CHECKING:  # its module loads torch, which a process that reads does without
+    from pipeline.plan.check import CheckedJob
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,13 @@ class Read:
     classes: Classes
     names_are_labels: bool = True
     out: str = ""
+
+    @staticmethod
+    def of(checked: "CheckedJob") -> "Read":
+        """The reading stage of a checked job."""
+        backbone, prepare = checked.backbone, checked.backbone.prepare
+        crop = prepare.interpolation, prepare.crop, prepare.crop_pct
+        return Read(backbone.image_size, *crop, checked.classes, checked.names_are_labels, checked.job.out)
 
     def __call__(self, row: dict) -> dict:
         started, before, task = time.perf_counter(), storage.retries(), Task.from_json(row["task"])
@@ -50,7 +61,7 @@ class Read:
             image_id = task.shard.image_id(sample.key)
 
             def fail(stage: str, error: str, message: str, image_id: str = image_id) -> None:
-                errors.append({"image_id": image_id, "shard": task.shard.name, "stage": stage, "error": error, "message": message})
+                errors.append(Problem(image_id, task.shard.name, stage, error, message).to_row())
 
             for error, message in sample.problems:
                 fail("read", error, message)

@@ -66,7 +66,7 @@ class Target:
     Where the argument is a file, `reads` reads it, once. A target that asks for several maps of an image gives each a suffix.
     `texts` gives the phrases that the argument and the settings name, where they name any. `fit` makes of them what the target explains
     on a network, given the rows of its classifier [C D]. The maps of a `compared` target are of the label, as many as its class asks for,
-    and there to be compared with each other.
+    and there to be compared with each other. A target that needs a label has nothing to explain for an image without one.
     """
 
     name: str
@@ -77,10 +77,7 @@ class Target:
     texts: Callable[[Any, Mapping], list[str]] | None = None
     fit: Callable[[Any, Mapping, torch.Tensor | None], Any] | None = None
     compared: bool = False
-
-    @property
-    def needs_label(self) -> bool:
-        return self.compared or self.name == "label"
+    needs_label: bool = False
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
@@ -99,11 +96,12 @@ def target(
     texts: Callable[[Any, Mapping], list[str]] | None = None,
     fit: Callable[[Any, Mapping, torch.Tensor | None], Any] | None = None,
     compared: bool = False,
+    needs_label: bool = False,
 ):
-    """Add a function to the targets."""
+    """Add a function to the targets; the arguments are the fields of `Target`, and a compared target needs a label."""
 
     def add(function: Callable) -> Callable:
-        register(TARGETS, name, Target(name, function, takes_argument, version, reads, texts, fit, compared))
+        register(TARGETS, name, Target(name, function, takes_argument, version, reads, texts, fit, compared, compared or needs_label))
         return function
 
     return add

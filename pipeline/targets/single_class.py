@@ -10,7 +10,7 @@ from pipeline.targets.registry import Directions, Predictions, one_hot_direction
 from pipeline.targets.rivals import ranked
 
 
-@target("label")
+@target("label", needs_label=True)
 def label(answers: Predictions) -> Directions:
     """The ground truth."""
     return one_hot_directions(answers.labels, answers.logits)

@@ -78,7 +78,7 @@ class Images:
         rows: split -> the positions in all the arrays of its images that have pixels and a label.
         wide: uint8 [N 3 S S], the images that training images are cropped from; empty where none are cropped.
         inputs: uint8 [N 3 H W], all others, at the size of the network's input.
-        errors: images that cannot be used: image_id, error, message.
+        errors: rows of the errors table: images and shards that cannot be used.
     """
 
     spec: ImageSpec
@@ -167,7 +167,7 @@ def _decode_shards(spec: ImageSpec, folder: Path) -> None:
     start = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for shard, index, val in spec.shards:
-            table.errors += [_error(p.image_id or p.shard, p.error, p.message) for p in index.problems]
+            table.errors += [problem.to_row() for problem in index.problems]
             try:
                 samples = pool.map(partial(_decode_sample, spec, shard, val), sources.read(shard, 0, None, index))
                 for row, sample in enumerate(samples, start):
@@ -177,7 +177,7 @@ def _decode_shards(spec: ImageSpec, folder: Path) -> None:
                     if sample.input is not None:
                         inputs[row] = sample.input
             except sources.ShardError as error:
-                table.errors.append(_error(shard.name, error.error, error.message))
+                table.errors.append(shard.problem(error.error, error.message, "read").to_row())
             start += index.count
     (folder / "samples.json").write_text(json.dumps(vars(table)))
 
@@ -192,29 +192,27 @@ class _DecodedSample:
     held_out: bool = False
     wide: np.ndarray | None = None
     input: np.ndarray | None = None
-    problem: tuple[str, str] | None = None
+    problem: sources.Problem | None = None
 
 
 def _add(table: SampleTable, row: int, sample: _DecodedSample) -> None:
     """Add a sample to the table of samples."""
     table.ids[row] = sample.image_id
     if sample.problem:
-        table.errors.append(_error(sample.image_id, *sample.problem))
+        table.errors.append(sample.problem.to_row())
         return
     table.labels[row] = sample.label
     table.rows.setdefault(sample.split, []).append(row)
     table.held_out += [row] if sample.held_out else []
 
 
-def _error(image_id: str, error: str, message: str) -> dict:
-    return {"image_id": image_id, "error": error, "message": message}
-
-
 def _decode_sample(spec: ImageSpec, shard: sources.Shard, val: bool, sample: sources.Sample) -> _DecodedSample:
     image_id = shard.image_id(sample.key)
     label, _, problem = resolve(sample.label, spec.classes)
     if sample.image is None or label is None:
-        return _DecodedSample(image_id, problem=problem or next(iter(sample.problems), ("MissingLabel", "the sample has no label")))
+        error, message = problem or next(iter(sample.problems), ("MissingLabel", "the sample has no label"))
+        stage = "read" if sample.image is None else "label"
+        return _DecodedSample(image_id, problem=sources.Problem(image_id, shard.name, stage, error, message))
     split = "val" if val else _split_of(sample, spec.train_split)
     held_out = split == "train" and _position(spec, image_id) < spec.val_share
     cropped = spec.augmented and split == "train"
@@ -222,7 +220,7 @@ def _decode_sample(spec: ImageSpec, shard: sources.Shard, val: bool, sample: sou
         wide = decode(sample.image, spec.wide_size, spec.interpolation).pixels if cropped else None
         pixels = decode(sample.image, spec.size, spec.interpolation).pixels if held_out or not cropped else None
     except Undecodable as error:
-        return _DecodedSample(image_id, problem=(error.error, error.message))
+        return _DecodedSample(image_id, problem=sources.Problem(image_id, shard.name, "decode", error.error, error.message))
     return _DecodedSample(image_id, label, split, held_out, wide, pixels)
 
 

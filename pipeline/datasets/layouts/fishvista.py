@@ -8,15 +8,15 @@ Levels: species and family of the classification tables, and segmentation, the s
 """
 
 import io
-import json
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
 from pipeline.datasets.layouts.layout import SPLITS, Dataset, Layout, Record, Seen
-from pipeline.datasets.layouts.tree import Tree, brief
+from pipeline.datasets.layouts.tree import Tree
 from pipeline.refusal import Refusal
+from pipeline.storage import read_json
 
 TABLES = {"species": "classification", "family": "classification", "segmentation": "segmentation"}
 COLUMNS = {"species": "standardized_species", "family": "family", "segmentation": "standardized_species"}
@@ -69,10 +69,8 @@ def _tables(tree: Tree, table: str) -> dict[str, str]:
 
 def _traits(tree: Tree) -> tuple[str, ...]:
     """The traits' names from number 1 on."""
-    try:
-        named = {int(number): str(name) for number, name in json.loads(tree.content(TRAITS)).items()}
-    except (ValueError, AttributeError) as error:
-        raise Refusal(f"{TRAITS} is not a JSON object from numbers to names: {brief(str(error))}") from error
+    form = '{"1": name, "2": name, ...}'
+    named = read_json(tree.url(TRAITS), "trait names", form, lambda content: {int(number): str(name) for number, name in content.items()})
     named.pop(0, None)
     if sorted(named) != list(range(1, len(named) + 1)):
         raise Refusal(f"{TRAITS} leaves out one of the numbers 1 ... {max(named, default=1)}")

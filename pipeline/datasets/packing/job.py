@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.refusal import Refusal
+from pipeline.refusal import Count, Refusal, Whole, check_numbers
 from pipeline.spec.command_line import reachable_from_cluster
 
 
@@ -21,24 +21,19 @@ class Pack:
     """Splits to pack: train val test; all there are by default."""
     level: str | None = None
     """What classes are, where the layout has several answers: family, variant, manufacturer ..."""
-    images_per_shard: int = 1000
+    images_per_shard: Count = 1000
     """Images in one shard."""
-    resize: int | None = None
+    resize: Count | None = None
     """Bring the shorter side of larger images to N pixels and encode them as JPEG; by default files are copied byte for byte."""
     skip_missing: bool = False
     """Leave out images that are missing or cannot be read, and classes without training images be; pack.json lists them."""
-    workers: int | None = None
+    workers: Whole | None = None
     """Shards written side by side on Ray; as many as there are CPUs by default. 0 runs in this process, without Ray."""
     log: Literal["text", "json"] = "text"
     """What the screen gets: readable lines, or events, one JSON object a line."""
 
     def __post_init__(self):
-        for name in ("images_per_shard", "resize"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise Refusal(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
-        if self.workers is not None and self.workers < 0:
-            raise Refusal(f"--workers is {self.workers}; it must be 0 (this process) or more")
+        check_numbers(self)
         if not self.root or not self.out:
             raise Refusal("--root and --out must name a place")
         reachable_from_cluster({"--root": (self.root,), "--out": (self.out,)})

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.backbones.linear_probe import pooling
-from pipeline.refusal import Refusal
+from pipeline.refusal import Amount, Count, Level, Positive, Refusal, Whole, check_numbers
 from pipeline.spec.job import Job
 
 
@@ -28,15 +28,15 @@ class ProbeJob:
     """How a transformer's tokens become one feature: token avg (tok avg for open_clip); the network's own way by default."""
     solvers: tuple[Literal["adam", "lbfgs"], ...] = ("adam", "lbfgs")
     """Adam with early stopping, as Finer-CAM's release has it, and L-BFGS logistic regression to convergence."""
-    lr: tuple[float, ...] = (3e-4,)
+    lr: tuple[Positive, ...] = (3e-4,)
     """Adam's learning rates."""
-    epochs: int = 20
+    epochs: Count = 20
     """Adam's epochs; the best on the validation images is kept."""
-    batch: int = 128
+    batch: Count = 128
     """Images in one step of Adam."""
-    l2: tuple[float, ...] = (1.0,)
+    l2: tuple[Amount, ...] = (1.0,)
     """Penalties of L-BFGS: l2 / 2 |weight|^2 beside the sum of the cross-entropies; scikit-learn's 1 / C."""
-    held_out: float = 0.1
+    held_out: Level = 0.1
     """The share of the training images that validates where there is no --val."""
     keep_empty: bool = False
     """Train although some classes have no training image; they are then never predicted with confidence."""
@@ -44,17 +44,17 @@ class ProbeJob:
     """As for jobs.explain."""
     backbone_args: tuple[str, ...] = ()
     """As for jobs.explain."""
-    image_size: int | None = None
+    image_size: Count | None = None
     """As for jobs.explain."""
     crop: Literal["squash", "center"] = "squash"
     """As for jobs.explain."""
     seed: int = 0
     """Decides the held-out images, the first weights and the order of the images."""
-    workers: int | None = None
+    workers: Whole | None = None
     """As for jobs.explain."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """As for jobs.explain; the probes themselves are trained on the CPU."""
-    task_images: int = 256
+    task_images: Count = 256
     """As for jobs.explain."""
     name: str = "probe"
     """Names the features' runs and the probes' folder."""
@@ -62,17 +62,9 @@ class ProbeJob:
     """As for jobs.explain."""
 
     def __post_init__(self):
-        for flag, count in (("epochs", self.epochs), ("batch", self.batch)):
-            if count < 1:
-                raise Refusal(f"--{flag} is {count}; it must be at least 1")
-        for flag, settings in (("lr", self.lr), ("l2", self.l2)):
-            for setting in settings:
-                if setting < 0 or (flag == "lr" and not setting):
-                    raise Refusal(f"--{flag} is {setting:g}; it must be above 0")
+        check_numbers(self)
         if not self.pools or (len(self.pools) > 1 and (not all(self.pools) or len({*self.pools}) < len(self.pools))):
             raise Refusal(f"--pools is {list(self.pools)}; name each pooling once")
-        if not 0 <= self.held_out < 1:
-            raise Refusal(f"--held-out is {self.held_out:g}; it must be a share from 0 to below 1")
         if not self.val and not self.held_out:
             raise Refusal("nothing chooses the epoch: give --val SHARDS or a --held-out share")
 
