@@ -13,6 +13,8 @@ from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.train.check import check_training
 from pipeline.train.job import Training
+from pipeline.train.loop import train
+from pipeline.train.on_ray import train_on_ray
 
 EPILOGUE = (
     "exit codes: 0 trained, 1 broken off, 2 refused, 3 the workers failed again and again; the same line then goes on where they stopped."
@@ -23,7 +25,10 @@ def run(job: Training) -> dict:
     """Carry out a training on the Ray it finds, or in this process where it asks for no workers; returns what training.json holds."""
     checked = check_training(job)
     with executor_for(job.workers, job.device) as executor:
-        executor.train(checked, executor.workers, executor.gpus > 0)
+        if executor.on_ray:
+            train_on_ray(checked, executor.workers, executor.gpus > 0)
+        else:
+            train(checked, device="cuda" if executor.gpus else "cpu")
     return json.loads(storage.read_bytes(storage.join(job.out, "training.json")))
 
 

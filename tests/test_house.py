@@ -15,6 +15,7 @@ FLOORS = (  # a room imports from the rooms before it alone; what lies loose und
     "progress",
     "maps",
     "tables",
+    "monitor",
     "sources",
     "classes",
     "families",
@@ -37,14 +38,13 @@ REGISTRIES = {"methods", "metrics", "layouts"}  # folders that grow by a file an
 MOST_FILES, MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_CLASS = 13, 60, 150
 LONG = {  # each with its reason
     "pipeline/run/notebook.py explain": "its signature and its docstring name every argument of a notebook's call",
-    "pipeline/backbones/loading.py load": "one case a library",
     "pipeline/stages/explainer.py Explainer": "maps, scores and rows of a batch",
 }
 # A worker that lists, reads, lands, packs or compacts has no torch, and a command that only looks starts at once.
 LIGHT = (
     *("pipeline.refusal", "pipeline.storage", "pipeline.progress"),
     *("pipeline.spec.command_line", "pipeline.spec.job", "pipeline.spec.select", "pipeline.plan.task", "pipeline.plan.state"),
-    *("pipeline.run.on_ray", "pipeline.run.in_process", "pipeline.run.status", "pipeline.run.exit_codes"),
+    *("pipeline.run.on_ray", "pipeline.run.in_process", "pipeline.monitor.monitor", "pipeline.run.exit_codes"),
     *("pipeline.stages.read", "pipeline.stages.land", "pipeline.reduce.compact", "pipeline.datasets.packing", "pipeline.datasets.layouts"),
     *("jobs.gc", "jobs.pack", "jobs.status"),
 )
@@ -140,7 +140,7 @@ def test_no_function_and_no_class_is_long_but_those_with_a_reason():
 
 @pytest.mark.parametrize("path", files("pipeline"), ids=str)
 def test_ray_is_imported_by_the_flow_alone(path):
-    assert path.name in ("flow.py", "on_ray.py") or not touches(imports(path), "ray")
+    assert path.name == "on_ray.py" or not touches(imports(path), "ray")
 
 
 @pytest.mark.parametrize("path", files("pipeline"), ids=str)

@@ -249,13 +249,13 @@ class Doomed(CheckedTraining):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_on_ray_a_lost_worker_costs_an_epoch_and_changes_nothing(cluster, data, tmp_path):
-    from pipeline.train import flow
+    from pipeline.train.on_ray import train_on_ray
 
     job = training(data, tmp_path / "ray", epochs=3, head="calm_em", workers=1)
     checked = check_training(job)
-    flow.train(Doomed(**vars(checked)), 1, gpus=False)
+    train_on_ray(Doomed(**vars(checked)), 1, gpus=False)
     assert (tmp_path / "ray" / "killed").exists()
-    flow.train(check_training(training(data, tmp_path / "two", epochs=3, head="calm_em", workers=2)), 2, gpus=False)
+    train_on_ray(check_training(training(data, tmp_path / "two", epochs=3, head="calm_em", workers=2)), 2, gpus=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone, network = trained(data, tmp_path / "alone", epochs=3, head="calm_em")

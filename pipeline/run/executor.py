@@ -1,4 +1,4 @@
-"""Where a job runs. A backend, `flow` on Ray or `inline` in this process, has a function for every kind of work that is spread out."""
+"""Where a job runs. A backend, `on_ray` or `in_process`, has a function for every kind of work that is spread out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ class Executor:
 
     Attributes:
         map: (function, items, workers=None) -> the function's results, in the order in which they are finished; `workers` at a time.
-        explain_tasks: the stages of tasks, see `flow.explain_tasks`.
-        train: (ready, workers, on GPUs) -> None.
+        explain_tasks: the stages of tasks, see `on_ray.explain_tasks`.
         workers: processes that hold a network.
         gpus: those of the cluster or the machine; 0 where the job is to run on CPUs.
+        on_ray: whether the workers are Ray's; else all work is done in this process.
     """
 
     map: Callable
     explain_tasks: Callable
-    train: Callable
     workers: int
     gpus: int
+    on_ray: bool
 
     @staticmethod
     def of(backend: ModuleType, cpus: int, gpus: int, workers: int | None = None, device: str = "auto") -> "Executor":
@@ -35,4 +35,4 @@ class Executor:
         if device == "cuda" and not gpus:
             raise Refusal("--device cuda: there is no GPU here; use --device cpu or auto")
         gpus = 0 if device == "cpu" else gpus
-        return Executor(backend.map, backend.explain_tasks, backend.train, workers or gpus or cpus, gpus)
+        return Executor(backend.map, backend.explain_tasks, workers or gpus or cpus, gpus, backend.__name__.endswith("on_ray"))

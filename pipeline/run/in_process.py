@@ -20,10 +20,3 @@ def map(function: Callable[[Any], Any], items: Sequence[Any], workers: int | Non
     """`function` of every item, in order; one worker does all of them."""
     for item in items:
         yield function(item)
-
-
-def train(checked, workers: int, gpus: bool) -> None:
-    """Train in this process, on its GPU where `gpus` says so."""
-    from pipeline.train import loop
-
-    loop.train(checked, device="cuda" if gpus else "cpu")

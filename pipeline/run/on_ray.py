@@ -133,10 +133,3 @@ def map(function: Callable[[Any], Any], items: Sequence[Any], workers: int | Non
         if error is not None:
             raise error
         yield result
-
-
-def train(checked, workers: int, gpus: bool) -> None:
-    """Train on `workers` workers, see `pipeline.train.flow`."""
-    from pipeline.train import flow
-
-    flow.train(checked, workers, gpus)

@@ -11,7 +11,7 @@ RESTARTS = 3
 PATIENCE = timedelta(hours=4)  # workers wait while one of each machine decodes the images
 
 
-def train(checked: CheckedTraining, workers: int, gpus: bool) -> None:
+def train_on_ray(checked: CheckedTraining, workers: int, gpus: bool) -> None:
     """Run the loop on `workers` workers. After a loss all of them start again, from the state of the last whole epoch.
 
     Raises:
