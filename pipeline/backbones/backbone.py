@@ -62,6 +62,11 @@ class Backbone:
     branches: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     classes: tuple[str, ...] = ()
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the network's weights; the CPU where it has none."""
+        return next((value.device for value in self.cut.state_dict().values()), torch.device("cpu"))
+
     @torch.no_grad()
     def trunk(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """x [B, 3, H, W] -> A [B, K, h, w] and rest, a tuple of tensors [B, ...], all of them free of any gradient.
@@ -97,8 +102,7 @@ class Backbone:
 
     @cached_property
     def _class_weights(self) -> Tensor | None:
-        device = next((value.device for value in self.cut.state_dict().values()), torch.device("cpu"))
-        pixels = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8, device=device)
+        pixels = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8, device=self.device)
         return feature_to_logits(self.cut.parts, *self.trunk(self.prepare(pixels)))
 
     def to(self, device: torch.device | str) -> "Backbone":
