@@ -63,7 +63,7 @@ def images():
 
 def scored_maps(images, backbone, metrics, method="ramped", target="predicted", labels=LABELS, **how):
     """What really ran through `pipeline.explain`: each map as drawn and its score, image by image and metric by metric, without controls."""
-    told, score = [], explainer.scored
+    told, score = [], explainer.score_map
     patch = pytest.MonkeyPatch()
 
     def overheard(asked, drawn):
@@ -72,7 +72,7 @@ def scored_maps(images, backbone, metrics, method="ramped", target="predicted", 
             told.append((drawn, found))
         return found
 
-    patch.setattr(explainer, "scored", overheard)
+    patch.setattr(explainer, "score_map", overheard)
     try:
         pipeline.explain(images, labels, backbone, [method], [target], metrics=list(metrics), **how)
     finally:
@@ -433,7 +433,7 @@ def test_forwards_are_those_of_the_cost_model(images, metrics, monkeypatch):
 
 def test_every_faithfulness_metric_has_a_cost():
     assert {written.partition("=")[2] or written for key in COSTS for written in key} >= {
-        name for name, entry in METRICS.items() if entry.family == "faithfulness" and entry.sets and name not in ("ai", "ag")
+        name for name, entry in METRICS.items() if entry.family == "faithfulness" and entry.perturbations and name not in ("ai", "ag")
     }
 
 
@@ -646,7 +646,7 @@ def test_what_is_left_beside_a_probability_of_one_is_not_rounded_away(images):
     y = torch.tensor([[32.0, 0, 0, 0, 0]])
     backbone = loaded()
     scene = Batch(run_forward(backbone, backbone.prepare(torch.from_numpy(images))), (), torch.from_numpy(images), lambda name: [0] * 4)
-    said = perturbed._Answers(scene, torch.zeros(1, 4, dtype=torch.long), 1)
+    said = perturbed._ClassProbs(scene, torch.zeros(1, 4, dtype=torch.long), 1)
     said(torch.tensor([0]), torch.tensor([0]), y)
     assert said.by_image()[0].q[0, 0] == pytest.approx(4 * math.exp(-32), rel=1e-6)
 

@@ -282,7 +282,7 @@ class Counted:
 def counted(network, pixels, most=10**9):
     scene = scene_of(network[0], pixels)
     counter = Counted(network[0], most)
-    return replace(scene, look=replace(scene.look, backbone=counter)), counter
+    return replace(scene, forward=replace(scene.forward, backbone=counter)), counter
 
 
 @pytest.mark.parametrize("written", sorted(COSTS))
@@ -331,7 +331,7 @@ def test_no_more_copies_than_the_budget_are_painted_at_once(network, pixels):
     scene, painted = scene_of(network[0], pixels), []
     code = Bernoulli(200, 7, 0.5)
     bank = masks_of(code, scene)
-    scene._kept["masks", code] = replace(bank, paint=lambda which, images: painted.append(len(which)) or bank.paint(which, images))
+    scene._cache["masks", code] = replace(bank, paint=lambda which, images: painted.append(len(which)) or bank.paint(which, images))
     ours("rise(masks=200)", scene)
     assert max(painted) <= budget.ROWS["forward"]["cpu"]
     # each pass paints a mask once for all three images
@@ -389,7 +389,7 @@ def test_occlusion_of_a_linear_model_is_the_mean_box_sum(network, pixels):
     """p(m) = sum_j a_j m_j: what a window takes away is its sum of a."""
     scene, code = scene_of(network[0], pixels), Windows(8, 4)
     masks, a = masks_of(code, scene), torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    said = Copies(None, (masks.paint(torch.arange(49), None) * a).sum((1, 2))[None], codes=masks.codes)
+    said = Copies(None, (masks.paint(torch.arange(49), None) * a).sum((1, 2))[None], geometry=masks.geometry)
     found = METHODS["occlusion"].map(Copies(None, a.sum()[None]), said, window=8, stride=4)[0]
     sums = F.avg_pool2d(a[None, None], 8, 4, divisor_override=1)
     ones = torch.ones(1, 1, 8, 8)
@@ -416,7 +416,7 @@ def test_ablation_cam_does_not_turn_over_where_the_logit_is_negative():
 def test_mean_fill_is_what_multiplying_the_normalised_tensor_comes_to(network, pixels):
     scene = scene_of(network[0], pixels)
     masks, direction = masks_of(Bernoulli(10, 4, 0.5), scene), scene.targets[0].directions[:, 0]
-    found = masked.ask(scene, masks, [direction], "mean")[0].logit
+    found = masked.score_copies(scene, masks, [direction], "mean")[0].logit
     for i in range(10):
         mask = masks.paint(torch.tensor([i]), None)
         expected = (network[0].logits(network[0].prepare(pixels) * mask) * direction).sum(1)
@@ -438,7 +438,7 @@ def test_blur_keeps_a_flat_image_and_removes_detail(network):
 def test_what_a_superpixel_hides_shows_its_mean_colour(network, pixels):
     scene = scene_of(network[0], pixels)
     masks = masks_of(Segments(8, 2, 200.0, 0.2), scene)
-    for image, (labels, colours) in enumerate(zip(masks.codes.labels, masks.fill, strict=True)):
+    for image, (labels, colours) in enumerate(zip(masks.geometry.labels, masks.fill, strict=True)):
         for segment in labels.unique():
             inside = pixels_of(scene)[image][:, labels == segment]
             torch.testing.assert_close(colours[:, labels == segment], inside.mean(1, keepdim=True).expand_as(inside))
@@ -548,7 +548,7 @@ def test_lime_agrees_with_captum_within_its_sampling_error(network, pixels, hook
 
     scene, code = scene_of(network[0], pixels, part=slice(0, 1)), "lime(samples=400,kernel=2)"
     masks = masks_of(Segments(400, 2, 200.0, 0.2), scene)
-    labels = masks.codes.labels[0]
+    labels = masks.geometry.labels[0]
 
     def similarity(original, perturbed, bits, **rest):
         distance = 1 - torch.nn.functional.cosine_similarity(bits.float(), torch.ones_like(bits.float())).item()
@@ -567,10 +567,10 @@ def test_lime_agrees_with_captum_within_its_sampling_error(network, pixels, hook
     theirs = said[0, 0].float().relu()
     found = ours(code, scene)[0]
     # the superpixels stay, the coins change
-    again = replace(scene, seeds=lambda name: [77], _kept={})
-    bits = torch.rand(masks.codes.bits.shape, generator=torch.Generator().manual_seed(5)) < 0.5
+    again = replace(scene, seeds=lambda name: [77], _cache={})
+    bits = torch.rand(masks.geometry.bits.shape, generator=torch.Generator().manual_seed(5)) < 0.5
     paint = lambda which, images: bits[images, which].gather(1, labels.flatten()[None].expand(len(which), -1)).view(-1, SIZE, SIZE).float()  # noqa: E731
-    again._kept["masks", Segments(400, 2, 200.0, 0.2)] = replace(masks, paint=paint, codes=replace(masks.codes, bits=bits))
+    again._cache["masks", Segments(400, 2, 200.0, 0.2)] = replace(masks, paint=paint, geometry=replace(masks.geometry, bits=bits))
     chance = (ours(code, again)[0] - found).square().mean().sqrt()
     assert 0 < (theirs - found).square().mean().sqrt() <= 3 * chance
     assert np.corrcoef(theirs.flatten(), found.flatten())[0, 1] > 0.9

@@ -126,7 +126,7 @@ def drawn(map, about, predicted=0, render="bilinear", size=None):
 def numbers(written, draws):
     """What a metric comes to over some maps: a number per column, and the counts of a dataset-level one."""
     asked = parse(written, METRICS, "metric")
-    if not METRICS[asked.name].total:
+    if not METRICS[asked.name].corpus_level:
         (draw,) = draws
         score = score_map(asked, draw)
         assert score.error is None, score.error
@@ -198,7 +198,7 @@ def test_energy_counts_what_speaks_for_the_target():
 def test_a_share_of_the_pixels_is_a_whole_number_of_them():
     """As 5 % of 224 x 280 and of 112 x 70, which floating point makes one more."""
     for size, counts in {(224, 280): (3136, 6272), (112, 70): (392, 784), (224, 224): (2509, 5018), (3, 3): (1, 1)}.items():
-        assert METRICS["rd"].codes({"fill": "mean"}, size)["masked"].counts == counts
+        assert METRICS["rd"].resolve({"fill": "mean"}, size)["masked"].counts == counts
 
 
 def test_a_box_is_cut_off_at_the_border():
@@ -255,7 +255,7 @@ def random_case(seed, size=(40, 48)):
     return drawn(map, row(*corners, label=int(rng.integers(2))), size=size)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, entry in METRICS.items() if not entry.sets))
+@pytest.mark.parametrize("name", sorted(name for name, entry in METRICS.items() if not entry.perturbations))
 def test_numbers_are_fractions(name):
     for seed in range(20):
         found = numbers(WRITTEN.get(name, name), [random_case(seed)])
@@ -282,7 +282,7 @@ def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch
     assert 0 < sum(hits) < 20
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(METRICS) if METRICS[name].total])
+@pytest.mark.parametrize("name", [name for name in sorted(METRICS) if METRICS[name].corpus_level])
 @settings(max_examples=10, deadline=None)
 @given(order=st.permutations(range(6)), cut=st.integers(0, 6))
 def test_counts_added_in_any_order_and_split_are_those_of_the_whole(name, order, cut):
@@ -329,7 +329,7 @@ def test_pxap_of_a_perfect_map_is_one_and_of_a_flat_one_the_share_of_positive_pi
     on = boxes.pixels(np.array([BOX]), (12, 16))
     assert numbers("pxap", [drawn(on.astype(np.float32), row(BOX))])["pxap"] == 1
     sums = METRICS["pxap"].score(np.zeros((12, 16)), None, on, np.ones((12, 16), bool))
-    assert METRICS["pxap"].total(**sums) == pytest.approx(on.mean())
+    assert METRICS["pxap"].corpus_level(**sums) == pytest.approx(on.mean())
 
 
 def test_pxap_prefers_a_mask_to_the_boxes():
@@ -438,7 +438,7 @@ def test_scores_do_not_depend_on_the_batch(answered):
         for one, same in zip(whole["metrics"].to_pylist(), other["metrics"].to_pylist(), strict=True):
             assert one["reasons"] == same["reasons"]
             # a network's last digits follow the batch, and an exact tie, of pixels or of probabilities, hangs on the last digit
-            asked = {column for entry in METRICS.values() if entry.sets for column in entry.columns}
+            asked = {column for entry in METRICS.values() if entry.perturbations for column in entry.columns}
             for name, value in one.items():
                 if name == "reasons" or (name == "tie_share" and one["method"] not in CONTROLS):
                     continue
@@ -451,7 +451,7 @@ def test_scores_do_not_depend_on_the_batch(answered):
 
 def _told_by_the_map(row, control):
     """Whether a row of partials is of this control and comes from its map alone, with no further pass through the network."""
-    return row["method"] == control and not METRICS[row["metric"]].sets
+    return row["method"] == control and not METRICS[row["metric"]].perturbations
 
 
 def test_every_null_has_a_reason_and_every_reason_a_null(answered):
@@ -562,8 +562,8 @@ def test_metrics_of_a_map_share_one_forward(monkeypatch):
     from pipeline.engine import perturbed
 
     rows = []
-    asked = perturbed.passed
-    monkeypatch.setattr(perturbed, "passed", lambda scene, *a, **k: rows.append(len(scene.pixels)) or asked(scene, *a, **k))
+    asked = perturbed.pass_copies
+    monkeypatch.setattr(perturbed, "pass_copies", lambda scene, *a, **k: rows.append(len(scene.pixels)) or asked(scene, *a, **k))
     backbone = backbones.load("tests.tiny:build", image_size=64)
     images = np.zeros((4, 3, 64, 64), np.uint8)
     pipeline.explain(images, [0] * 4, backbone, ["grad_cam"], ["label"], metrics=["ad", "ai", "ag", "energy"])

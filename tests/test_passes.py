@@ -261,7 +261,7 @@ def test_a_pass_that_does_not_fit_is_made_again_in_halves_and_one_item_is_as_far
     class Scene:
         pixels, kept = torch.zeros(1), {}
 
-        def once(self, key, compute):
+        def cached(self, key, compute):
             return self.kept.setdefault(key, compute())
 
     scene, done = Scene(), []
@@ -276,7 +276,7 @@ def test_a_pass_that_does_not_fit_is_made_again_in_halves_and_one_item_is_as_far
     assert done[-1][1] == 20
     assert budget.budget_of(scene, "method", kind).rows == 2
     assert budget.budget_of(scene, "another", kind).rows == budget.ROWS[kind]["cpu"], "one method's memory is not another's"
-    budget.within_budget(scene, 7, one_pass, "large", kind, each=4, most=2)
+    budget.within_budget(scene, 7, one_pass, "large", kind, rows_each=4, most=2)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         budget.within_budget(scene, 3, lambda start, stop: one_pass(start, stop, most=0), "method", kind)
 

@@ -110,7 +110,7 @@ def test_the_deconvnet_rule_meets_every_way_to_write_a_rectifier(rectifier, inpl
         after = ways[rectifier](before)
     top = 6.0 if rectifier in ("relu6", "ReLU6", "hardtanh") else 9.0
     assert after.tolist() == [0.0, 2.0, 3.0, top]
-    assert rule.met == 1
+    assert rule.count == 1
     if (inplace and rectifier != "Tensor.relu") or rectifier == "relu_":
         assert before.tolist() == after.tolist()
     # forward signs play no part, gradients' signs do
@@ -122,7 +122,7 @@ def test_a_hardtanh_that_is_no_relu6_keeps_its_gradient():
     x = torch.tensor([-2.0, 0.5], requires_grad=True)
     with path.Deconvolution() as rule:
         y = torch.nn.functional.hardtanh(x)
-    assert rule.met == 0
+    assert rule.count == 0
     assert torch.autograd.grad(y, x, torch.tensor([1.0, -1.0]))[0].tolist() == [0.0, -1.0]
 
 
@@ -147,7 +147,7 @@ def test_integrated_gradients_are_captum_s(backbone, network, pixels, norm):
 def test_integrated_gradients_add_up_to_what_the_scalar_gains(backbone, pixels, target):
     where = scene(backbone, pixels, target)
     d = where.targets[0].directions[:, 0]
-    gain = (d * (where.look.logits - backbone.logits(torch.zeros(1, 3, SIZE, SIZE)))).sum(1).detach()
+    gain = (d * (where.forward.logits - backbone.logits(torch.zeros(1, 3, SIZE, SIZE)))).sum(1).detach()
     maps = engine.maps(parse("integrated_gradients(norm=minmax,steps=300)", METHODS, "method"), where, 0)
     # the integrand jumps where a ReLU turns, so the quadrature's error falls like 1 / steps
     torch.testing.assert_close(maps.sum((1, 2)), gain, atol=0.01 * gain.abs().max().item(), rtol=0.01)
@@ -270,7 +270,7 @@ def test_no_more_than_a_pack_of_points_is_held(backbone, pixels, monkeypatch):
         taken.append(1)
         return gradient.sum(1)
 
-    path._walked(path.Walk(points(), summand), scene(backbone, pixels), torch.ones(IMAGES, 5), "gradient", "")
+    path.sum_over_walk(path.Walk(points(), summand), scene(backbone, pixels), torch.ones(IMAGES, 5), "gradient", "")
     assert len(made) == len(taken) == 40
 
 

@@ -133,7 +133,7 @@ def test_what_float16_cannot_hold_of_a_sure_network_s_probability_mask_does_not_
     def run(method, precision):
         where = scene(backbone, pixels, "predicted", ids=[0])
         object.__setattr__(where, "precision", precision)
-        return engine.maps(parse(method, METHODS, "method"), where, 0).flatten(), where.look.logits.double().softmax(1).max()
+        return engine.maps(parse(method, METHODS, "method"), where, 0).flatten(), where.forward.logits.double().softmax(1).max()
 
     step = "mask(steps=1,start=ones,area=0,smooth=0)"  # one step along the gradient alone
     (full, p), (bf16, _), (fp16, _) = (run(step, precision) for precision in ("fp32", "bf16", "fp16"))

@@ -86,8 +86,8 @@ def correlation(ours, theirs):
 
 def test_a_trained_networks_logits_are_the_same_in_single_precision(cnn, pixels):
     where = scene(cnn[0], pixels, **ASKED)
-    assert (where.look.logits - cnn[1](cnn[0].prepare(pixels).double())).abs().max() <= 1e-4
-    assert where.look.logits.softmax(1).max() > 0.5, "it knows the image, so its maps mean something"
+    assert (where.forward.logits - cnn[1](cnn[0].prepare(pixels).double())).abs().max() <= 1e-4
+    assert where.forward.logits.softmax(1).max() > 0.5, "it knows the image, so its maps mean something"
 
 
 def test_attention_is_what_its_formulas_make_of_a_trained_vit(vit, large):
@@ -209,7 +209,7 @@ def test_lime_is_captum_s_on_a_trained_cnn(cnn, pixels, seen, monkeypatch):
     backbone, network = cnn
     where, (x, c) = scene(backbone, pixels, **ASKED), seen
     masks = masks_of(Segments(60, 4, 200.0, 0.2), where)
-    coins = iter(masks.codes.bits[0])
+    coins = iter(masks.geometry.bits[0])
     monkeypatch.setattr(torch, "bernoulli", lambda p: next(coins).float()[None])
 
     def similarity(original, perturbed, bits, **rest):
@@ -220,9 +220,9 @@ def test_lime_is_captum_s_on_a_trained_cnn(cnn, pixels, seen, monkeypatch):
         x,
         backbone.prepare.normalise(masks.fill.double()),
         c,
-        feature_mask=masks.codes.labels[0].expand(1, 3, -1, -1),
+        feature_mask=masks.geometry.labels[0].expand(1, 3, -1, -1),
         n_samples=60,
         perturbations_per_eval=10,
     )
-    assert masks.codes.number > 10
+    assert masks.geometry.number > 10
     close(engine.maps(parse("lime(samples=60)", METHODS, "method"), where, 0), said[:, 0].relu(), 1e-4)

@@ -21,12 +21,12 @@ class Attention:
         A   [B N N]        attention, averaged over heads
         dA  [B heads N N]  gradient of the explained scalar with respect to the attention
         RA  [B heads N N]  the attention's share of the explained scalar, by layer-wise relevance propagation
-    and returns [B N], what of each token reaches the class token (token 0); the tokens before the grid's are dropped. Or it asks for
+    and returns [B N], the share of each token that reaches the class token (token 0); the tokens before the grid's are dropped. Or it asks for
         q k v   [B heads N d]  queries, keys and values
         x       [B N D]        the tokens they are made of
         stream  [B N D]        the residual stream before the block
-        added   (block, values mixed by another attention [B heads N d]) -> what that would add to the stream [B N D]
-    the lists of these, and returns an end of the stream [B N D]: the map is then what the network says of each token by itself, as a
+        added   (block, values mixed by another attention [B heads N d]) -> their addition to the stream [B N D]
+    the lists of these, and returns an end of the stream [B N D]: the map is then the explained scalar of each token by itself, as a
     cosine where the classes are texts.
     """
 

@@ -1,4 +1,4 @@
-"""The CAM family: algebra on one look at an image.
+"""The CAM family: algebra on one forward of an image.
 
 B images, K channels, h w cells of the cut layer, H W pixels of the network's input
 """
@@ -20,7 +20,7 @@ def rectify(maps: torch.Tensor, norm: str) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Cam:
-    """Algebra on one look at an image: activations, the gradient of the explained scalar, the classifier's weights.
+    """Algebra on one forward of an image: activations, the gradient of the explained scalar, the classifier's weights.
 
     `map` may ask for
         A        [B K h w]  activations of the cut layer
@@ -59,7 +59,7 @@ class Cam:
         return "area" if self.grid == "pixels" else "bilinear"
 
 
-def cam(map: Callable | None = None, *, grid: str = "cells", version: int = 1):
+def cam(map: Callable | None = None, *, grid: Literal["cells", "pixels"] = "cells", version: int = 1):
     """Add a function to the CAM family under its own name; raise `version` when its values change."""
 
     def add(function: Callable) -> Callable:

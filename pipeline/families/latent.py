@@ -1,4 +1,4 @@
-"""The latent family: where a network that models the place of the cue says that it lies."""
+"""The latent family: the place of the cue in a network that models it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -14,15 +14,15 @@ from pipeline.families.registry import METHODS, Parameter, offered, parameters, 
 class Descent:
     """A variable per image and the loss it goes down. No image's loss may depend on another image.
 
-    n of the B images are still moving; M copies are shown to the network per image and step
+    n of the B images are still moving; M copies of an image are passed in a step
 
     Attributes:
         start: the variable [B ...], or candidates for it [R ...] where `choose` picks one per image.
-        given: what `paint` needs of each image, tensors [B ...].
-        paint: variable [n ...], step, *given -> copies [n M 3 H W], pixels in [0, 1], and a penalty [n] or 0.
+        inputs: tensors [B ...], the values of each image that `paint` and `map_of` need.
+        paint: variable [n ...], step, *inputs -> copies [n M 3 H W], pixels in [0, 1], and a penalty [n] or 0.
         loss: scores of the copies [n M], scores of the clean image [n] -> [n].
-        show: variable [n ...], *given -> maps [n h w].
-        scalar: what the scores are: <d, y>, <d, p>, or <d, y> less the highest logit of another class.
+        map_of: variable [n ...], *inputs -> maps [n h w].
+        scalar: the meaning of the scores: <d, y>, <d, p>, or <d, y> less the highest logit of another class.
         keep: the iterate of the lowest loss, or the last one.
         tolerance: an image whose loss changes by less stops.
         settle: brings the variable back to where it may be, after each step.
@@ -31,10 +31,10 @@ class Descent:
     """
 
     start: torch.Tensor
-    given: tuple[torch.Tensor, ...]
+    inputs: tuple[torch.Tensor, ...]
     paint: Callable[..., tuple[torch.Tensor, torch.Tensor | float]]
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    show: Callable[..., torch.Tensor]
+    map_of: Callable[..., torch.Tensor]
     steps: int
     lr: float
     optimiser: Literal["adam", "sgd"] = "adam"
@@ -55,14 +55,14 @@ class Optimised:
         A        [B K h w]  activations of the cut layer
         uniform  (*shape) -> [B *shape], numbers in [0, 1) from each image's own seed
         blur     (images [... H W], sigma in pixels) -> Gaussian blur, the border's pixels repeated beyond it
-        spread   (size, cell, sigma, device) -> what spreads coarse cells [n h w] smoothly over pixels; see engine.soft
+        spread   (size, cell, sigma, device) -> a function that spreads coarse cells [n h w] smoothly over pixels; see engine.blur
     and returns a Descent.
     """
 
     name: str
     descent: Callable[..., Descent]
     grid: Literal["cells", "pixels"] = "cells"
-    shown: Literal["bilinear", "area"] = "bilinear"
+    rendering: Literal["bilinear", "area"] = "bilinear"
     version: int = 1
     family: str = "optimised"
     class_free: bool = False
@@ -78,14 +78,20 @@ class Optimised:
         return "uniform" in self.asks
 
     def render(self, settings: Mapping[str, Any]) -> str:
-        return self.shown
+        return self.rendering
 
 
-def optimised(descent: Callable | None = None, *, grid: str = "cells", shown: str = "bilinear", version: int = 1):
+def optimised(
+    descent: Callable | None = None,
+    *,
+    grid: Literal["cells", "pixels"] = "cells",
+    rendering: Literal["bilinear", "area"] = "bilinear",
+    version: int = 1,
+):
     """Add a function to the optimised family under its own name."""
 
     def add(function: Callable) -> Callable:
-        register(METHODS, function.__name__, Optimised(function.__name__, function, grid, shown, version))
+        register(METHODS, function.__name__, Optimised(function.__name__, function, grid, rendering, version))
         return function
 
     return add(descent) if descent else add

@@ -16,11 +16,11 @@ from pipeline.families.registry import METHODS, Parameter, offered, parameters, 
 
 @dataclass(frozen=True)
 class Walk:
-    """Points at which the explained scalar's gradient is taken, and what becomes of the gradients.
+    """Points at which the explained scalar's gradient is taken, and the map that the gradients add up to.
 
     Attributes:
         points: pairs of a point [B 3 H W] in normalised space and its weight (a number, or [B 3 H W]), made one at a time.
-        summand: gradient [B 3 H W], weight -> what is added up over the points [B ...].
+        summand: gradient [B 3 H W], weight -> the term [B ...] of the sum over the points.
         finish: the sum -> maps [B H W].
         name: walks of one name, as settings are part of it, are one walk and are taken once.
     """
@@ -88,7 +88,7 @@ class Path:
         return "area"
 
 
-def path(walk: Callable | None = None, *, rule: str = "gradient", noise: str = "", version: int = 1):
+def path(walk: Callable | None = None, *, rule: Literal["gradient", "deconvnet"] = "gradient", noise: str = "", version: int = 1):
     """Add a function to the path family under its own name."""
 
     def add(function: Callable) -> Callable:

@@ -15,8 +15,8 @@ class Range:
     below: bool = False
 
     def __contains__(self, number: float) -> bool:
-        left_out = (self.above and number == self.low) or (self.below and number == self.high)
-        return isfinite(number) and self.low <= number <= self.high and not left_out
+        excluded = (self.above and number == self.low) or (self.below and number == self.high)
+        return isfinite(number) and self.low <= number <= self.high and not excluded
 
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'at least'} {self.low:g}"

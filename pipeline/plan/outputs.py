@@ -64,14 +64,14 @@ def _metric_outputs(map: Output, metric: Choice, spec: ExplainSpec) -> list[Outp
     asked |= code_of(spec.plugins, metric=metric.name)
     if entry.of_pairs:
         asked["pairs"] = spec.class_pairs
-    elif entry.total:
+    elif entry.corpus_level:
         asked["groups"] = GROUPS
     if entry.seeded:
         asked["seed"] = spec.seed
     if stored:
         asked["bits"] = STORED_BITS
-    found = [] if entry.total else [Output("scores", digest(asked), map.method, map.target, metric, stored)]
-    if entry.total or entry.curves:
+    found = [] if entry.corpus_level else [Output("scores", digest(asked), map.method, map.target, metric, stored)]
+    if entry.corpus_level or entry.curves:
         counted = asked | {"curves": True} if entry.curves else asked
         found.append(Output("partials", digest(counted), map.method, map.target, metric, stored))
     return found

@@ -23,7 +23,7 @@ def facts_of(work: RunState, entries: Sequence[dict], publish_seconds: float) ->
         "files": entries,
         **_described(work),
         **_timed(work, publish_seconds),
-        "passes": costs.summed(_accounts(work)),
+        "passes": costs.sum_accounts(_accounts(work)),
     }
 
 

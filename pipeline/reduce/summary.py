@@ -77,7 +77,7 @@ def of_method(metrics: pa.Table, floor: pa.Table, asked: ExplainSpec) -> pa.Tabl
 
 def _columns(asked: ExplainSpec) -> list[tuple[Choice, str, str | None]]:
     """Every metric of single images with each column that it fills and which way that is better."""
-    each = [metric for metric in asked.metrics if not METRICS[metric.name].total]
+    each = [metric for metric in asked.metrics if not METRICS[metric.name].corpus_level]
     return [(metric, column, better) for metric in each for column, better in columns_of(metric).items()]
 
 
@@ -152,7 +152,7 @@ def of_partials(partials: pa.Table, asked: ExplainSpec) -> pa.Table:
     sums: dict[tuple, dict[str, dict[str, np.ndarray]]] = {}
     for (alias, model, method, target, scope, kind), values in counts(partials):
         sums.setdefault((model, alias, method, target), {}).setdefault(scope, {})[kind] = values
-    rows, by_alias = [], {metric.alias: metric for metric in asked.metrics if METRICS[metric.name].total}
+    rows, by_alias = [], {metric.alias: metric for metric in asked.metrics if METRICS[metric.name].corpus_level}
     found: dict[tuple, tuple[float | None, np.ndarray]] = {}  # each row's value, and what it comes to in each resample
     for (model, alias, method, target), scopes in sums.items():
         if alias not in by_alias:

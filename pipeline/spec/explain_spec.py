@@ -42,7 +42,7 @@ class ExplainSpec:
     @property
     def columns(self) -> dict[str, str | None]:
         """The columns of the metrics table that metrics fill -> which way is better."""
-        each = [columns_of(metric) for metric in self.metrics if not METRICS[metric.name].total]
+        each = [columns_of(metric) for metric in self.metrics if not METRICS[metric.name].corpus_level]
         return {column: better for columns in each for column, better in columns.items()}
 
     @property

@@ -22,7 +22,7 @@ def correlation(one, other):
     return np.corrcoef(one, other)[0, 1] if np.ptp(one) and np.ptp(other) else 0.0
 
 
-@metric(sets={"networks": networks}, columns=COLUMNS, family="analysis", version=2)
+@metric(perturbations={"networks": networks}, columns=COLUMNS, family="analysis", version=2)
 def sanity(raw, networks):
     from scipy.stats import rankdata
     from skimage.feature import hog

@@ -18,7 +18,7 @@ def best_threshold(hits, n):
     return (hits.reshape(len(DELTAS), -1).max(1) / n).mean()
 
 
-@metric(total=best_threshold)
+@metric(corpus_level=best_threshold)
 def box_acc(S, boxes, *, step: Share = 0.01, components: Literal["all", "largest"] = "all"):
     size = np.array([*S.shape[::-1], *S.shape[::-1]])
     best = []
