@@ -18,12 +18,12 @@ from pipeline.spec.grammar import parse
 from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
 from tests import tiny
+from tests.entries import fact
 from tests.untouched import assert_untouched
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
 SIZE, IMAGES = 32, 5
 PATHS = sorted(name for name, method in METHODS.items() if method.family == "path")
-PASSES = {"gradient": 1, "deconvnet": 1, "integrated_gradients": 50, "smooth_grad": 50, "var_grad": 50, "gradient_shap": 20}
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,10 @@ def test_one_gradient_shap_baseline_in_21_is_the_mean_colour():
 def test_counted_passes_are_the_cost_model_s(backbone, pixels, method):
     counted = Counted(backbone)
     run(method, counted, pixels)
-    assert (counted.forwards, counted.backwards) == (IMAGES * PASSES[method],) * 2
+    cost = fact("methods", method, "COST")
+    points = int(cost.partition("F")[0])
+    assert cost == f"{points}F + {points}B"
+    assert (counted.forwards, counted.backwards) == (IMAGES * points,) * 2
 
 
 def test_smooth_grad_and_var_grad_share_one_walk_unless_their_settings_differ(backbone, pixels):
