@@ -46,10 +46,11 @@ def cheap(method: str) -> str:
 
 
 def missing(folder: str, names: Iterable[str], required: Iterable[str]) -> Iterator[str]:
-    """What is left to write for `names`, a sentence each."""
+    """The files and facts that are still to write for `names`, a sentence each."""
     for entry in sorted(names):
         for name in required:
             try:
                 fact(folder, entry, name)
             except AssertionError as error:
                 yield str(error)
+                break

@@ -7,8 +7,11 @@ mean. RegionPerturbation centres patches that do not divide the image, ours star
 asked to, and draws its noise from numpy's global state: the tests hand it ours.
 """
 
+import hashlib
 import math
 from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,12 +24,13 @@ from pipeline.engine import perturbed
 from pipeline.engine.batch import Batch
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import run_forward
-from pipeline.families import METHODS, METRICS, Cam
+from pipeline.families import METHODS, METRICS, Cam, Metric
 from pipeline.maps.render import unit
 from pipeline.refusal import Refusal
 from pipeline.spec.columns import FIXED
 from pipeline.spec.explain_spec import build_spec
 from pipeline.stages import explainer
+from pipeline.tables.identity import seed_of
 from tests import tiny
 from tests.entries import cases, fact, facts, missing
 from tests.test_methods import SHORT as SHORT_METHODS
@@ -321,6 +325,33 @@ def test_the_share_of_ties_comes_with_whatever_breaks_ties(name):
 
 def test_random_removals_are_asked_once_for_all_maps(images, monkeypatch):
     assert rows_of(images, ["remove"], monkeypatch, ["ramped", "layer_cam", "fake_cam"]) == 1 + 5 + 3 * 5
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Random halves of the pixels, the same whatever the map."""
+
+    count: int
+    by_map: ClassVar[bool] = False
+
+
+def subsets(halves, batch, maps):
+    generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds("subsets")]
+    masks = torch.stack([torch.rand(halves.count, *batch.size, generator=generator) for generator in generators]).round()
+    return perturbed.Painting(halves.count, lambda copies, images: masks[images, copies])
+
+
+def test_a_new_perturbation_is_a_value_and_a_painter_and_is_passed_and_counted_like_the_others(images, monkeypatch):
+    monkeypatch.setitem(perturbed.PAINTERS, Subsets, subsets)
+    halves = Metric("halves", lambda copies: copies.p[:, 1].mean(), {"halves": None}, perturbations={"copies": lambda: Subsets(6)})
+    monkeypatch.setitem(METRICS, "halves", halves)
+    told, backbone = scored_maps(images, loaded(), ["halves"]), loaded()
+    for (drawn, score), image in zip(told, images, strict=True):
+        generator = torch.Generator().manual_seed(seed_of(0, "subsets", drawn.row["key"], hashlib.sha256(image.tobytes()).hexdigest()))
+        masks = torch.rand(6, SIZE, SIZE, generator=generator).round()[:, None]
+        p = backbone.logits(backbone.prepare.normalise(torch.from_numpy(image) / 255 * masks)).softmax(1)
+        assert score.values["halves"] == pytest.approx(float(p[:, drawn.predicted].mean()), rel=1e-4)
+    assert rows_of(images, ["halves"], monkeypatch, ["ramped", "layer_cam", "fake_cam"]) == 1 + 6, "once for all maps of an image"
 
 
 def test_metrics_that_explain_anew_are_only_computed_where_they_are_named():

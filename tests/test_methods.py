@@ -212,7 +212,7 @@ def hand(method):
         "noise": torch.tensor([[[0.25, 0.5], [0.75, 0.0]]]),
         "size": (2, 2),
     }
-    return METHODS[method].map(**{name: offered[name] for name in METHODS[method].asks})[0]
+    return METHODS[method].map(**{name: offered[name] for name in METHODS[method].inputs})[0]
 
 
 @pytest.mark.parametrize("method", CAMS)

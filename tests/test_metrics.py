@@ -155,7 +155,7 @@ def test_a_box_is_cut_off_at_the_border():
         assert repr(numbers(name, [drawn(MAP, out)])) == repr(numbers(name, [drawn(MAP, cut)]))
 
 
-UNBOXED = {name for name, entry in METRICS.items() if not entry.asks & {"boxes", "inside", "positive"}}
+UNBOXED = {name for name, entry in METRICS.items() if not entry.inputs & {"boxes", "inside", "positive"}}
 ODD = {
     "no box": (MAP, row(), "no box"),
     "a box outside": (MAP, row((1.2, 1.2, 1.6, 1.6)), "no box lies in the image"),
@@ -204,11 +204,12 @@ def random_case(seed, size=(40, 48)):
 
 
 @pytest.mark.parametrize("name", sorted(name for name, entry in METRICS.items() if not entry.perturbations))
-def test_numbers_are_fractions(name):
+def test_numbers_are_fractions_or_in_the_range_that_the_metric_states(name):
+    low, high = fact("metrics", name, "RANGE", (0, 1))
     for seed in range(20):
         found = numbers(WRITTEN.get(name, name), [random_case(seed)])
         for column in METRICS[name].columns:
-            assert 0 <= found[column] <= 1
+            assert low <= found[column] <= high
 
 
 def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch):

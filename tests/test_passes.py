@@ -123,7 +123,7 @@ def test_what_is_tallied_is_spent_and_is_the_cost_model_s(backbone, pictures, me
         spent[{"forwards": "F", "backwards": "B", "heads": "f", "head_backwards": "b"}[kind]] += number
     apart = passes(fact("methods", method, "MORE_FINER", ("", ""))[0] if target == "finer" else "", 0)
     # by rules of its own, so no gradient passes
-    relevance = IMAGES * (1 + apart["B"]) if "RA" in getattr(METHODS[method], "asks", ()) else 0
+    relevance = IMAGES * (1 + apart["B"]) if "RA" in getattr(METHODS[method], "inputs", ()) else 0
     assert rows["in"] == spent["F"]
     tokens = IMAGES * (math.prod(backbone.grid) + 1) if getattr(METHODS[method], "streams", False) else 0  # each is read out by itself
     assert rows["out"] == spent["F"] + spent["f"] + tokens

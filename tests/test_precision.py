@@ -111,7 +111,7 @@ def test_maps_of_half_precision_are_near_those_of_fp32_which_no_autocast_touches
     assert state(backbone) == before
     assert all(np.isfinite(each).all() for each in half)
     lively = [(a, b) for a, b in zip(full, half, strict=True) if a.std() > 0]
-    if METHODS[method].family == "cam" and not METHODS[method].asks & {"A"}:
+    if METHODS[method].family == "cam" and not METHODS[method].inputs & {"A"}:
         assert all(np.array_equal(a, b) for a, b in lively), "nothing of the network is in it"
     elif lively:
         assert statistics.median(np.corrcoef(a, b)[0, 1] if b.std() else 0.0 for a, b in lively) >= LEAST[precision][METHODS[method].family]

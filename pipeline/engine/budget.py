@@ -1,6 +1,6 @@
 """The number of rows of one pass: as many as the memory holds, whatever the batch.
 
-A row is one picture in one pass: an image, a masked copy of it, a point on its walk.
+A row is one image in one pass: an image, a masked copy of it, a point on its walk.
 """
 
 from collections.abc import Callable

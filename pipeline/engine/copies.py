@@ -30,7 +30,7 @@ def pass_copies(
     gain or a loss.
 
     Parameters:
-        read: takes the images [n], the masks [n] and the logits [n C] of every pass.
+        read: takes the images [n], the numbers of their masks [n] and the logits [n C] of every pass.
         pixels: images [B 3 H W] in [0, 1] to mask instead of the batch's own.
         wanted: which copies [B N] to pass; all of them by default.
         payer: the method or metric whose tally the rows go to.
@@ -42,23 +42,23 @@ def pass_copies(
     order = torch.arange(masks.count * len(pixels), device=pixels.device) if wanted is None else wanted.T.flatten().nonzero()[:, 0]
 
     def one_pass(start: int, stop: int) -> None:
-        which, images = order[start:stop] // len(pixels), order[start:stop] % len(pixels)
+        numbers, images = order[start:stop] // len(pixels), order[start:stop] % len(pixels)
         originals = pixels[images]
-        x = torch.lerp(backdrop[images], originals, _painted(masks, which, images)[:, None])
+        x = torch.lerp(backdrop[images], originals, _painted(masks, numbers, images)[:, None])
         with autocast(x.device, batch.precision):
             y = batch.backbone.logits(batch.backbone.prepare.normalise(x)).float()
         if own:
             whole = (x == originals).flatten(1).all(1)
             y = torch.where(whole[:, None], batch.forward.logits[images], y)
-        read(images, which, y)
+        read(images, numbers, y)
 
     within_budget(batch, len(order), one_pass, payer)
     batch.tally[payer, "forwards"] += len(order)
 
 
-def _painted(masks: Masks, which: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def _painted(masks: Masks, numbers: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Masks [n H W] of the rows of a pass; one that all images share is painted once."""
     if not masks.shared:
-        return masks.paint(which, images)
-    distinct, rows = which.unique_consecutive(return_inverse=True)
+        return masks.paint(numbers, images)
+    distinct, rows = numbers.unique_consecutive(return_inverse=True)
     return masks.paint(distinct, images)[rows]

@@ -149,7 +149,7 @@ def _mean_colours(pixels: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def even(recipe: Even, batch: Batch) -> Masks:
     """One mask, the same everywhere."""
-    return Masks(recipe, 1, lambda masks, images: torch.full((len(masks), *batch.size), recipe.kept, device=masks.device))
+    return Masks(recipe, 1, lambda masks, images: torch.full((len(masks), *batch.size), recipe.share, device=masks.device))
 
 
 PAINTERS: dict[type, Callable[[Any, Batch], Masks]] = {

@@ -41,7 +41,7 @@ from pipeline.families.perturbations import (
     equal_steps,
 )
 from pipeline.families.ranges import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
-from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
+from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, checked_inputs, inputs_of, parameters, register
 from pipeline.maps.render import unit, units
 
 __all__ = [
@@ -88,7 +88,7 @@ __all__ = [
     "Walk",
     "Whole",
     "Windows",
-    "asked_for",
+    "inputs_of",
     "attention",
     "captum_method",
     "cam",
@@ -98,7 +98,7 @@ __all__ = [
     "magnitude",
     "masked",
     "noisy",
-    "offered",
+    "checked_inputs",
     "optimised",
     "parameters",
     "path",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.families.registry import METHODS, Parameter, asked_for, parameters, register
+from pipeline.families.registry import METHODS, Parameter, checked_inputs, inputs_of, parameters, register
 from pipeline.refusal import Refusal
 
 # Recipes of masks: values, which the engine paints chunk by chunk.
@@ -59,9 +59,9 @@ class Segments:
 
 @dataclass(frozen=True)
 class Even:
-    """One mask that keeps the share `kept` of every pixel."""
+    """One mask that keeps a `share` of every pixel."""
 
-    kept: float
+    share: float
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Masked:
     """Algebra on the scores of masked copies; masks multiply pixels in [0, 1], and hidden pixels show `fill`.
 
     `recipes` names banks of masks, each a function from settings to a recipe, or to None where these settings do without it. `map` may
-    ask for
+    take
         a bank by its name   Copies [B N]
         clean    Copies [B] of the images as they are
         A        [B K h w]  activations of the cut layer
@@ -119,15 +119,12 @@ class Masked:
     version: int = 1
     family: str = "masked"
     class_free: bool = False
-    asks: frozenset[str] = field(init=False)
+    inputs: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
         known = {"clean", "A", "drops", "pixels", "again", "draw", *self.recipes}
-        asks = asked_for(self.map)
-        if asks - known:
-            raise Refusal(f"method {self.name!r} asks for {sorted(asks - known)}; the masked family offers {sorted(known)}")
-        object.__setattr__(self, "asks", asks)
+        object.__setattr__(self, "inputs", checked_inputs(self.name, self.map, known, self.family))
         settings = dict(parameters(self.map))
         if self.fill:
             settings["fill"] = Parameter(str, self.fill)
@@ -160,7 +157,7 @@ class Masked:
 
 def _call(function: Callable, settings: Mapping[str, Any]) -> Any:
     """Call a function with the settings that it takes."""
-    return function(**{name: settings[name] for name in asked_for(function)})
+    return function(**{name: settings[name] for name in inputs_of(function)})
 
 
 def gaussians(sigma_map: float, kernel_norm: bool) -> str:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.families.perturbations import Noisy, Perturbation, Remapped, Removed
-from pipeline.families.registry import METRICS, Parameter, asked_for, offered, parameters, register
+from pipeline.families.registry import METRICS, Parameter, checked_inputs, inputs_of, parameters, register
 from pipeline.refusal import Refusal
 
 OFFERED = frozenset({"S", "raw", "boxes", "inside", "positive", "counted", "Bp", "label", "predicted", "p", "q", "d"})
@@ -23,14 +23,14 @@ class Undefined(Exception):
 class Metric:
     """Numbers that say how good one map is, or counts that say so of a dataset once they are added up.
 
-    `perturbations` names sets of changed images, each a function from settings, and from `size` (H, W) if it asks for it, to a perturbation
-    of `families.perturbations`. `score` may ask for
+    `perturbations` names sets of changed images, each a function from settings, and from `size` (H, W) if it takes it, to a perturbation
+    of `families.perturbations`. `score` may take
         a perturbation by its name  the `ClassProbs` of its images; of `Remapped`, their maps [N H W]
         S          [H W]  the map at the network's input size, min-max to [0, 1], float64
         raw        [H W]  the same before min-max
         boxes      [N 4]  the object's boxes x0 y0 x1 y1 as fractions of the image, clipped to it, N >= 1
         inside     [H W]  bool, the pixels whose centre lies in a box
-        positive   [H W]  bool, the object's mask where the data has one, `inside` where it has not; asked of a pair of classes, the
+        positive   [H W]  bool, the object's mask where the data has one, `inside` where it has not; of a pair of classes, the
                           parts in which they differ
         counted    [H W]  bool, False where the mask says that a pixel is neither object nor ground
         Bp         [4]    the tight box around the largest part of the map above its mean (Opti-CAM appendix B)
@@ -38,7 +38,7 @@ class Metric:
         predicted  int    the class with the highest logit
         p q d      [2]    as in `ClassProbs`, of the image as it is
     and returns one number, or one for each of `columns`. Where a metric belongs to a dataset it is `corpus_level`, a function: `score`
-    then returns whole-number counts by name, which are added up over images in any order, and `corpus_level` asks for their sums by those
+    then returns whole-number counts by name, which are added up over images in any order, and `corpus_level` takes their sums by those
     names, and for `n`, the number of images; it returns as `score` does. `by_class` adds the counts up for each class as well. `score` raises `Undefined`
     where it has nothing to say.
 
@@ -63,21 +63,21 @@ class Metric:
     binary: bool | Collection[str] = False
     of_pairs: bool = False
     version: int = 1
-    asks: frozenset[str] = field(init=False)
+    inputs: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        asks = offered(self.name, self.score, {*OFFERED, *self.perturbations}, self.family)
+        inputs = checked_inputs(self.name, self.score, {*OFFERED, *self.perturbations}, self.family)
         if not all(column.startswith(self.name) for column in self.columns):
             raise Refusal(f"metric {self.name!r} fills {sorted(self.columns)}; every column must begin with its name")
         binary = frozenset(self.columns if self.binary is True else self.binary or ())
         if binary - set(self.columns):
             raise Refusal(f"metric {self.name!r} fills {sorted(self.columns)}; binary names {sorted(binary - set(self.columns))}")
         for perturbation in self.perturbations.values():
-            offered(self.name, perturbation, {"size"}, self.family)
+            checked_inputs(self.name, perturbation, {"size"}, self.family)
         functions = *self.perturbations.values(), self.score
         settings = {name: setting for function in functions for name, setting in parameters(function).items()}
-        object.__setattr__(self, "asks", asks)
+        object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "binary", binary)
         if self.corpus_level:
             settings |= {**parameters(self.corpus_level), **({} if self.of_pairs else {"by_class": Parameter(bool, False)})}
@@ -87,23 +87,23 @@ class Metric:
         """The perturbations of these settings at this size (H, W), by name."""
         values = {"size": size, **settings}
         return {
-            name: function(**{key: values[key] for key in (*asked_for(function), *parameters(function))})
+            name: function(**{key: values[key] for key in (*inputs_of(function), *parameters(function))})
             for name, function in self.perturbations.items()
         }
 
     @property
-    def asks_network(self) -> bool:
+    def needs_network(self) -> bool:
         """Whether it needs the network's probabilities in an image, changed or as it is."""
-        return bool(self.perturbations or self.asks & {"p", "q", "d"})
+        return bool(self.perturbations or self.inputs & {"p", "q", "d"})
 
     @property
-    def asks_classes(self) -> bool:
+    def needs_classes(self) -> bool:
         """Whether it has no value where the network has no classes."""
-        return self.asks_network or "predicted" in self.asks
+        return self.needs_network or "predicted" in self.inputs
 
     @property
     def remaps(self) -> bool:
-        """Whether it asks a method for maps of changed images or by changed networks: it is dear, and computed only where it is named."""
+        """Whether it needs maps of changed images or by changed networks: it is dear, and computed only where it is named."""
         return any(isinstance(perturbation, Remapped) for perturbation in self._defaults)
 
     @property

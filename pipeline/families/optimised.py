@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
+from pipeline.families.registry import METHODS, Parameter, checked_inputs, parameters, register
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Descent:
 
     Attributes:
         start: the variable [B ...], or candidates for it [R ...] where `choose` picks one per image.
-        inputs: tensors [B ...], the values of each image that `paint` and `map_of` need.
-        paint: variable [n ...], step, *inputs -> copies [n M 3 H W], pixels in [0, 1], and a penalty [n] or 0.
+        context: tensors [B ...], the values of each image that `paint` and `map_of` need.
+        paint: variable [n ...], step, *context -> copies [n M 3 H W], pixels in [0, 1], and a penalty [n] or 0.
         loss: scores of the copies [n M], scores of the clean image [n] -> [n].
-        map_of: variable [n ...], *inputs -> maps [n h w].
+        map_of: variable [n ...], *context -> maps [n h w].
         scalar: the meaning of the scores: <d, y>, <d, p>, or <d, y> less the highest logit of another class.
         keep: the iterate of the lowest loss, or the last one.
         tolerance: an image whose loss changes by less stops.
@@ -31,7 +31,7 @@ class Descent:
     """
 
     start: torch.Tensor
-    inputs: tuple[torch.Tensor, ...]
+    context: tuple[torch.Tensor, ...]
     paint: Callable[..., tuple[torch.Tensor, torch.Tensor | float]]
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     map_of: Callable[..., torch.Tensor]
@@ -50,7 +50,7 @@ class Descent:
 class Optimised:
     """A mask found by descent, for each image and target its own.
 
-    `descent` may ask for
+    `descent` may take
         pixels   [B 3 H W]  the image in [0, 1]
         A        [B K h w]  activations of the cut layer
         uniform  (*shape) -> [B *shape], numbers in [0, 1) from each image's own seed
@@ -66,16 +66,18 @@ class Optimised:
     version: int = 1
     family: str = "optimised"
     class_free: bool = False
-    asks: frozenset[str] = field(init=False)
+    inputs: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "asks", offered(self.name, self.descent, {"pixels", "A", "uniform", "blur", "spread"}, "optimised"))
+        object.__setattr__(
+            self, "inputs", checked_inputs(self.name, self.descent, {"pixels", "A", "uniform", "blur", "spread"}, "optimised")
+        )
         object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.descent))))
 
     @property
     def seeded(self) -> bool:
-        return "uniform" in self.asks
+        return "uniform" in self.inputs
 
     def render(self, settings: Mapping[str, Any]) -> str:
         return self.rendering

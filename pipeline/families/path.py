@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from pipeline.families.ranges import Whole
-from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
+from pipeline.families.registry import METHODS, Parameter, checked_inputs, parameters, register
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def noisy(x: torch.Tensor, normal: Callable, samples: int, spread: float, finish
 class Path:
     """Gradients of the explained scalar with respect to the network's input, summed along a walk.
 
-    `walk` may ask for
+    `walk` may take
         x        [B 3 H W]  the image as the network takes it, normalised
         normal   () -> [B 3 H W], the next standard normal draw of each image's own noise
         uniform  () -> [B 1 1 1], the same in [0, 1)
@@ -72,17 +72,17 @@ class Path:
     family: str = "path"
     grid: Literal["cells", "pixels"] = "pixels"
     class_free: bool = False
-    asks: frozenset[str] = field(init=False)
+    inputs: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "asks", offered(self.name, self.walk, {"x", "normal", "uniform"}, "path"))
+        object.__setattr__(self, "inputs", checked_inputs(self.name, self.walk, {"x", "normal", "uniform"}, "path"))
         object.__setattr__(self, "noise", self.noise or self.name)
         object.__setattr__(self, "parameters", MappingProxyType({"blur_ksize": Parameter(Whole, 0), **parameters(self.walk)}))
 
     @property
     def seeded(self) -> bool:
-        return bool(self.asks & {"normal", "uniform"})
+        return bool(self.inputs & {"normal", "uniform"})
 
     def render(self, settings: Mapping[str, Any]) -> str:
         return "area"

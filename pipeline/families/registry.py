@@ -25,22 +25,22 @@ def parameters(function: Callable) -> Mapping[str, Parameter]:
 
 
 @cache
-def asked_for(function: Callable) -> frozenset[str]:
+def inputs_of(function: Callable) -> frozenset[str]:
     """The positional parameters of `function`: its inputs."""
     signature = inspect.signature(function).parameters.values()
     return frozenset(p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD)
 
 
-def offered(name: str, function: Callable, known: set[str], family: str) -> frozenset[str]:
+def checked_inputs(name: str, function: Callable, known: set[str], family: str) -> frozenset[str]:
     """The inputs of `function`, all of which its family offers.
 
     Raises:
         Refusal: where one is not among the `known`.
     """
-    asks = asked_for(function)
-    if asks - known:
-        raise Refusal(f"{name!r} asks for {sorted(asks - known)}; the {family} family offers {sorted(known)}")
-    return asks
+    inputs = inputs_of(function)
+    if inputs - known:
+        raise Refusal(f"{name!r} asks for {sorted(inputs - known)}; the {family} family offers {sorted(known)}")
+    return inputs
 
 
 def register(table: dict, name: str, entry: Any) -> None:

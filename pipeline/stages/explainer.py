@@ -208,7 +208,7 @@ class Explainer:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
         predicted = said.predicted.tolist()
         asked = [cell for cell in wanted if cell.metric]
-        network = self.backbone.num_classes and any(METRICS[cell.metric.name].asks_network for cell in asked)
+        network = self.backbone.num_classes and any(METRICS[cell.metric.name].needs_network for cell in asked)
         classes = _judged(said) if network else None
         as_is = clean_probs(scene, classes) if network else [None] * len(pictures)
         drawn, told, scores = {}, {}, {}

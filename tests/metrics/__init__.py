@@ -11,6 +11,7 @@ Every faithfulness metric with perturbations
 Where they apply
     ANY        the metric as written with settings by which it has a value for any object
     SILENT     the odd cases of test_metrics (`ODD`) that leave it without a value, beyond those of all metrics of its kind
+    RANGE      (lowest, highest) number of a metric without perturbations that is no fraction
     TIES       True: it takes the map's pixels in their order, so that the share of ties stands beside it
     ANEW       True: it explains changed images or networks anew, so that it is computed only where it is named
 """

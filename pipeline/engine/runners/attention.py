@@ -34,7 +34,7 @@ def misfit(method: Choice, backbone: Backbone) -> str | None:
     blocks = len(network.nodes) - 1
     if start >= blocks:
         return f"start is {start}; the network has {blocks} blocks, so it must be 0 to {blocks - 1}"
-    return network.unruled if "RA" in METHODS[method.name].asks else None
+    return network.unruled if "RA" in METHODS[method.name].inputs else None
 
 
 def _stream_misfit(method: Choice, backbone: Backbone) -> str | None:
@@ -70,7 +70,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
 
 
 def _fitting(network: Network | str) -> Network:
-    """A network that was found to fit; a reason why it does not never comes this far."""
+    """The network of a method that fits; `misfit` has turned reasons why not into refusals before."""
     assert not isinstance(network, str), network
     return network
 
@@ -109,7 +109,7 @@ def _token_logits(entry: Attention, network: Stream, batch: Batch, method: Choic
     def read_out(x: torch.Tensor, part: slice) -> torch.Tensor:
         with autocast(x.device, batch.precision):
             passed = Passed(network, x, settings.get("depth", len(network.blocks)))
-            offers = {"added": passed.added, **{name: passed.each(name) for name in entry.asks - {"added"}}}
+            offers = {"added": passed.added, **{name: passed.each(name) for name in entry.inputs - {"added"}}}
             logits = passed.said(entry.map(**offers, **settings)).float()
         batch.tally[method.alias, "forwards"] += len(x)
         return logits
@@ -169,8 +169,8 @@ def _matrices(
         "RA": lambda: _relevances(network, recorded.env, d),
     }
     batch.tally[payer, "forwards"] += len(x)
-    batch.tally[payer, "backwards"] += len(x) * sum(ways.get(name, 0) for name in entry.asks)
-    return {name: offers[name]() for name in entry.asks}
+    batch.tally[payer, "backwards"] += len(x) * sum(ways.get(name, 0) for name in entry.inputs)
+    return {name: offers[name]() for name in entry.inputs}
 
 
 def _relevances(network: Attentive, values: dict, d: torch.Tensor) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from pipeline.spec.grammar import Choice
 
 def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot."""
-    if "weights" in METHODS[method.name].asks and backbone.pooled_linear is None:
+    if "weights" in METHODS[method.name].inputs and backbone.pooled_linear is None:
         return "it weights channels by a linear classifier behind global pooling, and this cut has none; use grad_cam"
     return None
 
@@ -44,4 +44,4 @@ def _map(payer: str, cam: Cam, batch: Batch, target: int, direction: int, settin
         "noise": lambda: batch.noise(cam.name),
         "size": lambda: batch.size,
     }
-    return cam.map(**{name: offers[name]() for name in cam.asks}, **settings)
+    return cam.map(**{name: offers[name]() for name in cam.inputs}, **settings)

@@ -27,7 +27,7 @@ from pipeline.targets.registry import Directions
 
 
 def misfit(method: Choice, backbone: Backbone) -> str | None:
-    """Why a method cannot explain this backbone, if it cannot: found by explaining one grey image."""
+    """Why a method cannot explain this backbone, if it cannot, by the test of one grey image."""
     pixels = torch.full((1, 3, *backbone.image_size), 127, dtype=torch.uint8, device=backbone.device)
     forward = run_forward(backbone, backbone.prepare(pixels))
     direction = torch.zeros_like(forward.logits)

@@ -24,7 +24,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
     latent: Latent = METHODS[method.name]
     g, h = batch.cached("branches", lambda: _branches(batch, method.alias))
     offers = {"g": g, "h": h, "d": batch.targets[target].directions[:, 0]}
-    return latent.map(**{name: offers[name] for name in latent.asks}, **method.args)
+    return latent.map(**{name: offers[name] for name in latent.inputs}, **method.args)
 
 
 @torch.no_grad()

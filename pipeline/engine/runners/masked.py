@@ -58,7 +58,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
         **{name: partial(_bank, batch, recipe, fill, method.alias, target) for name, recipe in recipes.items()},
     }
     return masked.map(
-        **{name: offers[name]() for name in masked.asks},
+        **{name: offers[name]() for name in masked.inputs},
         **{name: settings[name] for name in parameters(masked.map)},
     )
 
@@ -106,11 +106,11 @@ def score_copies(
     blank = batch.forward.logits.new_zeros(len(batch.pixels), masks.count)
     scores = [Copies(blank.clone(), blank.clone(), partial(spread, batch, masks), masks.geometry) for _ in directions]
 
-    def read(images: torch.Tensor, which: torch.Tensor, y: torch.Tensor) -> None:
+    def read(images: torch.Tensor, numbers: torch.Tensor, y: torch.Tensor) -> None:
         p = batch.probabilities(y)
         for copies, d in zip(scores, directions, strict=True):
-            copies.logit[images, which] = (d[images] * y).sum(1)
-            copies.prob[images, which] = (d[images] * p).sum(1)
+            copies.logit[images, numbers] = (d[images] * y).sum(1)
+            copies.prob[images, numbers] = (d[images] * p).sum(1)
 
     pass_copies(batch, masks, read, fill, pixels, wanted, payer)
     return scores
@@ -122,8 +122,8 @@ def spread(batch: Batch, masks: Masks, weights: torch.Tensor) -> torch.Tensor:
     total = weights.new_zeros(len(weights), batch.size[0] * batch.size[1])
 
     def one_chunk(start: int, stop: int) -> None:
-        which = torch.arange(start, stop, device=weights.device)
-        total.addmm_(weights[:, start:stop], masks.paint(which, which).flatten(1))
+        numbers = torch.arange(start, stop, device=weights.device)
+        total.addmm_(weights[:, start:stop], masks.paint(numbers, numbers).flatten(1))
 
     within_budget(batch, masks.count, one_chunk)
     return total.view(-1, *batch.size)

@@ -32,7 +32,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
         "blur": lambda: smoothed,
         "spread": lambda: spread,
     }
-    descent = optimised.descent(**{name: offers[name]() for name in optimised.asks}, **method.args)
+    descent = optimised.descent(**{name: offers[name]() for name in optimised.inputs}, **method.args)
     objective = _Objective(descent, batch, target, method.alias)
     return objective.maps(_descend(descent, objective.start(), objective))
 
@@ -46,7 +46,9 @@ class _Objective:
         self.direction, self.class_id = explained.directions[:, 0], explained.class_id
         self.clean = self._scores(batch.forward.logits[:, None], slice(None))[:, 0]
 
-    def evaluate(self, u: torch.Tensor, step: int, inputs: Sequence[torch.Tensor], rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def evaluate(
+        self, u: torch.Tensor, step: int, context: Sequence[torch.Tensor], rows: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss [n] and its gradient at the variable [n ...] of the images `rows`: one forward and one backward, within the budget."""
         descent, losses, gradients = self.descent, self.clean.new_empty(len(rows)), torch.empty_like(u)
 
@@ -54,7 +56,7 @@ class _Objective:
             part = slice(start, stop)
             with torch.enable_grad():
                 v = u[part].detach().requires_grad_()
-                copies, penalty = descent.paint(v, step, *(value[part] for value in inputs))
+                copies, penalty = descent.paint(v, step, *(value[part] for value in context))
                 loss = descent.loss(self._pass(copies, rows[part]), self.clean[rows[part]]) + penalty
                 gradients[part] = torch.autograd.grad(loss.sum(), v)[0]
             losses[part] = loss.detach()
@@ -72,9 +74,9 @@ class _Objective:
         scores = self.clean.new_empty(len(rows), len(descent.start))
 
         def one_pass(start: int, stop: int) -> None:
-            inputs = [value[start:stop] for value in descent.inputs]
+            context = [value[start:stop] for value in descent.context]
             for candidate, u in enumerate(descent.start):
-                copies, _ = descent.paint(u.expand(stop - start, *u.shape), None, *inputs)
+                copies, _ = descent.paint(u.expand(stop - start, *u.shape), None, *context)
                 scores[start:stop, candidate] = self._pass(copies, rows[start:stop])[:, 0]
 
         within_budget(self.batch, len(rows), one_pass, self.payer, rows_each=descent.copies)
@@ -86,7 +88,7 @@ class _Objective:
         maps = []
 
         def one_pass(start: int, stop: int) -> None:
-            maps.append(self.descent.map_of(u[start:stop], *(value[start:stop] for value in self.descent.inputs)).float())
+            maps.append(self.descent.map_of(u[start:stop], *(value[start:stop] for value in self.descent.context)).float())
 
         within_budget(self.batch, len(u), one_pass, self.payer, "backward", rows_each=self.descent.copies)
         return torch.cat(maps)
@@ -117,11 +119,11 @@ class _Objective:
 def _descend(descent: Descent, u: torch.Tensor, objective: _Objective) -> torch.Tensor:
     """The variable [B ...] at the end of each image's descent. An image that has stopped leaves the batch and costs nothing more."""
     clean = objective.clean
-    rows, inputs, update = torch.arange(len(clean), device=clean.device), list(descent.inputs), UPDATES[descent.optimiser]
+    rows, context, update = torch.arange(len(clean), device=clean.device), list(descent.context), UPDATES[descent.optimiser]
     result, state = torch.full_like(u, torch.nan), [torch.zeros_like(u) for _ in range(2)]
     best, last = (torch.full_like(clean, torch.inf) for _ in range(2))
     for step in range(descent.steps):
-        loss, gradient = objective.evaluate(u, step, inputs, rows)
+        loss, gradient = objective.evaluate(u, step, context, rows)
         better = loss < best[rows]
         result[rows[better]], best[rows[better]] = u[better], loss[better]
         moving = (loss - last[rows]).abs() >= descent.tolerance
@@ -129,7 +131,7 @@ def _descend(descent: Descent, u: torch.Tensor, objective: _Objective) -> torch.
         u = descent.settle(u - descent.lr * update(gradient, state, step))
         if not moving.all():
             rows, u, *state = (value[moving] for value in (rows, u, *state))
-            inputs = [value[moving] for value in inputs]
+            context = [value[moving] for value in context]
             if not len(rows):
                 break
     if descent.keep == "last":

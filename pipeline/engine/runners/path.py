@@ -44,7 +44,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
         "normal": lambda: draws.normal,
         "uniform": lambda: draws.uniform,
     }
-    walk = path.walk(**{name: offers[name]() for name in path.asks}, **settings)
+    walk = path.walk(**{name: offers[name]() for name in path.inputs}, **settings)
     direction = batch.targets[target].directions[:, 0]
 
     def compute() -> torch.Tensor:

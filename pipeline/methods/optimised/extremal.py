@@ -49,7 +49,7 @@ def extremal(
     def crop(masks):
         return masks[..., edge : edge + size[0], edge : edge + size[1]]
 
-    def map_of(u, *inputs):
+    def map_of(u, *context):
         total = crop(canvas(u)).sum(1)
         return blur(total, smooth * min(size)) if smooth else total
 

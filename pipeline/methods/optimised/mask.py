@@ -56,6 +56,6 @@ def mask(
     choose = sufficient if start == "circle" else None
     first = circles(pixels, blur, cells, 35, 10.0) if choose else pixels.new_ones(len(pixels), cells, cells, dtype=torch.float64)
     return Descent(
-        first, (pixels, blur(pixels, away), shifts), paint, lambda scores, clean: scores[:, 0], lambda m, *inputs: 1 - m, steps, lr,
+        first, (pixels, blur(pixels, away), shifts), paint, lambda scores, clean: scores[:, 0], lambda m, *context: 1 - m, steps, lr,
         scalar="prob", keep="last", settle=lambda m: m.clamp(0, 1), choose=choose,
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Cascading randomisation (Opti-CAM appendix G; E30): how like the map is to those of networks whose last 1 ... 5 layers are drawn anew.
 
 Rank correlation of the maps as they are and of their absolute values, SSIM of the maps brought to [0, 1] (Gaussian weights, data range
-1) and the correlation of their HOG descriptors (16 x 16 pixels a cell). Of a map that is constant nothing is said; where that of a
-changed network is, the changes have left nothing of the map, and it correlates with 0.
+1) and the correlation of their HOG descriptors (16 x 16 pixels a cell). A constant map has no value; where that of a
+changed network is constant, the changes have left nothing of the map, and it correlates with 0.
 """
 
 import numpy as np
