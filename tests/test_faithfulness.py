@@ -268,14 +268,14 @@ def test_aopc_is_the_region_perturbation_of_quantus_on_average(images, quantus):
 
 
 def test_max_sensitivity_is_that_of_quantus_under_the_same_noise(images, quantus, monkeypatch):
-    draws, drawn_from = [], perturbed._changed
+    draws, drawn_from = [], perturbed.changed_images
 
     def kept(change, scene, shown):
         for pixels in drawn_from(change, scene, shown):
             draws.append(((pixels - MEAN) / STD).numpy())
             yield pixels
 
-    monkeypatch.setattr(perturbed, "_changed", kept)
+    monkeypatch.setattr(perturbed, "changed_images", kept)
     told = scored_maps(images, loaded(), ["max_sensitivity(draws=4)"])
     network = tiny.sharp().eval().double()
 
@@ -441,7 +441,7 @@ def test_small_images_and_odd_maps_have_values_or_reasons(size, map, monkeypatch
     ],
 )
 def test_a_map_of_a_changed_image_that_fails_leaves_everything_else_standing(images, monkeypatch, odd, reason, stages):
-    drawn, changed = perturbed._drawn, []
+    drawn, changed = perturbed.draw_maps, []
 
     def told(*arguments):
         changed.append(1)
@@ -450,7 +450,7 @@ def test_a_map_of_a_changed_image_that_fails_leaves_everything_else_standing(ima
         finally:
             changed.clear()
 
-    monkeypatch.setattr(perturbed, "_drawn", told)
+    monkeypatch.setattr(perturbed, "draw_maps", told)
     monkeypatch.setitem(METHODS, "fragile", Cam("fragile", lambda A: odd(A) if changed else A.sum(1)))
     asked = {"metrics": ["max_sensitivity", "coherency", "energy", "ad"], "boxes": [[(0.1, 0.1, 0.9, 0.8)]] * 4}
     tables = pipeline.explain(images, LABELS, loaded(), ["fragile"], ["predicted"], **asked)
@@ -590,7 +590,7 @@ def test_an_image_explained_anew_without_a_change_has_the_same_map_by_every_meth
         *(["attention"] if build == "vit" else []),
     }
     written = [SHORT_METHODS.get(method, method) for method in methods]
-    monkeypatch.setattr(perturbed, "_changed", lambda change, scene, shown: iter([perturbed.pixels_of(scene)]))
+    monkeypatch.setattr(perturbed, "changed_images", lambda change, scene, shown: iter([perturbed.pixels_of(scene)]))
     tables = pipeline.explain(images, [0], backbone, written, ["finer"], metrics=["max_sensitivity", "coherency"])
     assert not tables["errors"].num_rows
     told = {(row["method"], row["image_id"]): row for row in tables["metrics"].to_pylist()}

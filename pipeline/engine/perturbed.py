@@ -118,18 +118,18 @@ def perturb(perturbation: Perturbation, batch: Batch, maps: ScoredMaps, payer: s
     `payer` is the metric whose tally the passes go to.
     """
     if isinstance(perturbation, Remapped):
-        return _remapped(perturbation, batch, maps, payer)
+        return _remap(perturbation, batch, maps, payer)
     usable = maps.usable(perturbation)
 
     def compute() -> list[ClassProbs | None]:
         painting = PAINTERS[type(perturbation)](perturbation, batch, maps)
-        return _passed(painting, batch, maps.classes, usable, payer)
+        return _pass(painting, batch, maps.classes, usable, payer)
 
     # the same copies whatever the map are passed once for all maps of the same images
     return compute() if perturbation.by_map else batch.cached(("perturbed", perturbation, tuple(usable)), compute)
 
 
-def _passed(painting: Painting, batch: Batch, classes: torch.Tensor, usable: list[bool], payer: str) -> list[ClassProbs | None]:
+def _pass(painting: Painting, batch: Batch, classes: torch.Tensor, usable: list[bool], payer: str) -> list[ClassProbs | None]:
     """Pass the painted copies of the usable images; those that show the image as it is have the logits of the batch's own forward."""
     device = batch.pixels.device
     wanted = torch.tensor(usable, device=device)[:, None].expand(-1, painting.count)
@@ -242,9 +242,9 @@ def ranks(S: np.ndarray, patch: int, seed: int) -> np.ndarray:
     return rank.repeat(patch, 0).repeat(patch, 1)[:height, :width] if patch > 1 else rank
 
 
-def _remapped(remapped: Remapped, batch: Batch, maps: ScoredMaps, payer: str) -> list[np.ndarray | None]:
+def _remap(remapped: Remapped, batch: Batch, maps: ScoredMaps, payer: str) -> list[np.ndarray | None]:
     """Maps [N H W] by the same method, with the same noise, for the same directions, where the images or the network alone have changed."""
-    draws = [_drawn(other, batch, maps, payer, remapped.raw) for other in _others(remapped.change, batch, maps, payer)]
+    draws = [draw_maps(other, batch, maps, payer, remapped.raw) for other in _changed_batches(remapped.change, batch, maps, payer)]
     stacks: list[np.ndarray | None] = []
     for i, usable in enumerate(maps.usable(remapped)):
         stack = np.stack([draw[i] for draw in draws])
@@ -252,7 +252,7 @@ def _remapped(remapped: Remapped, batch: Batch, maps: ScoredMaps, payer: str) ->
     return stacks
 
 
-def _others(change: Dimmed | Noisy | Randomised, batch: Batch, maps: ScoredMaps, payer: str) -> Iterable[Batch]:
+def _changed_batches(change: Dimmed | Noisy | Randomised, batch: Batch, maps: ScoredMaps, payer: str) -> Iterable[Batch]:
     """The batch where its images or the network alone have changed. A changed network is passed once for all maps of the same images."""
 
     def other(backbone: Backbone, pixels: torch.Tensor) -> Batch:
@@ -262,10 +262,10 @@ def _others(change: Dimmed | Noisy | Randomised, batch: Batch, maps: ScoredMaps,
 
     if isinstance(change, Randomised):
         return batch.cached(change, lambda: [other(backbone, pixels_of(batch)) for backbone in randomised(batch.backbone, change)])
-    return (other(batch.backbone, pixels) for pixels in _changed(change, batch, maps))
+    return (other(batch.backbone, pixels) for pixels in changed_images(change, batch, maps))
 
 
-def _changed(change: Dimmed | Noisy, batch: Batch, maps: ScoredMaps) -> Iterator[torch.Tensor]:
+def changed_images(change: Dimmed | Noisy, batch: Batch, maps: ScoredMaps) -> Iterator[torch.Tensor]:
     """Each changed batch of images [B 3 H W] in units of [0, 1]."""
     pixels = pixels_of(batch)
     if isinstance(change, Dimmed):
@@ -279,7 +279,7 @@ def _changed(change: Dimmed | Noisy, batch: Batch, maps: ScoredMaps) -> Iterator
         yield unnormalise(normalise(pixels) + change.radius * noise.to(pixels.device))
 
 
-def _drawn(other: Batch, batch: Batch, maps: ScoredMaps, payer: str, raw: bool) -> np.ndarray:
+def draw_maps(other: Batch, batch: Batch, maps: ScoredMaps, payer: str, raw: bool) -> np.ndarray:
     """The maps [B H W] of another batch, min-max unless `raw`; NaN where they are not finite."""
     cells = engine.maps(maps.method, other, maps.target).float().cpu()
     for (_, kind), rows in other.tally.items():

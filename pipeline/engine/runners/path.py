@@ -51,7 +51,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
         return sum_over_walk(walk, batch, direction, path.rule, method.alias)
 
     total = batch.cached(("walk", walk.name, path.noise, target), compute) if walk.name else compute()
-    return _blurred(walk.finish(total), size)
+    return _blur(walk.finish(total), size)
 
 
 def sum_over_walk(walk: Walk, batch: Batch, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
@@ -100,7 +100,7 @@ class _Draws:
         return torch.stack([draw(shape, generator=generator) for generator in self.generators]).to(self.device)
 
 
-def _blurred(maps: torch.Tensor, size: int) -> torch.Tensor:
+def _blur(maps: torch.Tensor, size: int) -> torch.Tensor:
     """Gaussian blur over `size` pixels (odd), with the width that OpenCV gives a kernel of this size; 0 and 1 change nothing."""
     return smoothed(maps, 0.3 * ((size - 1) * 0.5 - 1) + 0.8, size // 2) if size > 1 else maps
 
