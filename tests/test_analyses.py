@@ -273,7 +273,7 @@ def test_where_there_is_no_map_or_a_constant_one_there_is_no_likeness(odd):
     """All other metrics' odd cases are in test_metrics; of an image, `sanity` needs none but its map."""
     map, about, reason = ODD[odd]
     asked, other = parse("sanity", METRICS, "metric"), np.random.default_rng(0).random((5, SIDE, SIDE))
-    told = dict.fromkeys(METRICS["sanity"].codes(asked.args, (SIDE, SIDE)).values(), other)
+    told = dict.fromkeys(METRICS["sanity"].resolve(asked.args, (SIDE, SIDE)).values(), other)
     score = score_map(asked, MapView(map, "bilinear", (SIDE, SIDE), about, 0, None, told))
     assert score.reason == (reason if odd in ("a constant map", "NaN", "no map") else None)
 

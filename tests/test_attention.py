@@ -37,7 +37,7 @@ NETWORKS = {
 }
 SWIN = {"depths": (1, 1, 1, 1), "embed_dim": 12, "num_heads": (1, 1, 1, 1)}
 PREFIX = {"vit": 1, "distilled": 2, "registers": 5, "normed keys": 1, "beit": 1, "eva": 1}
-FAMILY = ["raw_attention", "rollout", "tibav"]
+FAMILY = sorted(name for name, method in METHODS.items() if method.family == "attention" and not method.streams)
 
 
 def build(kind: str) -> nn.Module:

@@ -418,7 +418,7 @@ def test_log_thresholds_tell_apart_what_even_ones_and_8_bits_do_not(metric):
 
     def total(thresholds):
         counts = entry.score(S=S, **given, thresholds=thresholds)
-        return entry.total(**({"hits": counts["hits"], "n": 1} if metric == "max_box_acc_v2" else counts))
+        return entry.corpus_level(**({"hits": counts["hits"], "n": 1} if metric == "max_box_acc_v2" else counts))
 
     assert total("log") == pytest.approx(1)
     assert total("even") < 0.3

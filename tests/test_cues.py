@@ -183,7 +183,7 @@ def test_a_perfect_map_is_one_and_a_flat_one_the_chance_level():
     assert value("mpxap", [contrast((truth,), truth)]) == {"mpxap": 1, "mpxap_chance": 0.12}
     assert value("mpxap", [contrast((1 - truth, np.ones((10, 10))), truth)])["mpxap"] == 1, "the sign of a difference says nothing"
     flat = METRICS["mpxap"].score(np.zeros((10, 10)), None, truth, np.ones((10, 10), bool))
-    assert METRICS["mpxap"].total(**flat) == (pytest.approx(0.12), pytest.approx(0.12))
+    assert METRICS["mpxap"].corpus_level(**flat) == (pytest.approx(0.12), pytest.approx(0.12))
 
 
 def test_what_is_ignored_is_neither_on_the_object_nor_off_it():

@@ -10,6 +10,8 @@ asked to, and draws its noise from numpy's global state: the tests hand it ours.
 import hashlib
 import math
 from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from pipeline.engine import perturbed
 from pipeline.engine.batch import Batch
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import run_forward
-from pipeline.families import METHODS, METRICS, Cam
+from pipeline.families import METHODS, METRICS, Cam, Metric
 from pipeline.maps.render import unit
 from pipeline.refusal import Refusal
 from pipeline.spec.columns import FIXED
@@ -30,6 +32,7 @@ from pipeline.spec.explain_spec import build_spec
 from pipeline.stages import explainer
 from pipeline.tables.identity import seed_of
 from tests import tiny
+from tests.entries import cases, fact, facts, missing
 from tests.test_methods import SHORT as SHORT_METHODS
 from tests.test_methods import fitting
 
@@ -63,7 +66,7 @@ def images():
 
 def scored_maps(images, backbone, metrics, method="ramped", target="predicted", labels=LABELS, **how):
     """What really ran through `pipeline.explain`: each map as drawn and its score, image by image and metric by metric, without controls."""
-    told, score = [], explainer.scored
+    told, score = [], explainer.score_map
     patch = pytest.MonkeyPatch()
 
     def overheard(asked, drawn):
@@ -72,7 +75,7 @@ def scored_maps(images, backbone, metrics, method="ramped", target="predicted", 
             told.append((drawn, found))
         return found
 
-    patch.setattr(explainer, "scored", overheard)
+    patch.setattr(explainer, "score_map", overheard)
     try:
         pipeline.explain(images, labels, backbone, [method], [target], metrics=list(metrics), **how)
     finally:
@@ -133,125 +136,27 @@ class Slow:
 
         return gaussian_blur(self.x, [31, 31], [15.0, 15.0])
 
+    def grey(self, level):
+        """A level of grey in normalised space."""
+        return (level - MEAN) / STD
 
-def area(curve):
-    curve = torch.stack(curve)
-    return ((curve[1:] + curve[:-1]) / 2).mean(0)
-
-
-def deletion(slow, steps=8, fill=0):
-    """Thirty-two by thirty-two pixels in so many equal steps."""
-    order, n = slow.order(), SIZE * SIZE // steps
-    curve = area([slow.p(slow.removed(order[: t * n], fill)) for t in range(steps + 1)])
-    return curve[slow.predicted], curve[slow.c]
+    def again(self, x):
+        """The map of a changed image for the class predicted for the clean one, from the formula and autograd."""
+        A = self.network[:6](x[None]).detach().requires_grad_()
+        self.network[6:](A)[0, self.predicted].backward()
+        return torch.from_numpy(unit(ramped(A.detach(), A.grad, (SIZE, SIZE))[0].numpy()))
 
 
-def insertion(slow):
-    order, n, start = slow.order(), SIZE * SIZE // 8, slow.blur11()
-    curve = area([slow.p(slow.removed(order[t * n :], start)) for t in range(9)])
-    return curve[slow.predicted], curve[slow.c]
+FAITHFULNESS = [name for name, entry in METRICS.items() if entry.family == "faithfulness"]
+REFERENCES, COSTS = cases("metrics", FAITHFULNESS, "REFERENCES"), cases("metrics", FAITHFULNESS, "COSTS")
 
 
-def rd(slow, rival="d", fill=0):
-    p, other, found = slow.p(slow.x), getattr(slow, rival), []
-    for r in (0.05, 0.1):
-        masked = slow.p(slow.removed(slow.order()[: math.ceil(r * SIZE**2)], fill))
-        found.append((p[slow.c] - masked[slow.c]) - (p[other] - masked[other]))
-    return tuple(found)
-
-
-def aopc(slow, patch=8, count=10):
-    p, sums = slow.p(slow.x), slow.S.unfold(0, patch, patch).unfold(1, patch, patch).sum((2, 3))
-    x, low, drops = slow.x.clone(), slow.x.min(), []
-    for place in slow.order(sums)[:count].tolist():
-        i, j = divmod(place, SIZE // patch)
-        x[:, i * patch : (i + 1) * patch, j * patch : (j + 1) * patch] = low
-        drops.append(p - slow.p(x))
-    drop = torch.stack(drops).mean(0)
-    return drop[slow.c], drop[slow.predicted]
-
-
-def remove(slow):
-    """Without the top of the map, and without as many pixels drawn from the image's seed."""
-    drawn = np.random.default_rng(seed_of(0, "removed", slow.key, hashlib.sha256(slow.image.tobytes()).hexdigest()))
-    orders = slow.order(), torch.from_numpy(drawn.permutation(SIZE**2))
-    removed = [slow.removed(order[: int(k * SIZE**2)], slow.blur31()) for order in orders for k in (0.1, 0.3, 0.5, 0.7, 0.9)]
-    return tuple(float(slow.p(x).argmax() == slow.label) for x in removed)
-
-
-def light_drop(slow):
-    drop = slow.p(slow.x) - slow.p(slow.dimmed(1 - slow.S))
-    return drop[slow.c], drop[slow.predicted]
-
-
-def saliency_metric(slow):
-    from skimage.measure import label, regionprops
-
-    region = max(regionprops(label((slow.S.mean() < slow.S).numpy(), connectivity=2)), key=lambda region: region.area)
-    top, left, bottom, right = region.bbox
-    crop = F.interpolate(slow.x[None, :, top:bottom, left:right], (SIZE, SIZE), mode="bilinear")[0]
-    return (math.log(max(0.05, (bottom - top) * (right - left) / SIZE**2)) - math.log(slow.p(crop)[slow.c]),)
-
-
-def ad(slow):
-    p, o = slow.p(slow.x), slow.p(slow.dimmed(slow.S))
-    return tuple(float((p[k] - o[k]).clamp(min=0) / p[k]) for k in (slow.c, slow.predicted))
-
-
-def ag(slow):
-    p, o = slow.p(slow.x), slow.p(slow.dimmed(slow.S))
-    return tuple(float((o[k] - p[k]).clamp(min=0) / (1 - p[k])) for k in (slow.c, slow.predicted))
-
-
-def again(slow, x):
-    """The map of a changed image for the class predicted for the clean one, from the formula and autograd."""
-    A = slow.network[:6](x[None]).detach().requires_grad_()
-    slow.network[6:](A)[0, slow.predicted].backward()
-    return torch.from_numpy(unit(ramped(A.detach(), A.grad, (SIZE, SIZE))[0].numpy()))
-
-
-def coherency(slow):
-    from scipy.stats import pearsonr
-
-    seen = again(slow, slow.dimmed(slow.S))
-    return ((1 + pearsonr(slow.S.flatten().numpy(), seen.flatten().numpy()).statistic) / 2,)
-
-
-def adcc(slow):
-    from scipy.stats import hmean
-
-    p, o = slow.p(slow.x)[slow.predicted], slow.p(slow.dimmed(slow.S))[slow.predicted]
-    return (hmean([coherency(slow)[0], 1 - slow.S.mean(), 1 - float((p - o).clamp(min=0) / p)]),)
-
-
-REFERENCES = {
-    "ad": ad,
-    "ag": ag,
-    "ai": lambda slow: tuple(float(gain > 0) for gain in ag(slow)),
-    "deletion(steps=8)": deletion,
-    "deletion(steps=8,fill=min)": lambda slow: deletion(slow, fill=slow.x.min()),
-    "deletion(steps=8,fill=black)": lambda slow: deletion(slow, fill=-MEAN / STD),
-    "deletion(steps=8,fill=0.7)": lambda slow: deletion(slow, fill=(0.7 - MEAN) / STD),
-    "deletion(steps=8,fill=blur11)": lambda slow: deletion(slow, fill=slow.blur11()),
-    "insertion(steps=8)": insertion,
-    "rd": rd,
-    "rd(reference=weight_cosine)": lambda slow: rd(slow, "near"),
-    "rd(fill=blur31)": lambda slow: rd(slow, fill=slow.blur31()),
-    "aopc(patch=8)": aopc,
-    "remove": remove,
-    "light_drop": light_drop,
-    "saliency_metric": saliency_metric,
-    "complexity": lambda slow: (slow.S.mean(),),
-    "coherency": coherency,
-    "adcc": adcc,
-}
-ELSEWHERE = {"max_sensitivity", "remove_and_classify"}  # against Quantus, and below as a ratio of what `remove` counts
-
-
-def test_every_faithfulness_metric_has_a_reference():
-    assert {written.partition("(")[0] for written in REFERENCES} | ELSEWHERE == {
-        name for name, entry in METRICS.items() if entry.family == "faithfulness"
-    }
+def test_every_faithfulness_metric_has_a_reference_and_a_cost():
+    elsewhere = facts("metrics", FAITHFULNESS, "NO_REFERENCE")
+    assert not [*missing("metrics", {*FAITHFULNESS} - {*elsewhere}, ["REFERENCES"])]
+    assert not [*missing("metrics", [name for name in FAITHFULNESS if METRICS[name].perturbations], ["COSTS"])]
+    named = {written.partition("=")[2] or written for key in COSTS for written in key}
+    assert named >= {*facts("metrics", FAITHFULNESS, "COSTS")}
 
 
 @pytest.mark.parametrize("written", sorted(REFERENCES))
@@ -264,7 +169,7 @@ def test_scores_are_the_formulas_in_double_precision(images, written, build, act
         scored_maps(images, loaded(f"tests.tiny:{build}"), [f"x={written}"], activation=activation), images, strict=True
     ):
         slow = Slow(network, image, drawn, activation)
-        if written == "remove" and slow.label is None:
+        if slow.label is None and "no label" in fact("metrics", written.partition("(")[0], "SILENT", ()):
             assert score.reason == "no label"
             continue
         expected = [float(value) for value in REFERENCES[written](slow)]
@@ -277,7 +182,7 @@ PREDICTED = [4, 4, 2, 2]  # by the undecided network; with any other labels litt
 def test_removals_are_the_formula_where_the_answer_hangs_on_them(images):
     network = tiny.undecided().eval().double()
     told = scored_maps(images, loaded("tests.tiny:undecided"), ["x=remove"], labels=PREDICTED)
-    expected = [remove(Slow(network, image, drawn)) for (drawn, _), image in zip(told, images, strict=True)]
+    expected = [REFERENCES["remove"](Slow(network, image, drawn)) for (drawn, _), image in zip(told, images, strict=True)]
     assert [tuple(score.values.values()) for _, score in told] == expected
     kept = [sum(each) for each in zip(*expected, strict=True)]
     assert len(set(kept[:5])) > 1 < len(set(kept[5:])), "removals lose some images and keep others"
@@ -363,19 +268,19 @@ def test_aopc_is_the_region_perturbation_of_quantus_on_average(images, quantus):
 
 
 def test_max_sensitivity_is_that_of_quantus_under_the_same_noise(images, quantus, monkeypatch):
-    draws, drawn_from = [], perturbed._changed
+    draws, drawn_from = [], perturbed.changed_images
 
     def kept(change, scene, shown):
         for pixels in drawn_from(change, scene, shown):
             draws.append(((pixels - MEAN) / STD).numpy())
             yield pixels
 
-    monkeypatch.setattr(perturbed, "_changed", kept)
+    monkeypatch.setattr(perturbed, "changed_images", kept)
     told = scored_maps(images, loaded(), ["max_sensitivity(draws=4)"])
     network = tiny.sharp().eval().double()
 
     def explained(model, inputs, targets, **rest):
-        return np.stack([again(slow, torch.from_numpy(inputs[0]).double()).numpy()])[None]
+        return np.stack([slow.again(torch.from_numpy(inputs[0]).double()).numpy()])[None]
 
     clean = ((images / 255).astype(np.float32) - np.float32(MEAN)) / np.float32(STD)
     for i, (told_of, score) in enumerate(told):
@@ -405,43 +310,15 @@ def rows_of(images, metrics, monkeypatch, methods=("ramped",), **how):
     return count["rows"] / len(images)
 
 
-COSTS = {
-    ("deletion",): 224 + 1,
-    ("deletion(steps=28)",): 28 + 1,
-    ("insertion",): 224 + 1,
-    ("deletion", "fine=deletion(fill=black)"): 2 * 224 + 1,
-    ("ad",): 1 + 1,
-    ("ad_ai_ag",): 1 + 1,
-    ("ad_ai_ag", "light_drop"): 2 + 1,
-    ("rd",): 2 + 1,
-    ("rd", "close=rd(reference=weight_cosine)"): 2 + 1,
-    ("aopc",): 10 + 1,
-    ("remove",): 5 + 5 + 1,
-    ("remove", "remove_and_classify"): 5 + 5 + 1,
-    ("saliency_metric",): 1 + 1,
-    ("complexity", "tie_share"): 1,
-    ("coherency",): 1 + 1,  # a look
-    ("adcc", "coherency", "ad"): 2 + 1,
-    ("max_sensitivity",): 10 + 1,
-}
-
-
 @pytest.mark.parametrize("metrics", COSTS, ids=" ".join)
 def test_forwards_are_those_of_the_cost_model(images, metrics, monkeypatch):
     assert rows_of(images, metrics, monkeypatch) == COSTS[metrics]
 
 
-def test_every_faithfulness_metric_has_a_cost():
-    assert {written.partition("=")[2] or written for key in COSTS for written in key} >= {
-        name for name, entry in METRICS.items() if entry.family == "faithfulness" and entry.sets and name not in ("ai", "ag")
-    }
-
-
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_the_share_of_ties_comes_with_whatever_breaks_ties(name):
-    breaks = {"deletion", "insertion", "rd", "aopc", "remove", "remove_and_classify"}
     (asked, *others) = [metric.alias for metric in build_spec(["cam"], ["label"], metrics=[name]).metrics]
-    assert (asked, others) == (name, ["tie_share"] if name in breaks else [])
+    assert (asked, others) == (name, ["tie_share"] if fact("metrics", name, "TIES", False) else [])
     twice = build_spec(["cam"], ["label"], metrics=[f"x={name}", "ties=tie_share"]).metrics
     assert [metric.alias for metric in twice] == ["x", "ties"]
 
@@ -450,8 +327,36 @@ def test_random_removals_are_asked_once_for_all_maps(images, monkeypatch):
     assert rows_of(images, ["remove"], monkeypatch, ["ramped", "layer_cam", "fake_cam"]) == 1 + 5 + 3 * 5
 
 
+@dataclass(frozen=True)
+class Subsets:
+    """Random halves of the pixels, the same whatever the map."""
+
+    count: int
+    by_map: ClassVar[bool] = False
+
+
+def subsets(halves, batch, maps):
+    generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds("subsets")]
+    masks = torch.stack([torch.rand(halves.count, *batch.size, generator=generator) for generator in generators]).round()
+    return perturbed.Painting(halves.count, lambda copies, images: masks[images, copies])
+
+
+def test_a_new_perturbation_is_a_value_and_a_painter_and_is_passed_and_counted_like_the_others(images, monkeypatch):
+    monkeypatch.setitem(perturbed.PAINTERS, Subsets, subsets)
+    halves = Metric("halves", lambda copies: copies.p[:, 1].mean(), {"halves": None}, perturbations={"copies": lambda: Subsets(6)})
+    monkeypatch.setitem(METRICS, "halves", halves)
+    told, backbone = scored_maps(images, loaded(), ["halves"]), loaded()
+    for (drawn, score), image in zip(told, images, strict=True):
+        generator = torch.Generator().manual_seed(seed_of(0, "subsets", drawn.row["key"], hashlib.sha256(image.tobytes()).hexdigest()))
+        masks = torch.rand(6, SIZE, SIZE, generator=generator).round()[:, None]
+        p = backbone.logits(backbone.prepare.normalise(torch.from_numpy(image) / 255 * masks)).softmax(1)
+        assert score.values["halves"] == pytest.approx(float(p[:, drawn.predicted].mean()), rel=1e-4)
+    assert rows_of(images, ["halves"], monkeypatch, ["ramped", "layer_cam", "fake_cam"]) == 1 + 6, "once for all maps of an image"
+
+
 def test_metrics_that_explain_anew_are_only_computed_where_they_are_named():
-    dear = {"adcc", "coherency", "max_sensitivity", "sanity"}
+    dear = {*facts("metrics", METRICS, "ANEW")}
+    assert dear
     assert {name for name, entry in METRICS.items() if entry.remaps} == dear
     for everything in ("all", "family:faithfulness"):
         names = {metric.name for metric in build_spec(["cam"], ["label"], metrics=[everything]).metrics}
@@ -536,7 +441,7 @@ def test_small_images_and_odd_maps_have_values_or_reasons(size, map, monkeypatch
     ],
 )
 def test_a_map_of_a_changed_image_that_fails_leaves_everything_else_standing(images, monkeypatch, odd, reason, stages):
-    drawn, changed = perturbed._drawn, []
+    drawn, changed = perturbed.draw_maps, []
 
     def told(*arguments):
         changed.append(1)
@@ -545,7 +450,7 @@ def test_a_map_of_a_changed_image_that_fails_leaves_everything_else_standing(ima
         finally:
             changed.clear()
 
-    monkeypatch.setattr(perturbed, "_drawn", told)
+    monkeypatch.setattr(perturbed, "draw_maps", told)
     monkeypatch.setitem(METHODS, "fragile", Cam("fragile", lambda A: odd(A) if changed else A.sum(1)))
     asked = {"metrics": ["max_sensitivity", "coherency", "energy", "ad"], "boxes": [[(0.1, 0.1, 0.9, 0.8)]] * 4}
     tables = pipeline.explain(images, LABELS, loaded(), ["fragile"], ["predicted"], **asked)
@@ -646,7 +551,7 @@ def test_what_is_left_beside_a_probability_of_one_is_not_rounded_away(images):
     y = torch.tensor([[32.0, 0, 0, 0, 0]])
     backbone = loaded()
     scene = Batch(run_forward(backbone, backbone.prepare(torch.from_numpy(images))), (), torch.from_numpy(images), lambda name: [0] * 4)
-    said = perturbed._Answers(scene, torch.zeros(1, 4, dtype=torch.long), 1)
+    said = perturbed._ClassProbs(scene, torch.zeros(1, 4, dtype=torch.long), 1)
     said(torch.tensor([0]), torch.tensor([0]), y)
     assert said.by_image()[0].q[0, 0] == pytest.approx(4 * math.exp(-32), rel=1e-6)
 
@@ -685,7 +590,7 @@ def test_an_image_explained_anew_without_a_change_has_the_same_map_by_every_meth
         *(["attention"] if build == "vit" else []),
     }
     written = [SHORT_METHODS.get(method, method) for method in methods]
-    monkeypatch.setattr(perturbed, "_changed", lambda change, scene, shown: iter([perturbed.pixels_of(scene)]))
+    monkeypatch.setattr(perturbed, "changed_images", lambda change, scene, shown: iter([perturbed.pixels_of(scene)]))
     tables = pipeline.explain(images, [0], backbone, written, ["finer"], metrics=["max_sensitivity", "coherency"])
     assert not tables["errors"].num_rows
     told = {(row["method"], row["image_id"]): row for row in tables["metrics"].to_pylist()}

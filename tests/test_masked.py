@@ -27,6 +27,7 @@ from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
 from tests import tiny
 from tests.conditioning import Double, agree, doubled, off, rounding, widened
+from tests.entries import cases, missing
 
 SIZE, IMAGES = 32, 3
 MEAN, STD = 0.4, 0.25
@@ -85,122 +86,12 @@ class Slow:
         return self.network[:6](((self.x - self.mean) / self.std)[None])[0]
 
 
-def rise(slow):
-    draws, step = torch.Generator().manual_seed(seed_of(0, "bernoulli", 40, 5, 0.4)), math.ceil(slow.side / 5)
-    grids = (torch.rand(40, 5, 5, generator=draws) < 0.4).double()
-    tops, lefts = (torch.randint(step, (40,), generator=draws) for _ in range(2))
-    total = torch.zeros(slow.side, slow.side).double()
-    for grid, top, left in zip(grids, tops.tolist(), lefts.tolist(), strict=True):
-        large = F.interpolate(grid[None, None], (6 * step, 6 * step), mode="bilinear")[0, 0]
-        mask = large[top : top + slow.side, left : left + slow.side]
-        total += slow.p(slow.x * mask) * mask
-    return total / (40 * 0.4)
+MASKED = [name for name, method in METHODS.items() if method.family == "masked"]
+REFERENCES, COSTS = cases("methods", MASKED, "REFERENCES"), cases("methods", MASKED, "PASSES")
 
 
-def gaussian(row, column, sigma, factor, side):
-    at = torch.arange(side).double() + 0.5
-    return (-((at[:, None] - row) ** 2 + (at - column) ** 2) / (factor * sigma**2)).exp()
-
-
-def glas(slow, x=None, points=None, light=True, shadow=True, k=4, sigmas=(3, 3, 3)):
-    """Eq. 3 by its double sum, pixels by points; sigmas in units of side / 15."""
-    x, side = slow.x if x is None else x, slow.side
-    sigma_l, sigma_s, sigma_map = (sigma * side / 15 for sigma in sigmas)
-    total = torch.zeros(side, side).double()
-    for i, j in points if points is not None else itertools.product(range(k), repeat=2):
-        centre = ((i + 0.5) * side / k, (j + 0.5) * side / k)
-        f_l = slow.p(x * gaussian(*centre, sigma_l, 2, side)) if light else 1
-        f_s = abs(slow.p(x) - slow.p(x * (1 - gaussian(*centre, sigma_s, 2, side)))) + 1e-5 if shadow else 1
-        total += gaussian(*centre, sigma_map, 1, side) * max(f_l * f_s, 0)
-    return total / k**2
-
-
-def rglas(slow):
-    x, points, total = slow.x, set(itertools.product(range(4), repeat=2)), 0
-    for _ in range(3):
-        S = torch.from_numpy(unit(glas(slow, x, sorted(points)).numpy()))
-        total = total + S
-        points = {(i, j) for i, j in points if S[int((i + 0.5) * slow.side / 4), int((j + 0.5) * slow.side / 4)] <= 0.8}
-        x = x * (1 - S)
-        if not points or (S.mean() / max(slow.p(x), 1e-12)) ** 0.5 >= 5:
-            break
-    return total
-
-
-def occlusion(slow):
-    starts, clean = [0, 5, 10, 15, 20, 24], slow.p(slow.x)
-    total, count = torch.zeros(SIZE, SIZE).double(), torch.zeros(SIZE, SIZE).double()
-    for top, left in itertools.product(starts, repeat=2):
-        x = slow.x.clone()
-        x[:, top : top + 8, left : left + 8] = MEAN
-        total[top : top + 8, left : left + 8] += clean - slow.p(x)
-        count[top : top + 8, left : left + 8] += 1
-    return total / count
-
-
-def score_cam(slow, softmax=True):
-    A, scores = slow.A(), []
-    for channel in A:
-        mask = F.interpolate(channel[None, None], (SIZE, SIZE), mode="bilinear")[0, 0]
-        scores.append(slow.y(slow.x * torch.from_numpy(unit(mask.numpy()))) - slow.y(slow.x * 0))
-    scores = torch.tensor(scores, dtype=torch.float64)
-    weights = scores.softmax(0) if softmax else scores
-    return (weights[:, None, None] * A).sum(0).relu()
-
-
-@torch.no_grad()
-def ablation_cam(slow):
-    A, total = slow.A(), 0
-    whole = float(slow.direction @ slow.network[6:](A[None])[0])
-    for channel in range(len(A)):
-        without = A.clone()
-        without[channel] = 0
-        total = total + (whole - float(slow.direction @ slow.network[6:](without[None])[0])) / abs(whole) * A[channel]
-    return total.relu()
-
-
-def lime(slow):
-    from skimage.segmentation import quickshift
-    from sklearn.linear_model import Ridge
-    from sklearn.metrics import pairwise_distances
-
-    seed = slow.scene.seeds("lime")[slow.image]
-    picture = slow.scene.pixels[slow.image].permute(1, 2, 0).numpy()
-    labels = torch.from_numpy(quickshift(picture, kernel_size=2, max_dist=200, ratio=0.2, rng=seed % 2**31))
-    number = int(labels.max()) + 1
-    z = (torch.rand(60, number, generator=torch.Generator().manual_seed(seed)) < 0.5).double()
-    z[0] = 1
-    blurred = slow.x.clone()
-    for s in range(number):
-        blurred[:, labels == s] = slow.x[:, labels == s].mean(1, keepdim=True)
-    scores = [slow.p(torch.where((bits[labels] > 0), slow.x, blurred)) for bits in z]
-    distance = pairwise_distances(z.numpy(), z[:1].numpy(), metric="cosine").ravel()
-    model = Ridge(alpha=1).fit(z.numpy(), scores, sample_weight=np.sqrt(np.exp(-(distance**2) / 0.25**2)))
-    assert number > 3
-    return torch.from_numpy(model.coef_)[labels].relu()
-
-
-def short_glas(light=True, shadow=True, sigmas=(3, 3, 3)):
-    return lambda slow: glas(slow, light=light, shadow=shadow, sigmas=sigmas)
-
-
-REFERENCES = {
-    "rise(masks=40,cells=5,p=0.4)": rise,
-    "glas(k=4)": short_glas(),
-    "glas(k=4,preset=ilsvrc)": short_glas(sigmas=(5, 3, 6)),
-    "glas_light(k=4)": short_glas(shadow=False),
-    "glas_shadow(k=4)": short_glas(light=False),
-    "rglas(k=4,rounds=3)": rglas,
-    "occlusion(window=8,stride=5)": occlusion,
-    "score_cam": score_cam,
-    "score_cam(score_norm=none)": lambda slow: score_cam(slow, softmax=False),
-    "ablation_cam": ablation_cam,
-    "lime(samples=60,kernel=2)": lime,
-}
-
-
-def test_every_masked_method_has_a_reference():
-    assert {written.partition("(")[0] for written in REFERENCES} == {name for name, method in METHODS.items() if method.family == "masked"}
+def test_every_masked_method_has_a_reference_and_a_cost():
+    assert not [*missing("methods", MASKED, ["REFERENCES", "PASSES"])]
 
 
 @pytest.mark.parametrize("written", sorted(REFERENCES))
@@ -252,20 +143,6 @@ def test_rise_follows_the_run_seed_and_lime_each_image_seed(network, pixels):
     assert not torch.equal(run("lime(samples=40,kernel=2)"), ours("lime(samples=40,kernel=2)", shifted))
 
 
-# Passes of one image beyond the look, of the trunk and of the head alone, for any number of targets.
-COSTS = {
-    "rise(masks=33)": (33, 0),
-    "glas": (2 * 15**2, 0),
-    "glas_light(k=4)": (4**2, 0),
-    "glas_shadow(k=4)": (4**2, 0),
-    "occlusion(window=8,stride=5)": (6**2, 0),
-    "score_cam": (12, 0),
-    "score_cam(score_norm=none)": (12 + 1, 0),
-    "ablation_cam": (0, 12),
-    "lime": (1000, 0),
-}
-
-
 class Counted:
     """A backbone that counts the rows of every pass, and runs out of memory above `most` of them."""
 
@@ -289,7 +166,7 @@ class Counted:
 def counted(network, pixels, most=10**9):
     scene = scene_of(network[0], pixels)
     counter = Counted(network[0], most)
-    return replace(scene, look=replace(scene.look, backbone=counter)), counter
+    return replace(scene, forward=replace(scene.forward, backbone=counter)), counter
 
 
 @pytest.mark.parametrize("written", sorted(COSTS))
@@ -340,7 +217,7 @@ def test_no_more_copies_than_the_budget_are_painted_at_once(network, pixels):
     scene, painted = scene_of(network[0], pixels), []
     code = Bernoulli(200, 7, 0.5)
     bank = masks_of(code, scene)
-    scene._kept["masks", code] = replace(bank, paint=lambda which, images: painted.append(len(which)) or bank.paint(which, images))
+    scene._cache["masks", code] = replace(bank, paint=lambda which, images: painted.append(len(which)) or bank.paint(which, images))
     ours("rise(masks=200)", scene)
     assert max(painted) <= budget.ROWS["forward"]["cpu"]
     # each pass paints a mask once for all three images
@@ -399,7 +276,7 @@ def test_occlusion_of_a_linear_model_is_the_mean_box_sum(network, pixels):
     with Double():
         scene, code = scene_of(widened(network[0]), pixels), Windows(8, 4)
         masks, a = masks_of(code, scene), torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-        said = Copies(None, (masks.paint(torch.arange(49), None) * a).sum((1, 2))[None], codes=masks.codes)
+        said = Copies(None, (masks.paint(torch.arange(49), None) * a).sum((1, 2))[None], geometry=masks.geometry)
         found = METHODS["occlusion"].map(Copies(None, a.sum()[None]), said, window=8, stride=4)[0]
         sums, ones = F.avg_pool2d(a[None, None], 8, 4, divisor_override=1), torch.ones(1, 1, 8, 8)
         expected = F.conv_transpose2d(sums, ones, stride=4) / F.conv_transpose2d(torch.ones_like(sums), ones, stride=4)
@@ -425,7 +302,7 @@ def test_ablation_cam_does_not_turn_over_where_the_logit_is_negative():
 def test_mean_fill_is_what_multiplying_the_normalised_tensor_comes_to(network, pixels):
     def found(backbone):
         scene = scene_of(backbone, pixels)
-        return masked.ask(scene, masks_of(Bernoulli(10, 4, 0.5), scene), [scene.targets[0].directions[:, 0]], "mean")[0].logit
+        return masked.score_copies(scene, masks_of(Bernoulli(10, 4, 0.5), scene), [scene.targets[0].directions[:, 0]], "mean")[0].logit
 
     scene = scene_of(network[0], pixels)
     with Double():
@@ -450,7 +327,7 @@ def test_blur_keeps_a_flat_image_and_removes_detail(network):
 def test_what_a_superpixel_hides_shows_its_mean_colour(network, pixels):
     scene = scene_of(network[0], pixels)
     masks = masks_of(Segments(8, 2, 200.0, 0.2), scene)
-    for image, (labels, colours) in enumerate(zip(masks.codes.labels, masks.fill, strict=True)):
+    for image, (labels, colours) in enumerate(zip(masks.geometry.labels, masks.fill, strict=True)):
         for segment in labels.unique():
             inside = pixels_of(scene)[image][:, labels == segment]
             torch.testing.assert_close(colours[:, labels == segment], inside.mean(1, keepdim=True).expand_as(inside))
@@ -492,7 +369,7 @@ def test_sigmoid_networks_are_asked_by_their_sigmoid(network, pixels):
     for image in range(IMAGES):
         slow = Slow(network[1], scene_of(network[0], pixels, activation="sigmoid"), image, 0)
         slow.p = lambda x, slow=slow: float(slow.direction @ slow.logits(x).sigmoid())
-        expected.append(occlusion(slow))
+        expected.append(REFERENCES["occlusion(window=8,stride=5)"](slow))
     agree(found, network[0], torch.stack(expected))
 
 
@@ -562,7 +439,7 @@ def test_lime_agrees_with_captum_within_its_sampling_error(network, pixels, hook
 
     scene, code = scene_of(network[0], pixels, part=slice(0, 1)), "lime(samples=400,kernel=2)"
     masks = masks_of(Segments(400, 2, 200.0, 0.2), scene)
-    labels = masks.codes.labels[0]
+    labels = masks.geometry.labels[0]
 
     def similarity(original, perturbed, bits, **rest):
         distance = 1 - torch.nn.functional.cosine_similarity(bits.float(), torch.ones_like(bits.float())).item()
@@ -581,10 +458,10 @@ def test_lime_agrees_with_captum_within_its_sampling_error(network, pixels, hook
     theirs = said[0, 0].float().relu()
     found = ours(code, scene)[0]
     # the superpixels stay, the coins change
-    again = replace(scene, seeds=lambda name: [77], _kept={})
-    bits = torch.rand(masks.codes.bits.shape, generator=torch.Generator().manual_seed(5)) < 0.5
+    again = replace(scene, seeds=lambda name: [77], _cache={})
+    bits = torch.rand(masks.geometry.bits.shape, generator=torch.Generator().manual_seed(5)) < 0.5
     paint = lambda which, images: bits[images, which].gather(1, labels.flatten()[None].expand(len(which), -1)).view(-1, SIZE, SIZE).float()  # noqa: E731
-    again._kept["masks", Segments(400, 2, 200.0, 0.2)] = replace(masks, paint=paint, codes=replace(masks.codes, bits=bits))
+    again._cache["masks", Segments(400, 2, 200.0, 0.2)] = replace(masks, paint=paint, geometry=replace(masks.geometry, bits=bits))
     chance = (ours(code, again)[0] - found).square().mean().sqrt()
     assert 0 < (theirs - found).square().mean().sqrt() <= 3 * chance
     assert np.corrcoef(theirs.flatten(), found.flatten())[0, 1] > 0.9

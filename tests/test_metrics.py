@@ -24,67 +24,13 @@ from pipeline.score.views import MapView
 from pipeline.spec.columns import FIXED
 from pipeline.spec.explain_spec import CONTROLS, build_spec
 from pipeline.spec.grammar import parse
+from tests.entries import cases, fact, facts, files, missing
 
 MAP = np.array([[0, 2, 2, 0], [0, 8, 4, 0], [0, 5, 0, 0], [1, 0, 0, 2]], dtype=np.float32) / 8
 BOX = (0.25, 0.25, 0.75, 0.75)
 # Worked out on paper for MAP and BOX: the map's sum is 3, 17/8 of it in the box, its mean 3/16; above the mean is one part of five
-# pixels, columns 1-2 and rows 0-2, and one of a single pixel.
-HAND = {
-    "energy": {"energy": 17 / 24},
-    "pointing": {"pointing": 1},
-    "pointing_blob": {"pointing_blob": 1, "pointing_blob_small": 0},  # the box takes exactly a quarter
-    "pointing_small(small=0.5)": {"pointing_small": 1},
-    "official": {"official": 1 / 3},
-    "loc_error": {"loc_error": 1 / 3},
-    "f1": {"f1": 17 / 28},  # precision 17/24, recall 17/32
-    "iou": {"iou_10": 3 / 8, "iou_30": 3 / 4, "iou_50": 3 / 4, "iou_70": 1 / 4, "iou_90": 1 / 4},
-    # what the network says is in `Toy` below: 0.5 and 0.8 of the label and the predicted class, 0.2 and 0.9 under the map
-    "ad": {"ad": 3 / 5, "ad_pred": 0},
-    "ai": {"ai": 0, "ai_pred": 1},
-    "ag": {"ag": 0, "ag_pred": 1 / 2},
-    # after half of the pixels 1/4 and 1/5, after all of them nothing
-    "deletion(steps=2)": {"deletion": 0.3, "deletion_label": 0.25},
-    "insertion(steps=2)": {"insertion": 0.3, "insertion_label": 0.25},
-    # one and two pixels less: the class loses 1/32 and 2/32 and its rival nothing
-    "rd": {"rd_05": 1 / 32, "rd_10": 1 / 16},
-    # of four patches: a quarter, half, three quarters, then all of 0.5, and 1 - 9/16, 1 - 1/4, 1 - 1/16, 1 of 0.8
-    "aopc(patch=2)": {"aopc": (0.125 + 0.25 + 0.375 + 7 * 0.5) / 10, "aopc_pred": 0.8 * (7 / 16 + 12 / 16 + 15 / 16 + 7) / 10},
-    # 1, 4, 8, 11 and 14 pixels less; without half of them the label, 0, is no longer the answer unless they were drawn at random
-    "remove": {"remove_10": 1, "remove_30": 1, "remove_50": 0, "remove_90": 0, "remove_random_10": 1, "remove_random_90": 1},
-    "remove_and_classify": {
-        "remove_and_classify_10": 1,
-        "remove_and_classify_30": 1,
-        "remove_and_classify_70": 0,
-        "right": [1, 1, 0, 0, 0],
-    },
-    "light_drop": {"light_drop": 0.4, "light_drop_pred": 0.1},
-    "saliency_metric": {"saliency_metric": np.log(6 / 16) - np.log(0.25)},
-    "complexity": {"complexity": 3 / 16},
-    # seen again the map is the same; under noise it is half of itself, then all of it
-    "coherency": {"coherency": 1},
-    "adcc": {"adcc": 3 / (1 + 16 / 13 + 1)},
-    "max_sensitivity": {"max_sensitivity": 1 / 2},
-    # 0.6, 0.1, 0.5 and 0.25 of the label in the box, outside, and so under the map
-    "bbox_study": {
-        **{"bbox_study_ad_b": 0, "bbox_study_ad_rest": 4 / 5, "bbox_study_ad_s_b": 0, "bbox_study_ad_s_rest": 1 / 2},
-        **{"bbox_study_ag_b": 1 / 5, "bbox_study_ag_rest": 0, "bbox_study_ag_s_b": 0, "bbox_study_ag_s_rest": 0},
-        **{"bbox_study_ai_b": 1, "bbox_study_ai_rest": 0, "bbox_study_ai_s_b": 0, "bbox_study_ai_s_rest": 0},
-    },
-    # 1 / (1 + power) of the label
-    "selectivity": {
-        **{"selectivity_ad_1": 0, "selectivity_ad_100": 0, "selectivity_ad_300": 1 / 2, "selectivity_ad_1000": 9 / 11},
-        **{"selectivity_ag_1": 0.99 / 1.01, "selectivity_ag_50": 1 / 3, "selectivity_ag_100": 0, "selectivity_ag_1000": 0},
-        **{"selectivity_ai_1": 1, "selectivity_ai_50": 1, "selectivity_ai_100": 0, "selectivity_ai_150": 0},
-    },
-    "tie_share": {"tie_share": 12 / 16},  # nine zeros and three quarters
-    # from the top: 1, 5/8, 1/2 on the object, then 3 + 1 off it, then the zeros, one of nine on it
-    "pxap": {"pxap": 3 / 4 + 1 / 4 * 4 / 16},
-    "mpxap": {"mpxap": 3 / 4 + 1 / 4 * 4 / 16, "mpxap_chance": 4 / 16},
-    # best overlaps 1/3, 1, 1/2, 1/4 above 0, 1/4, 1/2, 3/4
-    "box_acc(step=0.25)": {"hits": [1, 1, 1, 0, 0, 1, 1, 0, 0, 1, 0, 0], "box_acc": 1},
-    # the same with the far pixels counted in: 9/16, 1, 6/9, 4/9 above 0, 63, 127, 191
-    "max_box_acc_v2(step=0.25)": {"hits": [1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 0, 0], "max_box_acc_v2": 1},
-}
+# pixels, columns 1-2 and rows 0-2, and one of a single pixel. What the network says is in `Toy` below.
+HAND = cases("metrics", METRICS, "HAND")
 
 
 def row(*corners, label=0, mask=None):
@@ -126,7 +72,7 @@ def drawn(map, about, predicted=0, render="bilinear", size=None):
 def numbers(written, draws):
     """What a metric comes to over some maps: a number per column, and the counts of a dataset-level one."""
     asked = parse(written, METRICS, "metric")
-    if not METRICS[asked.name].total:
+    if not METRICS[asked.name].corpus_level:
         (draw,) = draws
         score = score_map(asked, draw)
         assert score.error is None, score.error
@@ -144,9 +90,11 @@ def test_metrics_give_the_numbers_worked_out_by_hand(written):
         np.testing.assert_allclose(found[name], expected, rtol=1e-6)
 
 
-def test_every_metric_has_a_case_worked_out_by_hand():
-    elsewhere = {"sanity"}  # too small an image for it; see test_analyses
-    assert {written.partition("(")[0] for written in HAND} | elsewhere == set(METRICS)
+def test_every_metric_has_a_case_worked_out_by_hand_and_no_entry_is_left_over():
+    assert not [*missing("metrics", {*METRICS} - {*facts("metrics", METRICS, "NO_HAND")}, ["HAND"])]
+    assert files("metrics") == {*METRICS}, "an entry of tests/metrics belongs to no metric: remove it"
+    assert {written.partition("(")[0] for written in HAND} == {*facts("metrics", METRICS, "HAND")}
+    assert {case for cases in facts("metrics", METRICS, "SILENT").values() for case in cases} <= {*OWN_ODD}
 
 
 def test_a_wrong_prediction_costs_the_official_metric_everything():
@@ -162,8 +110,8 @@ def test_of_several_boxes_the_best_one_and_their_union_count():
     assert numbers("pointing_small", [drawn(MAP, row((0.25, 0, 0.5, 0.5)))]) == {"pointing_small": 1}
 
 
-WRITTEN = {"pointing_small": "pointing_small(small=1)"}  # on any object, not only on small ones
-LOOPED = sorted(set(METRICS) - {"sanity"})
+WRITTEN = facts("metrics", METRICS, "ANY")
+LOOPED = sorted({*METRICS} - {*facts("metrics", METRICS, "NO_HAND")})
 
 
 def test_a_tie_of_probabilities_is_no_increase():
@@ -198,7 +146,7 @@ def test_energy_counts_what_speaks_for_the_target():
 def test_a_share_of_the_pixels_is_a_whole_number_of_them():
     """As 5 % of 224 x 280 and of 112 x 70, which floating point makes one more."""
     for size, counts in {(224, 280): (3136, 6272), (112, 70): (392, 784), (224, 224): (2509, 5018), (3, 3): (1, 1)}.items():
-        assert METRICS["rd"].codes({"fill": "mean"}, size)["masked"].counts == counts
+        assert METRICS["rd"].resolve({"fill": "mean"}, size)["masked"].counts == counts
 
 
 def test_a_box_is_cut_off_at_the_border():
@@ -207,7 +155,7 @@ def test_a_box_is_cut_off_at_the_border():
         assert repr(numbers(name, [drawn(MAP, out)])) == repr(numbers(name, [drawn(MAP, cut)]))
 
 
-UNBOXED = {name for name, entry in METRICS.items() if not entry.asks & {"boxes", "inside", "positive"}}
+UNBOXED = {name for name, entry in METRICS.items() if not entry.inputs & {"boxes", "inside", "positive"}}
 ODD = {
     "no box": (MAP, row(), "no box"),
     "a box outside": (MAP, row((1.2, 1.2, 1.6, 1.6)), "no box lies in the image"),
@@ -222,6 +170,9 @@ ODD = {
 }
 
 
+OWN_ODD = ("no label", "a box between pixels", "a mask without an object", "a mask of what is neither")  # each metric says whether it minds
+
+
 @pytest.mark.parametrize("name", LOOPED)
 @pytest.mark.parametrize("odd", sorted(ODD))
 def test_where_there_is_nothing_to_say_there_is_a_reason(name, odd):
@@ -230,10 +181,7 @@ def test_where_there_is_nothing_to_say_there_is_a_reason(name, odd):
     assert score.error is None
     assert score.reason == (None if score.values else reason)
     silent = {
-        "no label": {"official", "remove", "remove_and_classify"},
-        "a box between pixels": {"energy", "pointing", "f1", "iou", "pxap", "mpxap", "bbox_study"},
-        "a mask without an object": {"pxap", "mpxap"},
-        "a mask of what is neither": {"pxap", "mpxap"},
+        **{case: {name for name in METRICS if case in fact("metrics", name, "SILENT", ())} for case in OWN_ODD},
         "a constant map": {name for name, entry in METRICS.items() if not entry.constant},
         "NaN": set(METRICS),
         "no map": set(METRICS),
@@ -255,12 +203,13 @@ def random_case(seed, size=(40, 48)):
     return drawn(map, row(*corners, label=int(rng.integers(2))), size=size)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, entry in METRICS.items() if not entry.sets))
-def test_numbers_are_fractions(name):
+@pytest.mark.parametrize("name", sorted(name for name, entry in METRICS.items() if not entry.perturbations))
+def test_numbers_are_fractions_or_in_the_range_that_the_metric_states(name):
+    low, high = fact("metrics", name, "RANGE", (0, 1))
     for seed in range(20):
         found = numbers(WRITTEN.get(name, name), [random_case(seed)])
         for column in METRICS[name].columns:
-            assert 0 <= found[column] <= 1
+            assert low <= found[column] <= high
 
 
 def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch):
@@ -282,7 +231,7 @@ def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch
     assert 0 < sum(hits) < 20
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(METRICS) if METRICS[name].total])
+@pytest.mark.parametrize("name", [name for name in sorted(METRICS) if METRICS[name].corpus_level])
 @settings(max_examples=10, deadline=None)
 @given(order=st.permutations(range(6)), cut=st.integers(0, 6))
 def test_counts_added_in_any_order_and_split_are_those_of_the_whole(name, order, cut):
@@ -329,7 +278,7 @@ def test_pxap_of_a_perfect_map_is_one_and_of_a_flat_one_the_share_of_positive_pi
     on = boxes.pixels(np.array([BOX]), (12, 16))
     assert numbers("pxap", [drawn(on.astype(np.float32), row(BOX))])["pxap"] == 1
     sums = METRICS["pxap"].score(np.zeros((12, 16)), None, on, np.ones((12, 16), bool))
-    assert METRICS["pxap"].total(**sums) == pytest.approx(on.mean())
+    assert METRICS["pxap"].corpus_level(**sums) == pytest.approx(on.mean())
 
 
 def test_pxap_prefers_a_mask_to_the_boxes():
@@ -438,7 +387,7 @@ def test_scores_do_not_depend_on_the_batch(answered):
         for one, same in zip(whole["metrics"].to_pylist(), other["metrics"].to_pylist(), strict=True):
             assert one["reasons"] == same["reasons"]
             # a network's last digits follow the batch, and an exact tie, of pixels or of probabilities, hangs on the last digit
-            asked = {column for entry in METRICS.values() if entry.sets for column in entry.columns}
+            asked = {column for entry in METRICS.values() if entry.perturbations for column in entry.columns}
             for name, value in one.items():
                 if name == "reasons" or (name == "tie_share" and one["method"] not in CONTROLS):
                     continue
@@ -451,7 +400,7 @@ def test_scores_do_not_depend_on_the_batch(answered):
 
 def _told_by_the_map(row, control):
     """Whether a row of partials is of this control and comes from its map alone, with no further pass through the network."""
-    return row["method"] == control and not METRICS[row["metric"]].sets
+    return row["method"] == control and not METRICS[row["metric"]].perturbations
 
 
 def test_every_null_has_a_reason_and_every_reason_a_null(answered):
@@ -562,8 +511,8 @@ def test_metrics_of_a_map_share_one_forward(monkeypatch):
     from pipeline.engine import perturbed
 
     rows = []
-    asked = perturbed.passed
-    monkeypatch.setattr(perturbed, "passed", lambda scene, *a, **k: rows.append(len(scene.pixels)) or asked(scene, *a, **k))
+    asked = perturbed.pass_copies
+    monkeypatch.setattr(perturbed, "pass_copies", lambda scene, *a, **k: rows.append(len(scene.pixels)) or asked(scene, *a, **k))
     backbone = backbones.load("tests.tiny:build", image_size=64)
     images = np.zeros((4, 3, 64, 64), np.uint8)
     pipeline.explain(images, [0] * 4, backbone, ["grad_cam"], ["label"], metrics=["ad", "ai", "ag", "energy"])

@@ -26,6 +26,7 @@ from pipeline.spec.grammar import parse
 from pipeline.spec.job import Job
 from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
+from tests.entries import cheap
 from tests.shards import dataset, encoded, picture
 
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -529,22 +530,7 @@ def test_a_method_says_before_the_job_what_it_cannot_explain(name, how, method, 
 
 # the whole way
 
-SHORT = {
-    "gem": "gem(depth=2)",
-    "rise": "rise(masks=12)",
-    "lime": "lime(samples=20)",
-    "mask": "mask(steps=2)",
-    "extremal": "extremal(steps=2)",
-    "opti_cam": "opti_cam(steps=2)",
-    "glas": "glas(k=3)",
-    "glas_light": "glas_light(k=3)",
-    "glas_shadow": "glas_shadow(k=3)",
-    "rglas": "rglas(k=3)",
-    "occlusion": "occlusion(stride=32)",
-    "integrated_gradients": "integrated_gradients(steps=2)",
-}
-SHORT |= {method: f"{method}(samples=2)" for method in ("smooth_grad", "var_grad", "gradient_shap")}
-FITTING = [SHORT.get(method, method) for method in METHODS if method not in ("cam", "calm", "deconvnet")]
+FITTING = [cheap(method) for method in METHODS if method not in ("cam", "calm", "deconvnet")]
 BOXES = [[[0.1, 0.1, 0.6, 0.5]]] * 2
 
 

@@ -155,7 +155,7 @@ def test_opti_cam_starts_at_the_channels_mean_and_never_ends_below_its_start(bac
 
 def test_opti_cam_on_a_constant_combination_is_that_constant(backbone, pixels):
     where = scene(backbone, pixels)
-    object.__setattr__(where.look, "A", torch.ones_like(where.look.A))
+    object.__setattr__(where.forward, "A", torch.ones_like(where.forward.A))
     torch.testing.assert_close(engine.maps(parse("opti_cam(steps=3)", METHODS, "method"), where, 0), torch.ones(IMAGES, *backbone.grid))
 
 

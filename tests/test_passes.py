@@ -21,8 +21,8 @@ from pipeline.sources.images import DecodedImages
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.stages.explainer import Explainer
+from tests.entries import fact
 from tests.shards import dataset
-from tests.test_methods import SHORT
 from tests.test_run import job
 
 SIZE, IMAGES = 64, 5
@@ -36,9 +36,7 @@ ALONE = {
     "cam": "tests.tiny:build",
     "calm": "tests.tiny:calm",
 }  # what fits neither of the other two; the dearer tests use these two alone for it
-EXAMPLES = {name: SHORT.get(name, name).partition("=")[2] or name for name in METHODS}
-EXAMPLES["opti_cam"] = "opti_cam(steps=5,tolerance=0)"  # without one an image may stop early, which costs less
-EXAMPLES["gem"] = "gem(depth=2)"
+EXAMPLES = {name: fact("methods", name, "COUNTED", None) or fact("methods", name, "SHORT", name) for name in METHODS}
 
 
 @pytest.fixture(scope="module", params=sorted(BACKBONES))
@@ -95,42 +93,7 @@ class Meter:
         return count
 
 
-# The cost model (Opti-CAM's, GLAS's and Finer-CAM's tables; forwards F and backwards B of one image) at the settings above: what passes
-# through the whole network, the look among it, and through the head alone.
 K = {"tests.tiny:build": 12, "tests.tiny:curved": 12, "tests.tiny:calm": 12, "timm/vit_tiny_patch16_224": 24}
-MODEL = {
-    **dict.fromkeys(["cam", "calm", "eigen_cam", "fake_cam", "random"], "1F"),
-    **dict.fromkeys(["grad_cam", "grad_cam_pp", "xgrad_cam", "hires_cam", "layer_cam"], "1F + 1b"),
-    "score_cam": "1F + K F",
-    "ablation_cam": "1F + K f",
-    "rise": "1F + 20F",
-    "glas": "1F + 32F",
-    "glas_light": "1F + 16F",
-    "glas_shadow": "1F + 16F",
-    "occlusion": "1F + 9F",
-    "lime": "1F + 30F",
-    "opti_cam": "1F + 5F + 5B",
-    "mask": "5F + 5B",
-    "extremal": "4F + 4B",
-    **dict.fromkeys(["gradient", "deconvnet"], "1F + 1B"),
-    **dict.fromkeys(["integrated_gradients", "smooth_grad", "var_grad"], "50F + 50B"),
-    "gradient_shap": "20F + 20B",
-    **dict.fromkeys(["raw_attention", "rollout", "gem"], "1F"),
-    "tibav": "1F + 1B",
-}
-# What differs, and why. The look is paid once for all methods of a task, so the model's 1F of those that need another pass comes on top.
-DEVIATIONS = {
-    **{name: ("1F", "the look") for name, method in METHODS.items() if method.family in ("path", "attention")},
-    "extremal": ("1F", "the look"),
-    "calm": ("1f", "the head is read once more, cell by cell"),
-    "mask": ("1F + 35F", "the look, and the search for the disc that it starts from"),
-    "tibav": ("1F + 1B", "the look; relevance goes back through the network as the gradient does"),
-}
-# What a difference of classes costs beyond that. It is one direction like any other, so nothing, but where there is no such direction.
-FINER = {
-    "tibav": ("1B", "relevance goes back once for what speaks for the class and once for what speaks against it; in one seed they cancel")
-}
-BOUNDED = {"rglas": "1F + 66F"}  # at most: 2 rounds of 2 k^2 + 1
 
 
 def passes(written, K):
@@ -159,9 +122,9 @@ def test_what_is_tallied_is_spent_and_is_the_cost_model_s(backbone, pictures, me
     for (_, kind), number in tally.items():
         if kind != "seconds":
             spent[{"forwards": "F", "backwards": "B", "heads": "f", "head_backwards": "b"}[kind]] += number
-    apart = passes(FINER.get(method, ("", ""))[0] if target == "finer" else "", 0)
+    apart = passes(fact("methods", method, "MORE_FINER", ("", ""))[0] if target == "finer" else "", 0)
     # by rules of its own, so no gradient passes
-    relevance = IMAGES * (1 + apart["B"]) if "RA" in getattr(METHODS[method], "asks", ()) else 0
+    relevance = IMAGES * (1 + apart["B"]) if "RA" in getattr(METHODS[method], "inputs", ()) else 0
     assert rows["in"] == spent["F"]
     tokens = IMAGES * (math.prod(backbone.grid) + 1) if getattr(METHODS[method], "streams", False) else 0  # each is read out by itself
     assert rows["out"] == spent["F"] + spent["f"] + tokens
@@ -171,17 +134,13 @@ def test_what_is_tallied_is_spent_and_is_the_cost_model_s(backbone, pictures, me
     assert tally["look", "forwards"] == IMAGES
     assert {payer for payer, _ in tally} <= {"look", method}
     found = Counter({kind: number / IMAGES for kind, number in spent.items() if number})
-    if method in BOUNDED:
-        assert 1 + 32 <= found["F"] <= passes(BOUNDED[method], 0)["F"]
+    expected = passes(fact("methods", method, "COST"), K[backbone.name]) + passes(fact("methods", method, "MORE", ("", ""))[0], 0) + apart
+    if most := fact("methods", method, "AT_MOST", None):
+        assert expected["F"] <= found["F"] <= passes(most, 0)["F"]
         return
-    expected = passes(MODEL[method], K[backbone.name]) + passes(DEVIATIONS.get(method, ("", ""))[0], 0) + apart
     if backbone.pooled_linear is not None:  # closed form: neither gradients nor ablations pass the head
         del expected["b"], expected["f"]
     assert found == expected
-
-
-def test_every_method_has_its_place_in_the_cost_model():
-    assert {*MODEL, *BOUNDED} == {*METHODS}
 
 
 def test_what_is_shared_is_paid_once_and_retries_are_paid_for(backbone, pictures, monkeypatch):
@@ -264,7 +223,7 @@ def test_a_pass_that_does_not_fit_is_made_again_in_halves_and_one_item_is_as_far
     class Scene:
         pixels, kept = torch.zeros(1), {}
 
-        def once(self, key, compute):
+        def cached(self, key, compute):
             return self.kept.setdefault(key, compute())
 
     scene, done = Scene(), []
@@ -279,7 +238,7 @@ def test_a_pass_that_does_not_fit_is_made_again_in_halves_and_one_item_is_as_far
     assert done[-1][1] == 20
     assert budget.budget_of(scene, "method", kind).rows == 2
     assert budget.budget_of(scene, "another", kind).rows == budget.ROWS[kind]["cpu"], "one method's memory is not another's"
-    budget.within_budget(scene, 7, one_pass, "large", kind, each=4, most=2)
+    budget.within_budget(scene, 7, one_pass, "large", kind, rows_each=4, most=2)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         budget.within_budget(scene, 3, lambda start, stop: one_pass(start, stop, most=0), "method", kind)
 

@@ -21,12 +21,12 @@ from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
 from tests import tiny
 from tests.conditioning import Double, agree, doubled, off, rounding, widened
+from tests.entries import fact
 from tests.untouched import assert_untouched
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:captum")
 SIZE, IMAGES = 32, 5
 PATHS = sorted(name for name, method in METHODS.items() if method.family == "path")
-PASSES = {"gradient": 1, "deconvnet": 1, "integrated_gradients": 50, "smooth_grad": 50, "var_grad": 50, "gradient_shap": 20}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_the_deconvnet_rule_meets_every_way_to_write_a_rectifier(rectifier, inpl
         after = ways[rectifier](before)
     top = 6.0 if rectifier in ("relu6", "ReLU6", "hardtanh") else 9.0
     assert after.tolist() == [0.0, 2.0, 3.0, top]
-    assert rule.met == 1
+    assert rule.count == 1
     if (inplace and rectifier != "Tensor.relu") or rectifier == "relu_":
         assert before.tolist() == after.tolist()
     # forward signs play no part, gradients' signs do
@@ -123,7 +123,7 @@ def test_a_hardtanh_that_is_no_relu6_keeps_its_gradient():
     x = torch.tensor([-2.0, 0.5], requires_grad=True)
     with path.Deconvolution() as rule:
         y = torch.nn.functional.hardtanh(x)
-    assert rule.met == 0
+    assert rule.count == 0
     assert torch.autograd.grad(y, x, torch.tensor([1.0, -1.0]))[0].tolist() == [0.0, -1.0]
 
 
@@ -148,7 +148,7 @@ def test_integrated_gradients_are_captum_s(backbone, network, pixels, norm):
 def test_integrated_gradients_add_up_to_what_the_scalar_gains(backbone, pixels, target):
     where = scene(backbone, pixels, target)
     d = where.targets[0].directions[:, 0]
-    gain = (d * (where.look.logits - backbone.logits(torch.zeros(1, 3, SIZE, SIZE)))).sum(1).detach()
+    gain = (d * (where.forward.logits - backbone.logits(torch.zeros(1, 3, SIZE, SIZE)))).sum(1).detach()
     maps = engine.maps(parse("integrated_gradients(norm=minmax,steps=300)", METHODS, "method"), where, 0)
     # the integrand jumps where a ReLU turns, so the quadrature's error falls like 1 / steps
     torch.testing.assert_close(maps.sum((1, 2)), gain, atol=0.01 * gain.abs().max().item(), rtol=0.01)
@@ -234,7 +234,10 @@ def test_one_gradient_shap_baseline_in_21_is_the_mean_colour():
 def test_counted_passes_are_the_cost_model_s(backbone, pixels, method):
     counted = Counted(backbone)
     run(method, counted, pixels)
-    assert (counted.forwards, counted.backwards) == (IMAGES * PASSES[method],) * 2
+    cost = fact("methods", method, "COST")
+    points = int(cost.partition("F")[0])
+    assert cost == f"{points}F + {points}B"
+    assert (counted.forwards, counted.backwards) == (IMAGES * points,) * 2
 
 
 def test_smooth_grad_and_var_grad_share_one_walk_unless_their_settings_differ(backbone, pixels):
@@ -278,7 +281,7 @@ def test_no_more_than_a_pack_of_points_is_held(backbone, pixels, monkeypatch):
         taken.append(1)
         return gradient.sum(1)
 
-    path._walked(path.Walk(points(), summand), scene(backbone, pixels), torch.ones(IMAGES, 5), "gradient", "")
+    path.sum_over_walk(path.Walk(points(), summand), scene(backbone, pixels), torch.ones(IMAGES, 5), "gradient", "")
     assert len(made) == len(taken) == 40
 
 

@@ -111,7 +111,7 @@ def test_maps_of_half_precision_are_near_those_of_fp32_which_no_autocast_touches
     assert state(backbone) == before
     assert all(np.isfinite(each).all() for each in half)
     lively = [(a, b) for a, b in zip(full, half, strict=True) if a.std() > 0]
-    if METHODS[method].family == "cam" and not METHODS[method].asks & {"A"}:
+    if METHODS[method].family == "cam" and not METHODS[method].inputs & {"A"}:
         assert all(np.array_equal(a, b) for a, b in lively), "nothing of the network is in it"
     elif lively:
         assert statistics.median(np.corrcoef(a, b)[0, 1] if b.std() else 0.0 for a, b in lively) >= LEAST[precision][METHODS[method].family]
@@ -133,7 +133,7 @@ def test_what_float16_cannot_hold_of_a_sure_network_s_probability_mask_does_not_
     def run(method, precision):
         where = scene(backbone, pixels, "predicted", ids=[0])
         object.__setattr__(where, "precision", precision)
-        return engine.maps(parse(method, METHODS, "method"), where, 0).flatten(), where.look.logits.double().softmax(1).max()
+        return engine.maps(parse(method, METHODS, "method"), where, 0).flatten(), where.forward.logits.double().softmax(1).max()
 
     step = "mask(steps=1,start=ones,area=0,smooth=0)"  # one step along the gradient alone
     (full, p), (bf16, _), (fp16, _) = (run(step, precision) for precision in ("fp32", "bf16", "fp16"))

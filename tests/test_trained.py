@@ -73,7 +73,7 @@ def same(written, backbone, pixels, expected, **how):
 
 def test_a_trained_networks_logits_are_the_same_in_single_precision(cnn, pixels):
     y = cnn[1](doubled(cnn[0], pixels))
-    agree(lambda backbone: scene(backbone, pixels, **ASKED).look.logits, cnn[0], y)
+    agree(lambda backbone: scene(backbone, pixels, **ASKED).forward.logits, cnn[0], y)
     assert y.softmax(1).max() > 0.5, "it knows the image, so its maps mean something"
 
 
@@ -192,7 +192,7 @@ def test_lime_is_captum_s_on_a_trained_cnn(cnn, pixels, seen, monkeypatch):
     x, c = seen
     with Double():
         masks = masks_of(Segments(60, 4, 200.0, 0.2), scene(widened(backbone), pixels, **ASKED))
-    coins = iter(masks.codes.bits[0])
+    coins = iter(masks.geometry.bits[0])
     monkeypatch.setattr(torch, "bernoulli", lambda p: next(coins).float()[None])
 
     def similarity(original, perturbed, bits, **rest):
@@ -204,9 +204,9 @@ def test_lime_is_captum_s_on_a_trained_cnn(cnn, pixels, seen, monkeypatch):
             x,
             backbone.prepare.normalise(masks.fill.double()),
             c,
-            feature_mask=masks.codes.labels[0].expand(1, 3, -1, -1),
+            feature_mask=masks.geometry.labels[0].expand(1, 3, -1, -1),
             n_samples=60,
             perturbations_per_eval=10,
         )
-    assert masks.codes.number > 10
+    assert masks.geometry.number > 10
     same("lime(samples=60)", backbone, pixels, said[:, 0].relu())

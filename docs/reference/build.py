@@ -130,7 +130,7 @@ def _method(entry: Any) -> Iterator[str]:
         yield "no class enters, so that the target is `none`"
     if entry.seeded:
         yield "drawn from the run's seed"
-    yield f"asks for {_names(entry.asks)}"
+    yield f"asks for {_names(entry.inputs)}"
     yield f"rendered `{entry.render({key: setting.default for key, setting in entry.parameters.items()})}`"
     for word, values in getattr(entry, "presets", {}).items():
         yield f"`preset={word}` sets {', '.join(f'`{key}={value}`' for key, value in sorted(values.items()))}"
@@ -138,20 +138,20 @@ def _method(entry: Any) -> Iterator[str]:
 
 def _metric(entry: Any) -> Iterator[str]:
     yield f"Version {entry.version}"
-    yield "of each pair of classes" if entry.of_pairs else "of the dataset" if entry.total else "of each map"
+    yield "of each pair of classes" if entry.of_pairs else "of the dataset" if entry.corpus_level else "of each map"
     if entry.binary:
         yield "0 or 1" if entry.binary == set(entry.columns) else f"0 or 1 in {len(entry.binary)} of {len(entry.columns)} columns"
     if entry.curves:
         yield "the mean curve goes to `curves`"
     if not entry.constant:
         yield "null for a constant map"
-    if entry.asks_network:
+    if entry.inputs_network:
         yield "asks the network about the image"
     if entry.seeded:
         yield "drawn from the run's seed"
     if entry.remaps or entry.family == "analysis":
         yield "computed only where it is named"
-    yield f"asks for {_names(entry.asks)}"
+    yield f"asks for {_names(entry.inputs)}"
 
 
 def _target(entry: Any) -> Iterator[str]:

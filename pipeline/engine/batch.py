@@ -1,11 +1,12 @@
-"""A batch under study: one look at it, every target asked of it, and what is drawn from both. What is dear is computed once.
+"""A batch of images: one forward, all targets, and the values computed from both, each of them once.
 
 B images, K channels, C classes, P phrases, T directions, h w cells, H W pixels
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,21 +23,21 @@ PASSES = ("forwards", "backwards", "heads", "head_backwards")
 
 @dataclass(frozen=True)
 class Batch:
-    """What the engine's families work on.
+    """The input of every family of methods.
 
     Attributes:
-        look: the batch as the network saw it, once.
-        targets: what is explained, one entry per target asked of the batch.
+        forward: the activations and logits of the one pass that all methods share.
+        targets: the directions to explain, an entry per target of the batch.
         pixels: [B 3 H W], uint8 as decoded, or floats in units of [0, 1] where the images have been changed.
         seeds: the seeds of a method's noise by its name, one per image, whatever batch the image is in.
-        activation: `softmax` or `sigmoid`, what makes probabilities of logits.
-        precision: the arithmetic further passes run in.
+        activation: `softmax` or `sigmoid`, from logits to probabilities.
+        precision: the arithmetic of further passes.
         seed: the run's seed, for noise that no image decides.
-        names: what the tables call each of the targets.
-        tally: rows passed so far, by who asked for them and the kind of pass.
+        names: the targets' names in the tables.
+        tally: rows passed so far, by payer (a method or a metric) and kind of pass.
     """
 
-    look: Forward
+    forward: Forward
     targets: tuple[Directions, ...]
     pixels: torch.Tensor
     seeds: Callable[[str], list[int]]
@@ -45,22 +46,23 @@ class Batch:
     seed: int = 0
     names: tuple[str, ...] = ()
     tally: Counter = field(default_factory=Counter, repr=False)
-    _kept: dict = field(default_factory=dict, repr=False)
+    _cache: dict = field(default_factory=dict, repr=False)
 
     @property
     def backbone(self) -> Backbone:
-        return self.look.backbone
+        return self.forward.backbone
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the network's input."""
-        return tuple(self.pixels.shape[2:])
+        height, width = self.pixels.shape[2:]
+        return height, width
 
     def probabilities(self, y: torch.Tensor) -> torch.Tensor:
         """Probabilities of logits [... C + P].
 
-        Those of the classes know nothing of the phrases; a phrase's own is what it would have as one more class, whatever other phrases
-        are asked. Without classes there is no probability, and the logit stands in for it.
+        Those of the classes know nothing of the phrases; a phrase's own is that of one more class, whatever other phrases there are.
+        Without classes there is no probability, and the logit stands in for it.
         """
         C = self.backbone.num_classes if self.backbone.phrases else y.shape[-1]
         if not C:
@@ -71,56 +73,58 @@ class Batch:
         p = classes.softmax(-1)
         return torch.cat([p, (phrases - classes.logsumexp(-1, keepdim=True)).sigmoid()], -1) if phrases.shape[-1] else p
 
-    def once(self, key, compute: Callable):
-        """What `compute` returns, computed the first time `key` is asked for and shared by every method of the batch."""
-        if key not in self._kept:
-            self._kept[key] = compute()
-        return self._kept[key]
+    def cached(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """The value of `compute`, computed once for `key` and shared by all methods and metrics of the batch."""
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
 
     def gradients(self, target: int, payer: str = "") -> list[torch.Tensor]:
         """dA [B K h w] for each direction of a target: one head-backward each, for all methods together."""
         directions = list(self.targets[target].directions.unbind(1))
 
-        def taken() -> list[torch.Tensor]:
-            if self.look.graph is not None:
+        def compute() -> list[torch.Tensor]:
+            if self.forward.graph is not None:
                 self.tally[payer, "head_backwards"] += len(directions) * len(self.pixels)
-            return self.look.gradients(directions)
+            return self.forward.gradients(directions)
 
-        return self.once(("gradients", target), taken)
+        return self.cached(("gradients", target), compute)
 
     def weights(self, target: int) -> list[torch.Tensor]:
         """The classifier's weights [B K] for each direction of a target, where the head is pooling + linear."""
-        return [d @ self.backbone.pooled_linear for d in self.targets[target].directions.unbind(1)]
+        W = self.backbone.pooled_linear
+        assert W is not None, "methods that take weights fit no other head"
+        return [d @ W for d in self.targets[target].directions.unbind(1)]
 
     def noise(self, name: str) -> torch.Tensor:
         """Uniform noise in [0, 1) [B h w] for the method `name`."""
-        cells = self.look.A.shape[2:]
+        cells = self.forward.A.shape[2:]
         draws = [torch.rand(cells, generator=torch.Generator().manual_seed(seed)) for seed in self.seeds(name)]
-        return torch.stack(draws).to(self.look.A.device)
+        return torch.stack(draws).to(self.forward.A.device)
 
 
-def pixels_of(scene: Batch) -> torch.Tensor:
-    """The batch [B 3 H W] in units of [0, 1], the space in which masks multiply."""
-    shown = scene.pixels
-    return scene.once("pixels", lambda: shown if shown.is_floating_point() else scene.backbone.prepare.pixels(shown))
+def pixels_of(batch: Batch) -> torch.Tensor:
+    """The images [B 3 H W] in units of [0, 1], the space in which masks multiply."""
+    pixels = batch.pixels
+    return batch.cached("pixels", lambda: pixels if pixels.is_floating_point() else batch.backbone.prepare.pixels(pixels))
 
 
-def explain_targets(target: Choice, answers: Predictions) -> dict[str, Directions]:
-    """What is explained, by its name in the tables: a target's own, or several that begin with it.
+def explain_targets(target: Choice, predictions: Predictions) -> dict[str, Directions]:
+    """The directions to explain by their names in the tables: the target's own, or several whose names begin with it.
 
     Directions [B T C + P] are over the logits of classes and phrases.
     """
     argument = {"argument": target.argument} if target.argument is not None else {}
-    found = TARGETS[target.name].explain(answers, **argument, **target.args)
-    parts = found.items() if isinstance(found, dict) else [("", found)]
-    return {target.alias + part: _over_all(each, answers) for part, each in parts}
+    directions = TARGETS[target.name].explain(predictions, **argument, **target.args)
+    parts = directions.items() if isinstance(directions, dict) else [("", directions)]
+    return {target.alias + suffix: _over_all_logits(part, predictions) for suffix, part in parts}
 
 
-def _over_all(explained: Directions, answers: Predictions) -> Directions:
-    beside = answers.logits.shape[1] + len(answers.phrases) - explained.directions.shape[2]
-    return replace(explained, directions=F.pad(explained.directions, (0, beside))) if beside else explained
+def _over_all_logits(explained: Directions, predictions: Predictions) -> Directions:
+    missing = predictions.logits.shape[1] + len(predictions.phrases) - explained.directions.shape[2]
+    return replace(explained, directions=F.pad(explained.directions, (0, missing))) if missing else explained
 
 
-def target_names(target: Choice, scene: Batch) -> list[str]:
-    """What the tables call that which a target explains: itself, or its parts."""
-    return [name for name in scene.names if name == target.alias or name.startswith(f"{target.alias}#")]
+def target_names(target: Choice, batch: Batch) -> list[str]:
+    """The names in the tables of a target or of its parts."""
+    return [name for name in batch.names if name == target.alias or name.startswith(f"{target.alias}#")]

@@ -23,14 +23,14 @@ def smoothed(images: torch.Tensor, sigma: float, radius: int | None = None) -> t
     kernel = (kernel / kernel.sum()).to(images.dtype)
 
     def along(n: int) -> torch.Tensor:
-        reached = (torch.arange(n, device=images.device)[:, None] + offsets).clamp(0, n - 1)
-        return images.new_zeros(n, n).scatter_add_(1, reached, kernel.expand(n, -1))
+        neighbours = (torch.arange(n, device=images.device)[:, None] + offsets).clamp(0, n - 1)
+        return images.new_zeros(n, n).scatter_add_(1, neighbours, kernel.expand(n, -1))
 
     return along(images.shape[-2]) @ images @ along(images.shape[-1]).T
 
 
 def spread(size: tuple[int, int], cell: int, sigma: float, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What paints cells [n h w], one every `cell` pixels, on a canvas [n H' W'], the image with sigma pixels and more around it.
+    """A function that paints cells [n h w], one every `cell` pixels, on a canvas [n H' W'], the image with sigma pixels and more around it.
 
     A pixel is the soft maximum (coldness 20) over the cells in reach of u exp(-2 max(0, d / sigma - 1/2)^2), d its distance from the
     cell: a mask of no detail finer than sigma that still reaches 1 (Fong et al. 2019, eq. 7, as released).
@@ -53,12 +53,13 @@ def _reach(size: tuple[int, int], cell: int, sigma: float) -> tuple[torch.Tensor
     Cell (i, j) sits at pixel (cell i, cell j) of the image.
     """
     radius, before = 1 + ceil(sigma / cell), 1 + ceil(2 * sigma / cell)
-    offsets, padding = [], []
+    offsets: list[torch.Tensor] = []
+    padding: list[int] = []
     for side in size:
         cells = ceil(side / cell)
-        places = max(cells + 2 * (before - radius), ceil((sigma + side) / cell) + 1)
-        canvas = torch.arange(cell * (places - 1) + 1)
+        count = max(cells + 2 * (before - radius), ceil((sigma + side) / cell) + 1)
+        canvas = torch.arange(cell * (count - 1) + 1)
         offsets.append((canvas - sigma - cell * (canvas // cell + torch.arange(2 * radius + 1)[:, None] - before)).float())
-        padding = [before, places + 2 * radius - cells - before, *padding]  # F.pad takes the last axis first
+        padding = [before, count + 2 * radius - cells - before, *padding]  # F.pad takes the last axis first
     distance = (offsets[0][:, None, :, None] ** 2 + offsets[1][None, :, None] ** 2).sqrt().flatten(0, 1)
     return torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2), padding

@@ -1,6 +1,6 @@
-"""How many rows one pass takes: what the memory holds, whatever the batch.
+"""The number of rows of one pass: as many as the memory holds, whatever the batch.
 
-A row is one picture in one pass: an image, a masked copy of it, a point on its walk.
+A row is one image in one pass: an image, a masked copy of it, a point on its walk.
 """
 
 from collections.abc import Callable
@@ -21,33 +21,33 @@ class Budget:
     rows: int
 
 
-def budget_of(scene: Batch, payer: str, kind: str = "forward") -> Budget:
-    """The rows of a pass that a method makes. Each method has its own: what one cannot hold must not move another's last digits."""
+def budget_of(batch: Batch, payer: str, kind: str = "forward") -> Budget:
+    """The rows of a pass that `payer` makes. Each has its own: the memory that one lacks must not move another's last digits."""
     rows = ROWS[kind]
-    return scene.once(("budget", payer, kind), lambda: Budget(rows.get(scene.pixels.device.type, rows["cpu"])))
+    return batch.cached(("budget", payer, kind), lambda: Budget(rows.get(batch.pixels.device.type, rows["cpu"])))
 
 
 def within_budget(
-    scene: Batch,
+    batch: Batch,
     count: int,
     one_pass: Callable[[int, int], None],
     payer: str = "",
     kind: str = "forward",
-    each: int = 1,
+    rows_each: int = 1,
     most: int | None = None,
 ) -> None:
     """Call `one_pass(start, stop)` over `count` items, in order, as many at a time as the budget allows.
 
-    A pass that runs out of the GPU's memory is made again in halves, so it may only leave behind what it overwrites the next time.
+    A pass that runs out of the GPU's memory is made again in halves, so all that it leaves behind must be overwritten the next time.
 
     Parameters:
         kind: `forward`, or `backward` where a gradient is taken as well.
-        each: rows of one item.
-        most: items in a pass, where their memory is known to be large.
+        rows_each: rows of one item.
+        most: items of a pass, where their memory is known to be large.
     """
-    budget, start = budget_of(scene, payer, kind), 0
+    budget, start = budget_of(batch, payer, kind), 0
     while start < count:
-        items = max(1, budget.rows // each) if most is None else max(1, min(budget.rows // each, most))
+        items = max(1, budget.rows // rows_each) if most is None else max(1, min(budget.rows // rows_each, most))
         stop = min(start + items, count)
         try:
             one_pass(start, stop)
@@ -57,5 +57,5 @@ def within_budget(
             if stop - start == 1:
                 raise
         # only now: the exception held on to what the pass had allocated
-        budget.rows = (stop - start) * each // 2
+        budget.rows = (stop - start) * rows_each // 2
         torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
-"""Passes through the network and seconds as a run's books have them: by who asked for them, summed over tasks.
+"""Accounts of passes through the network and of seconds: rows by payer, summed over tasks.
 
-What several methods share is in the account of the first of them: `var_grad` beside `smooth_grad` costs nothing. Seconds are those of the
+Passes that several methods share are in the account of the first of them: `var_grad` beside `smooth_grad` costs nothing. Seconds are those of the
 process that explains, by its monotonic clock. Nobody waits for a GPU to take them: what it still has to do when a method returns is in the
 account of the next one that reads a result. Every method ends with a map that is read, so this moves the look's seconds to the first method.
 """
@@ -26,9 +26,9 @@ def timed(tally: Counter, payer: str) -> Iterator[None]:
         tally[payer, SECONDS] += time.monotonic() - began
 
 
-def told(tally: Mapping[tuple[str, str], float], asked: Iterable[str], images: int) -> dict[str, dict[str, int]]:
-    """A task's tally by payer: those `asked` with the number of images they were asked about, and whoever else has spent something."""
-    payers = {*asked, *(payer for payer, _ in tally)}
+def account_of(tally: Mapping[tuple[str, str], float], names: Iterable[str], images: int) -> dict[str, dict[str, int]]:
+    """A task's tally by payer, each with the task's number of images: those in `names`, and all others that have spent something."""
+    payers = {*names, *(payer for payer, _ in tally)}
     return {payer: {"images": images, **{kind: tally[payer, kind] for kind in PASSES}} for payer in sorted(payers)}
 
 
@@ -44,22 +44,22 @@ def costs_of(facts: Mapping) -> Counter[tuple[str, str]]:
     return costs
 
 
-def summed(accounts: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict]:
-    """The accounts of many tasks as one, with what an image has cost on average.
+def sum_accounts(accounts: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict]:
+    """The accounts of many tasks as one, with the average cost of an image.
 
     `seconds` is the sum over the tasks that have told theirs; those of earlier versions have not.
     """
-    total: dict[str, Counter] = {}
+    sums: dict[str, Counter] = {}
     for account in accounts:
-        for payer, spent in account.items():
-            total.setdefault(payer, Counter()).update(spent)
+        for payer, rows in account.items():
+            sums.setdefault(payer, Counter()).update(rows)
     return {
         payer: {
             **{name: spent[name] for name in ("images", *PASSES)},
             SECONDS: round(spent[SECONDS], 3),
             "per_image": _averages(spent),
         }
-        for payer, spent in sorted(total.items())
+        for payer, spent in sorted(sums.items())
     }
 
 

@@ -1,4 +1,4 @@
-"""What is seen in place of what is masked or removed.
+"""The colours that stand in place of masked or removed pixels.
 
 B images, H W pixels
 """
@@ -13,11 +13,11 @@ BLUR = 10 / 224  # standard deviation of `blur` as a share of each side (perturb
 
 
 def fill_of(fill: str, pixels: torch.Tensor, prepare: Preprocessing) -> torch.Tensor:
-    """What takes the place of pixels in [0, 1], broadcastable to [B 3 H W] and in their space.
+    """The colours of `fill` for pixels in [0, 1], broadcastable to [B 3 H W] and in their space.
 
     black   zero before normalisation; a number gives another grey level in [0, 1]
-    mean    the preparation's mean colour, zero after normalisation: the preparation is affine, so this is at once what multiplying the
-            normalised tensor comes to, as RISE's and the grad-cam package's code do
+    mean    the preparation's mean colour, zero after normalisation: the preparation is affine, so this is the same as multiplying the
+            normalised tensor by the mask, as RISE's and the grad-cam package's code do
     min     the smallest number of each image's normalised tensor, in every channel (Quantus calls it black)
     blur    the image under a Gaussian of 10 pixels at 224 whose weights sum to one at the border too
     blur11  RISE's blur: the normalised tensor under its kernel of 11 x 11, zero beyond the border
@@ -59,11 +59,11 @@ def _smoothing(side: int) -> torch.Tensor:
 def _rise(side: int) -> torch.Tensor:
     """`blur11` along one axis: a delta smoothed (sigma 5, up to 20 pixels away) within 11 pixels whose border mirrors, edge pixel included.
 
-    What leaves the 11 pixels comes back, so that the kernel sums to one and is flatter than a Gaussian that is cut off (RISE's `gkern`).
+    Weight that leaves the 11 pixels comes back, so that the kernel sums to one and is flatter than a Gaussian that is cut off (RISE's `gkern`).
     """
     reach = torch.arange(-20, 21).double()
-    lands = (5 + reach.long()) % 22
-    kernel = torch.zeros(11).double().index_add_(0, torch.minimum(lands, 21 - lands), _gaussian(reach, 5))
+    target = (5 + reach.long()) % 22
+    kernel = torch.zeros(11).double().index_add_(0, torch.minimum(target, 21 - target), _gaussian(reach, 5))
     offset = torch.arange(side) - torch.arange(side)[:, None]
     return torch.where(offset.abs() <= 5, kernel[(offset + 5).clamp(0, 10)], 0)
 
@@ -71,9 +71,9 @@ def _rise(side: int) -> torch.Tensor:
 def _calm(side: int) -> torch.Tensor:
     """`blur31` along one axis, the mirrored border already in it; the edge pixel is not repeated."""
     reach, period = torch.arange(-15, 16), max(2 * (side - 1), 1)
-    lands = (torch.arange(side)[:, None] + reach) % period
+    target = (torch.arange(side)[:, None] + reach) % period
     weights = _gaussian(reach.double(), 15).expand(side, -1)
-    return torch.zeros(side, side).double().scatter_add_(1, torch.minimum(lands, period - lands).clamp(max=side - 1), weights)
+    return torch.zeros(side, side).double().scatter_add_(1, torch.minimum(target, period - target).clamp(max=side - 1), weights)
 
 
 BLURS = {"blur": _smoothing, "blur11": _rise, "blur31": _calm}

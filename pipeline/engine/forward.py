@@ -1,10 +1,10 @@
-"""One look at a batch: the trunk once, the head once, and one head-backward per explained direction.
+"""One forward of a batch: the trunk once, the head once, and one head-backward per explained direction.
 
 B images, K channels, h w cells, C classes, T directions
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from pipeline.backbones import Backbone
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(device: torch.device, precision: str):
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """The context a network is run in; fp32 is exactly the network as it is."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
@@ -22,9 +22,9 @@ def autocast(device: torch.device, precision: str):
 
 @dataclass(frozen=True)
 class Forward:
-    """What was seen: activations [B K h w], logits [B C] float32, feature [B D].
+    """Activations [B K h w], logits [B C] float32 and feature [B D] of a batch.
 
-    `graph` holds the head's logits for its gradient, `rest` what the head reads beside A.
+    `graph` holds the head's logits for its gradient, `rest` the head's inputs beside A.
     """
 
     backbone: Backbone
@@ -42,6 +42,7 @@ class Forward:
         if self.graph is None:
             cells = self.A.shape[2] * self.A.shape[3]
             weights = self.backbone.pooled_linear
+            assert weights is not None, "a head without a closed form keeps its graph"
             return [((d @ weights) / cells)[:, :, None, None].expand_as(self.A) for d in directions]
         scalars = [(d * self.graph).sum() for d in directions]
         return [torch.autograd.grad(scalar, self.A, retain_graph=True)[0].float() for scalar in scalars]
@@ -50,14 +51,15 @@ class Forward:
 def run_forward(backbone: Backbone, x: torch.Tensor, precision: str = "fp32") -> Forward:
     """Pass a prepared batch [B 3 H W] through trunk and head, once each.
 
-    The head's graph is kept wherever its gradient has no closed form, asked for or not: attention kernels differ in their last
-    digits with and without one, and a prediction must not depend on what else is asked.
+    The head's graph is kept wherever its gradient has no closed form, needed or not: attention kernels differ in their last digits with
+    and without one, and a prediction must not depend on the methods beside it.
     """
     with autocast(x.device, precision):
         with torch.no_grad():
             A, rest = backbone.trunk(x)
-        wanted = backbone.pooled_linear is None
-        A = A.detach().requires_grad_(wanted)
-        with torch.set_grad_enabled(wanted):
+        differentiable = backbone.pooled_linear is None
+        A = A.detach().requires_grad_(differentiable)
+        with torch.set_grad_enabled(differentiable):
             graph, feature = backbone.readout(A, rest)
-    return Forward(backbone, A if wanted else A.float(), graph.detach().float(), feature.detach().float(), graph if wanted else None, rest)
+    logits, feature = graph.detach().float(), feature.detach().float()
+    return Forward(backbone, A if differentiable else A.float(), logits, feature, graph if differentiable else None, rest)

@@ -1,10 +1,13 @@
-"""What the network says of images that a metric has changed by their maps, and the maps of changed images.
+"""Images that a metric changes by their maps, passed through the network, and the maps of changed images.
+
+A painter says which copies a perturbation makes; one function passes the copies of all of them.
 
 B images, N changed images of each, n rows of a pass, C classes, H W pixels
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +17,10 @@ from pipeline import engine
 from pipeline.backbones import Backbone
 from pipeline.backbones.cutting.randomised import last_layers, randomised
 from pipeline.engine.batch import Batch, pixels_of
+from pipeline.engine.copies import pass_copies
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import run_forward
 from pipeline.engine.masks import Masks
-from pipeline.engine.runners.masked import passed
 from pipeline.families import (
     METHODS,
     METRICS,
@@ -42,9 +45,9 @@ class ScoredMaps:
     """The maps of a batch as metrics see them, and whose they are.
 
     Attributes:
-        method: what drew them.
-        target: for which of the scene's targets.
-        S: each image's map [H W] from 0 to 1; None where there is none, and nothing is asked of that image.
+        method: the method that made them.
+        target: the place of their target among the batch's.
+        S: each image's map [H W] from 0 to 1; None where there is none, and that image is not changed.
         inside: each image's pixels [H W] whose centre lies in a box; None where there is none.
         classes: the scored class, the predicted one and two rivals of the scored one [B 4]; -1 where there is none.
     """
@@ -55,146 +58,176 @@ class ScoredMaps:
     inside: Sequence[np.ndarray | None]
     classes: torch.Tensor
 
-    @property
-    def drawn(self) -> list[bool]:
-        return [S is not None for S in self.S]
+    def usable(self, perturbation: Perturbation) -> list[bool]:
+        """Whether each image has a map, and what else the perturbation needs: a box, or a map that is not zero everywhere."""
+        usable = [S is not None for S in self.S]
+        if isinstance(perturbation, Boxed):
+            usable = [own and inside is not None for own, inside in zip(usable, self.inside, strict=True)]
+        if isinstance(perturbation, Cropped):
+            usable = [S is not None and bool(S.any()) for S in self.S]
+        return usable
+
+    def stacked(self, batch: Batch) -> torch.Tensor:
+        """The maps [B H W], zero where there is none."""
+        return _stacked(self.S, torch.float32, batch)
+
+
+@dataclass(frozen=True)
+class Painting:
+    """The changed images of a batch, as copies to pass: x m + fill (1 - m).
+
+    Attributes:
+        count: N, copies of each image.
+        paint: (copies [n], images [n]) -> masks [n H W].
+        fill: the colours of hidden pixels, see `engine.fills`.
+        pixels: images [B 3 H W] in [0, 1] to copy instead of the batch's own.
+        whole: the copies [N] that show the image as it is, which are not passed; None where there are none.
+    """
+
+    count: int
+    paint: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    fill: str = "black"
+    pixels: torch.Tensor | None = None
+    whole: torch.Tensor | None = None
 
 
 def refuse_metric(metric: Choice, backbone: Backbone) -> None:
-    """Settings that no image could be changed by.
+    """Refuse settings by which no image could be changed.
 
     Raises:
         Refusal: naming the value.
     """
-    for code in METRICS[metric.name].codes(metric.args, backbone.image_size).values():
-        if isinstance(code, Removed):
-            fill_of(code.fill, torch.zeros(1, 3, 1, 1), backbone.prepare)
-        if isinstance(code, Remapped) and isinstance(code.change, Randomised):
-            last_layers(backbone.network, code.change)
+    for perturbation in METRICS[metric.name].resolve(metric.args, backbone.image_size).values():
+        if isinstance(perturbation, Removed):
+            fill_of(perturbation.fill, torch.zeros(1, 3, 1, 1), backbone.prepare)
+        if isinstance(perturbation, Remapped) and isinstance(perturbation.change, Randomised):
+            last_layers(backbone.network, perturbation.change)
 
 
-def clean(scene: Batch, classes: torch.Tensor) -> list[ClassProbs]:
-    """What the network says of each image as it is (N = 1); the look has seen it."""
-    said = _Answers(scene, classes, 1)
-    rows = torch.arange(len(classes), device=classes.device)
-    said(rows, torch.zeros_like(rows), scene.look.logits)
-    return said.by_image()
+def clean_probs(batch: Batch, classes: torch.Tensor) -> list[ClassProbs]:
+    """The probabilities of `classes` [B 4] in each image as it is (N = 1), from the batch's own forward."""
+    probs = _ClassProbs(batch, classes, 1)
+    images = torch.arange(len(classes), device=classes.device)
+    probs(images, torch.zeros_like(images), batch.forward.logits)
+    return probs.by_image()
 
 
-def answers(code: Perturbation, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | np.ndarray | None]:
-    """The answer to one code for each image of the batch; None where there is no map to change it by, or none that the code can use.
+def perturb(perturbation: Perturbation, batch: Batch, maps: ScoredMaps, payer: str) -> Sequence[ClassProbs | np.ndarray | None]:
+    """The probabilities in, or the maps [N H W] of, the changed images of each image; None where an image cannot be changed.
 
     `payer` is the metric whose tally the passes go to.
     """
-    return ASKERS[type(code)](code, scene, shown, payer)
+    if isinstance(perturbation, Remapped):
+        return _remap(perturbation, batch, maps, payer)
+    usable = maps.usable(perturbation)
+
+    def compute() -> list[ClassProbs | None]:
+        painting = PAINTERS[type(perturbation)](perturbation, batch, maps)
+        return _pass(painting, batch, maps.classes, usable, payer)
+
+    # the same copies whatever the map are passed once for all maps of the same images
+    return compute() if perturbation.by_map else batch.cached(("perturbed", perturbation, tuple(usable)), compute)
 
 
-class _Answers:
-    """Gathers what logits say of the classes in question, in double precision."""
+def _pass(painting: Painting, batch: Batch, classes: torch.Tensor, usable: list[bool], payer: str) -> list[ClassProbs | None]:
+    """Pass the painted copies of the usable images; those that show the image as it is have the logits of the batch's own forward."""
+    device = batch.pixels.device
+    wanted = torch.tensor(usable, device=device)[:, None].expand(-1, painting.count)
+    probs = _ClassProbs(batch, classes, painting.count)
+    if painting.whole is not None:
+        images = torch.arange(len(usable), device=device)
+        for copy in painting.whole.nonzero()[:, 0]:
+            probs(images, copy.expand(len(usable)), batch.forward.logits)
+        wanted = wanted & ~painting.whole
+    pass_copies(batch, Masks(None, painting.count, painting.paint, shared=False), probs, painting.fill, painting.pixels, wanted, payer)
+    return [own if use else None for own, use in zip(probs.by_image(), usable, strict=True)]
 
-    def __init__(self, scene: Batch, classes: torch.Tensor, count: int):
-        self.softmax, self.classes = scene.activation == "softmax", classes
-        self.own = slice(scene.backbone.num_classes if scene.backbone.phrases else None)  # logits of phrases are beside the classes
+
+class _ClassProbs:
+    """Probabilities of the scored classes, gathered from logits in double precision."""
+
+    def __init__(self, batch: Batch, classes: torch.Tensor, count: int):
+        self.softmax, self.classes = batch.activation == "softmax", classes
+        self.own = slice(batch.backbone.num_classes if batch.backbone.phrases else None)  # logits of phrases are beside the classes
         self.p, self.q = torch.full((2, len(classes), count, 4), torch.nan, dtype=torch.float64, device=classes.device)
         self.top = torch.full((len(classes), count), -1, device=classes.device)
 
-    def __call__(self, images: torch.Tensor, which: torch.Tensor, y: torch.Tensor) -> None:
+    def __call__(self, images: torch.Tensor, copies: torch.Tensor, y: torch.Tensor) -> None:
         y, classes = y[:, self.own].double(), self.classes[images]
-        at = classes.clamp(min=0)
+        index = classes.clamp(min=0)
         if self.softmax:
             p = y.softmax(1)
-            own = p.gather(1, at)
+            own = p.gather(1, index)
             # the sum of the others, not 1 - p: near 1 that would be all rounding
-            rest = torch.stack([p.scatter(1, column[:, None], 0).sum(1) for column in at.unbind(1)], 1)
+            rest = torch.stack([p.scatter(1, column[:, None], 0).sum(1) for column in index.unbind(1)], 1)
         else:
-            own, rest = y.gather(1, at).sigmoid(), (-y.gather(1, at)).sigmoid()
-        there = classes >= 0
-        self.p[images, which], self.q[images, which] = (torch.where(there, value, torch.nan) for value in (own, rest))
-        self.top[images, which] = y.argmax(1)
+            own, rest = y.gather(1, index).sigmoid(), (-y.gather(1, index)).sigmoid()
+        exists = classes >= 0
+        self.p[images, copies], self.q[images, copies] = (torch.where(exists, value, torch.nan) for value in (own, rest))
+        self.top[images, copies] = y.argmax(1)
 
     def by_image(self) -> list[ClassProbs]:
         p, q, top = self.p.cpu().numpy(), self.q.cpu().numpy(), self.top.cpu().numpy()
         return [ClassProbs(p[i, :, :2], q[i, :, :2], p[i, :, 2:], top[i]) for i in range(len(p))]
 
 
-def _asked(
-    scene: Batch,
-    shown: ScoredMaps,
-    count: int,
-    paint: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    payer: str,
-    fill: str = "black",
-    pixels: torch.Tensor | None = None,
-    usable: Sequence[bool] | None = None,
-    seen: torch.Tensor | None = None,
-) -> list[ClassProbs | None]:
-    """What the network says of N masked copies of each image that has a map; `seen` [N] are those that show the image as it is."""
-    usable = shown.drawn if usable is None else usable
-    device = scene.pixels.device
-    wanted = torch.tensor(usable, device=device)[:, None].expand(-1, count)
-    said = _Answers(scene, shown.classes, count)
-    if seen is not None:
-        for which in seen.nonzero()[:, 0]:
-            rows = torch.arange(len(usable), device=device)
-            said(rows, which.expand(len(usable)), scene.look.logits)
-        wanted = wanted & ~seen
-    passed(scene, Masks(None, count, paint, shared=False), said, fill, pixels, wanted, payer)
-    return [each if use else None for each, use in zip(said.by_image(), usable, strict=True)]
+def _dimmed(dimmed: Dimmed, batch: Batch, maps: ScoredMaps) -> Painting:
+    S = maps.stacked(batch)
+    S = 1 - S if dimmed.inverse else S
+    return Painting(1, lambda copies, images: S[images])
 
 
-def _stacked(scene: Batch, shown: ScoredMaps) -> torch.Tensor:
-    """The maps [B H W], zero where there is none."""
-    blank = np.zeros(scene.size)
-    return torch.tensor(np.stack([blank if S is None else S for S in shown.S]), dtype=torch.float32, device=scene.pixels.device)
+def _powered(powered: Powered, batch: Batch, maps: ScoredMaps) -> Painting:
+    S, powers = maps.stacked(batch), torch.tensor(powered.powers, device=batch.pixels.device)
+    return Painting(len(powers), lambda copies, images: S[images] ** powers[copies][:, None, None])
 
 
-def _dimmed(code: Dimmed, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
-    S = _stacked(scene, shown)
-    S = 1 - S if code.inverse else S
-    return _asked(scene, shown, 1, lambda which, images: S[images], payer)
+def _boxed(boxed: Boxed, batch: Batch, maps: ScoredMaps) -> Painting:
+    B = _stacked(maps.inside, torch.bool, batch)
+    S = maps.stacked(batch) if boxed.dimmed else torch.ones(B.shape, device=B.device)
+    return Painting(2, lambda copies, images: S[images] * (B[images] ^ (copies == 1)[:, None, None]))
 
 
-def _powered(code: Powered, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
-    S, powers = _stacked(scene, shown), torch.tensor(code.powers, device=scene.pixels.device)
-    return _asked(scene, shown, len(powers), lambda which, images: S[images] ** powers[which][:, None, None], payer)
+def _removed(removed: Removed, batch: Batch, maps: ScoredMaps) -> Painting:
+    device, blank = batch.pixels.device, np.zeros(batch.size)
+    scores = [S if S is not None and removed.by_map else blank for S in maps.S]
+    seeds = batch.seeds("ties" if removed.by_map else "removed")
+    rank = torch.tensor(np.stack([ranks(S, removed.patch, seed) for S, seed in zip(scores, seeds, strict=True)]), device=device)
+    counts = torch.tensor(removed.counts, dtype=torch.int32, device=device)
+
+    def paint(copies: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        first = rank[images] < counts[copies][:, None, None]
+        return (first if removed.reveal else ~first).float()
+
+    whole = counts > int(rank.max()) if removed.reveal else counts == 0
+    return Painting(len(counts), paint, removed.fill, whole=whole)
 
 
-def _boxed(code: Boxed, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
-    usable = [there and inside is not None for there, inside in zip(shown.drawn, shown.inside, strict=True)]
-    blank = np.zeros(scene.size, bool)
-    B = torch.tensor(np.stack([blank if inside is None else inside for inside in shown.inside]), device=scene.pixels.device)
-    S = _stacked(scene, shown) if code.dimmed else torch.ones(B.shape, device=B.device)
-
-    def paint(which: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        return S[images] * (B[images] ^ (which == 1)[:, None, None])
-
-    def found() -> list[ClassProbs | None]:
-        return _asked(scene, shown, 2, paint, payer, usable=usable)
-
-    # without the map the same copies whatever the map, so asked once for all maps of the same images
-    return found() if code.dimmed else scene.once((code, tuple(usable)), found)
+def _cropped(cropped: Cropped, batch: Batch, maps: ScoredMaps) -> Painting:
+    pixels, size = pixels_of(batch), batch.size
+    crops = torch.zeros_like(pixels)
+    for i, S in enumerate(maps.S):
+        if S is not None and S.any():
+            x0, y0, x1, y1 = np.rint(geometry.around(S) * [*size[::-1], *size[::-1]]).astype(int)
+            crops[i] = F.interpolate(pixels[i : i + 1, :, y0:y1, x0:x1], size, mode="bilinear", align_corners=False)[0]
+    ones = torch.ones(1, 1, 1, device=pixels.device)
+    return Painting(1, lambda copies, images: ones.expand(len(images), *size), pixels=crops)
 
 
-def _removed(code: Removed, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
-    if code.order == "random":
-        # the same copies whatever the map, so asked once for all maps of the same images
-        return scene.once((code, tuple(shown.drawn)), lambda: _ranked(code, scene, shown, payer))
-    return _ranked(code, scene, shown, payer)
+PAINTERS: dict[type, Callable[[Any, Batch, ScoredMaps], Painting]] = {
+    Dimmed: _dimmed,
+    Powered: _powered,
+    Boxed: _boxed,
+    Removed: _removed,
+    Cropped: _cropped,
+}
 
 
-def _ranked(code: Removed, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
-    device, blank = scene.pixels.device, np.zeros(scene.size)
-    maps = [blank if S is None or code.order == "random" else S for S in shown.S]
-    seeds = scene.seeds("removed" if code.order == "random" else "ties")
-    rank = torch.tensor(np.stack([ranks(S, code.patch, seed) for S, seed in zip(maps, seeds, strict=True)]), device=device)
-    counts = torch.tensor(code.counts, dtype=torch.int32, device=device)
-
-    def paint(which: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        first = rank[images] < counts[which][:, None, None]
-        return (first if code.reveal else ~first).float()
-
-    whole = counts > int(rank.max()) if code.reveal else counts == 0
-    return _asked(scene, shown, len(counts), paint, payer, code.fill, seen=whole)
+def _stacked(arrays: Sequence[np.ndarray | None], dtype: torch.dtype, batch: Batch) -> torch.Tensor:
+    """Arrays [H W], one for each image of a batch, as one tensor [B H W]; zero where there is none."""
+    blank = np.zeros(batch.size)
+    stack = np.stack([blank if array is None else array for array in arrays])
+    return torch.tensor(stack, dtype=dtype, device=batch.pixels.device)
 
 
 def ranks(S: np.ndarray, patch: int, seed: int) -> np.ndarray:
@@ -202,71 +235,57 @@ def ranks(S: np.ndarray, patch: int, seed: int) -> np.ndarray:
     height, width = S.shape
     if patch > 1:
         S = np.add.reduceat(np.add.reduceat(S, np.arange(0, height, patch), 0), np.arange(0, width, patch), 1)
-    drawn = np.random.default_rng(seed).permutation(S.size)
-    place = np.empty(S.size, np.int32)
-    place[drawn[np.argsort(-S.ravel()[drawn], kind="stable")]] = np.arange(S.size, dtype=np.int32)
-    place = place.reshape(S.shape)
-    return place.repeat(patch, 0).repeat(patch, 1)[:height, :width] if patch > 1 else place
+    order = np.random.default_rng(seed).permutation(S.size)
+    flat = np.empty(S.size, np.int32)
+    flat[order[np.argsort(-S.ravel()[order], kind="stable")]] = np.arange(S.size, dtype=np.int32)
+    rank = flat.reshape(S.shape)
+    return rank.repeat(patch, 0).repeat(patch, 1)[:height, :width] if patch > 1 else rank
 
 
-def _cropped(code: Cropped, scene: Batch, shown: ScoredMaps, payer: str) -> list[ClassProbs | None]:
-    pixels, size = pixels_of(scene), scene.size
-    crops, usable = torch.zeros_like(pixels), [S is not None and bool(S.any()) for S in shown.S]
-    for i, S in enumerate(shown.S):
-        if usable[i]:
-            x0, y0, x1, y1 = np.rint(geometry.around(S) * [*size[::-1], *size[::-1]]).astype(int)
-            crops[i] = F.interpolate(pixels[i : i + 1, :, y0:y1, x0:x1], size, mode="bilinear", align_corners=False)[0]
-    whole = torch.ones(1, 1, 1, device=pixels.device)
-    return _asked(scene, shown, 1, lambda which, images: whole.expand(len(images), *size), payer, pixels=crops, usable=usable)
-
-
-def _remapped(code: Remapped, scene: Batch, shown: ScoredMaps, payer: str) -> list[np.ndarray | None]:
+def _remap(remapped: Remapped, batch: Batch, maps: ScoredMaps, payer: str) -> list[np.ndarray | None]:
     """Maps [N H W] by the same method, with the same noise, for the same directions, where the images or the network alone have changed."""
-    draws = [_drawn(other, scene, shown, payer, code.raw) for other in _others(code.change, scene, shown, payer)]
-    found: list[np.ndarray | None] = []
-    for i, there in enumerate(shown.drawn):
-        maps = np.stack([each[i] for each in draws])
-        found.append(None if not there else maps if np.isfinite(maps).all() else maps[:0])
-    return found
+    draws = [draw_maps(other, batch, maps, payer, remapped.raw) for other in _changed_batches(remapped.change, batch, maps, payer)]
+    stacks: list[np.ndarray | None] = []
+    for i, usable in enumerate(maps.usable(remapped)):
+        stack = np.stack([draw[i] for draw in draws])
+        stacks.append(None if not usable else stack if np.isfinite(stack).all() else stack[:0])
+    return stacks
 
 
-def _others(change: Dimmed | Noisy | Randomised, scene: Batch, shown: ScoredMaps, payer: str) -> Iterable[Batch]:
-    """The batch where its images or the network alone have changed. Changed networks look once for all maps of the same images."""
+def _changed_batches(change: Dimmed | Noisy | Randomised, batch: Batch, maps: ScoredMaps, payer: str) -> Iterable[Batch]:
+    """The batch where its images or the network alone have changed. A changed network is passed once for all maps of the same images."""
 
     def other(backbone: Backbone, pixels: torch.Tensor) -> Batch:
-        scene.tally[payer, "forwards"] += len(pixels)
-        seen = run_forward(backbone, backbone.prepare.normalise(pixels), scene.precision)
-        return replace(scene, look=seen, pixels=pixels, tally=type(scene.tally)(), _kept={})
+        batch.tally[payer, "forwards"] += len(pixels)
+        forward = run_forward(backbone, backbone.prepare.normalise(pixels), batch.precision)
+        return replace(batch, forward=forward, pixels=pixels, tally=type(batch.tally)(), _cache={})
 
     if isinstance(change, Randomised):
-        return scene.once(change, lambda: [other(backbone, pixels_of(scene)) for backbone in randomised(scene.backbone, change)])
-    return (other(scene.backbone, pixels) for pixels in _changed(change, scene, shown))
+        return batch.cached(change, lambda: [other(backbone, pixels_of(batch)) for backbone in randomised(batch.backbone, change)])
+    return (other(batch.backbone, pixels) for pixels in changed_images(change, batch, maps))
 
 
-def _changed(change: Dimmed | Noisy, scene: Batch, shown: ScoredMaps):
-    """Each changed batch [B 3 H W] in units of [0, 1]."""
-    pixels = pixels_of(scene)
+def changed_images(change: Dimmed | Noisy, batch: Batch, maps: ScoredMaps) -> Iterator[torch.Tensor]:
+    """Each changed batch of images [B 3 H W] in units of [0, 1]."""
+    pixels = pixels_of(batch)
     if isinstance(change, Dimmed):
-        S = _stacked(scene, shown)[:, None]
+        S = maps.stacked(batch)[:, None]
         yield pixels * (1 - S if change.inverse else S)
         return
-    normalise, unnormalise = scene.backbone.prepare.normalise, scene.backbone.prepare.unnormalise
-    generators = [torch.Generator().manual_seed(seed) for seed in scene.seeds("noisy")]
+    normalise, unnormalise = batch.backbone.prepare.normalise, batch.backbone.prepare.unnormalise
+    generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds("noisy")]
     for _ in range(change.draws):
-        noise = torch.stack([2 * torch.rand(pixels.shape[1:], generator=draws) - 1 for draws in generators])
+        noise = torch.stack([2 * torch.rand(pixels.shape[1:], generator=generator) - 1 for generator in generators])
         yield unnormalise(normalise(pixels) + change.radius * noise.to(pixels.device))
 
 
-def _drawn(other: Batch, scene: Batch, shown: ScoredMaps, payer: str, raw: bool) -> np.ndarray:
-    """The maps [B H W] of another scene, min-max unless `raw`; NaN where they are not finite."""
-    maps = engine.maps(shown.method, other, shown.target).float().cpu()
+def draw_maps(other: Batch, batch: Batch, maps: ScoredMaps, payer: str, raw: bool) -> np.ndarray:
+    """The maps [B H W] of another batch, min-max unless `raw`; NaN where they are not finite."""
+    cells = engine.maps(maps.method, other, maps.target).float().cpu()
     for (_, kind), rows in other.tally.items():
-        scene.tally[payer, kind] += rows
+        batch.tally[payer, kind] += rows
     other.tally.clear()
-    images = upsample(maps, scene.size, METHODS[shown.method.name].render(shown.method.args)).numpy()
+    images = upsample(cells, batch.size, METHODS[maps.method.name].render(maps.method.args)).numpy()
     finite = [np.isfinite(image).all() for image in images]
-    drawn = [(image if raw else unit(image)) if whole else np.full_like(image, np.nan) for image, whole in zip(images, finite, strict=True)]
-    return np.stack(drawn).astype(np.float64)
-
-
-ASKERS = {Dimmed: _dimmed, Powered: _powered, Boxed: _boxed, Removed: _removed, Cropped: _cropped, Remapped: _remapped}
+    draws = [(image if raw else unit(image)) if whole else np.full_like(image, np.nan) for image, whole in zip(images, finite, strict=True)]
+    return np.stack(draws).astype(np.float64)

@@ -1,7 +1,7 @@
-"""The families: what a method and what a metric is made of, and the tables of all of them.
+"""The families: the parts of a method and of a metric, and the registries of all of them.
 
-Both are small pure functions whose signature says everything: its positional parameters are what it asks for, its keyword-only
-parameters with their defaults are what a user may set.
+Both are small pure functions whose signature says everything: its positional parameters are its inputs, its keyword-only
+parameters with their defaults are its settings.
 
     B images, K channels, C classes, h w cells of the cut layer, H W pixels of the network's input
 """
@@ -10,7 +10,20 @@ from pipeline.families.attention import Attention, attention
 from pipeline.families.cam import Cam, cam, rectify
 from pipeline.families.captum import Attribution, captum_method
 from pipeline.families.latent import Latent, latent
-from pipeline.families.masked import Bernoulli, Channels, Copies, Even, Masked, Segments, Spots, Superpixels, Windows, gaussians, masked
+from pipeline.families.masked import (
+    Bernoulli,
+    Channels,
+    Copies,
+    Even,
+    Masked,
+    Recipe,
+    Segments,
+    Spots,
+    Superpixels,
+    Windows,
+    gaussians,
+    masked,
+)
 from pipeline.families.metric import Metric, Undefined, metric
 from pipeline.families.optimised import Descent, Optimised, optimised
 from pipeline.families.path import Path, Walk, magnitude, noisy, path, spans
@@ -27,7 +40,7 @@ from pipeline.families.perturbations import (
     Removed,
     equal_steps,
 )
-from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, asked_for, offered, parameters, register
+from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, checked_inputs, inputs_of, parameters, register
 from pipeline.maps.render import unit, units
 from pipeline.refusal import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
 
@@ -64,6 +77,7 @@ __all__ = [
     "Powered",
     "Randomised",
     "Range",
+    "Recipe",
     "Remapped",
     "Removed",
     "ClassProbs",
@@ -74,7 +88,7 @@ __all__ = [
     "Walk",
     "Whole",
     "Windows",
-    "asked_for",
+    "inputs_of",
     "attention",
     "captum_method",
     "cam",
@@ -84,7 +98,7 @@ __all__ = [
     "magnitude",
     "masked",
     "noisy",
-    "offered",
+    "checked_inputs",
     "optimised",
     "parameters",
     "path",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
+from pipeline.families.registry import METHODS, Parameter, checked_inputs, parameters, register
 from pipeline.refusal import Refusal
 
 STREAM = frozenset({"q", "k", "v", "x", "stream", "added"})
@@ -17,16 +17,16 @@ STREAM = frozenset({"q", "k", "v", "x", "stream", "added"})
 class Attention:
     """How the class token attends to the grid, block upon block.
 
-    `map` may ask for lists with an entry per block, first block first
+    `map` may take lists with an entry per block, first block first
         A   [B N N]        attention, averaged over heads
         dA  [B heads N N]  gradient of the explained scalar with respect to the attention
         RA  [B heads N N]  the attention's share of the explained scalar, by layer-wise relevance propagation
-    and returns [B N], what of each token reaches the class token (token 0); the tokens before the grid's are dropped. Or it asks for
+    and returns [B N], the share of each token that reaches the class token (token 0); the tokens before the grid's are dropped. Or it takes
         q k v   [B heads N d]  queries, keys and values
         x       [B N D]        the tokens they are made of
         stream  [B N D]        the residual stream before the block
-        added   (block, values mixed by another attention [B heads N d]) -> what that would add to the stream [B N D]
-    the lists of these, and returns an end of the stream [B N D]: the map is then what the network says of each token by itself, as a
+        added   (block, values mixed by another attention [B heads N d]) -> their addition to the stream [B N D]
+    the lists of these, and returns an end of the stream [B N D]: the map is then the explained scalar of each token by itself, as a
     cosine where the classes are texts.
     """
 
@@ -35,26 +35,26 @@ class Attention:
     version: int = 1
     family: str = "attention"
     grid: str = "cells"
-    asks: frozenset[str] = field(init=False)
+    inputs: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
     seeded = False  # it draws nothing
 
     def __post_init__(self):
-        asks = offered(self.name, self.map, {"A", "dA", "RA"} | STREAM, self.family)
-        if asks & STREAM and asks - STREAM:
-            raise Refusal(f"{self.name!r} asks for {sorted(asks)}; attention matrices and the stream are not to be had in one pass")
-        object.__setattr__(self, "asks", asks)
+        inputs = checked_inputs(self.name, self.map, {"A", "dA", "RA"} | STREAM, self.family)
+        if inputs & STREAM and inputs - STREAM:
+            raise Refusal(f"{self.name!r} asks for {sorted(inputs)}; attention matrices and the stream are not to be had in one pass")
+        object.__setattr__(self, "inputs", inputs)
         object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.map))))
 
     @property
     def class_free(self) -> bool:
         """True where no class enters the map."""
-        return self.asks == {"A"}
+        return self.inputs == {"A"}
 
     @property
     def streams(self) -> bool:
         """True where it follows the residual stream, not the attention matrices."""
-        return bool(self.asks & STREAM)
+        return bool(self.inputs & STREAM)
 
     def render(self, settings: Mapping[str, Any]) -> str:
         """How the stored map becomes an image."""

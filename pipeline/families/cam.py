@@ -1,4 +1,4 @@
-"""The CAM family: algebra on one look at an image.
+"""The CAM family: algebra on one forward of an image.
 
 B images, K channels, h w cells of the cut layer, H W pixels of the network's input
 """
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
+from pipeline.families.registry import METHODS, Parameter, checked_inputs, parameters, register
 
 
 def rectify(maps: torch.Tensor, norm: str) -> torch.Tensor:
@@ -20,9 +20,9 @@ def rectify(maps: torch.Tensor, norm: str) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Cam:
-    """Algebra on one look at an image: activations, the gradient of the explained scalar, the classifier's weights.
+    """Algebra on one forward of an image: activations, the gradient of the explained scalar, the classifier's weights.
 
-    `map` may ask for
+    `map` may take
         A        [B K h w]  activations of the cut layer
         dA       [B K h w]  gradient of the explained scalar with respect to A
         weights  [B K]      classifier weights of the explained direction (only where the head is pooling + linear)
@@ -36,30 +36,30 @@ class Cam:
     grid: Literal["cells", "pixels"] = "cells"
     version: int = 1
     family: str = "cam"
-    asks: frozenset[str] = field(init=False)
+    inputs: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "asks", offered(self.name, self.map, {"A", "dA", "weights", "noise", "size"}, self.family))
+        object.__setattr__(self, "inputs", checked_inputs(self.name, self.map, {"A", "dA", "weights", "noise", "size"}, self.family))
         settings = {"norm": Parameter(Literal["relu", "minmax"], "relu"), **parameters(self.map)}
         object.__setattr__(self, "parameters", MappingProxyType(settings))
 
     @property
     def class_free(self) -> bool:
         """True where no class enters the map, which is then computed once, with target `none`."""
-        return not self.asks & {"dA", "weights"}
+        return not self.inputs & {"dA", "weights"}
 
     @property
     def seeded(self) -> bool:
         """Whether the run's seed decides the map."""
-        return "noise" in self.asks
+        return "noise" in self.inputs
 
     def render(self, settings: Mapping[str, Any]) -> str:
         """How the stored map becomes an image."""
         return "area" if self.grid == "pixels" else "bilinear"
 
 
-def cam(map: Callable | None = None, *, grid: str = "cells", version: int = 1):
+def cam(map: Callable | None = None, *, grid: Literal["cells", "pixels"] = "cells", version: int = 1):
     """Add a function to the CAM family under its own name; raise `version` when its values change."""
 
     def add(function: Callable) -> Callable:

@@ -15,7 +15,7 @@ from pipeline.families.registry import METHODS, Parameter, register
 
 @dataclass(frozen=True)
 class Attribution:
-    """What a captum object says of the normalised input [B 3 H W], made one value a pixel and rectified.
+    """An attribution by captum of the normalised input [B 3 H W], made one value a pixel and rectified.
 
     Attributes:
         make: a torch module, (x [n 3 H W], d [n C]) -> the explained scalars <d, y> [n], to an object with captum's `attribute`. The
@@ -48,7 +48,7 @@ class Attribution:
 def captum_method(name: str, make: Callable[[nn.Module], Any], *, draws: bool = False, version: int = 1, **attribute) -> None:
     """Add a captum attribution under a name: `captum_method("deep_lift", DeepLift)`.
 
-    What follows is passed on to its `attribute`; numbers, booleans and words among it become settings:
+    Further arguments are passed on to its `attribute`; numbers, booleans and words among them become settings:
     `captum_method("ig", IntegratedGradients, n_steps=20)` has `ig.n_steps`.
     """
     settings = {key: value for key, value in attribute.items() if type(value) in (int, float, bool, str)}

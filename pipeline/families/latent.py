@@ -1,4 +1,4 @@
-"""The latent family: where a network that models the place of the cue says that it lies."""
+"""The latent family: the place of the cue in a network that models it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
+from pipeline.families.registry import METHODS, Parameter, checked_inputs, parameters, register
 
 
 @dataclass(frozen=True)
 class Latent:
     """Algebra on the two distributions of a network with a latent place z of the cue.
 
-    `map` may ask for
+    `map` may take
         g  [B C h w]  p(y|x,z)
         h  [B 1 h w]  p(z|x)
         d  [B C]      the explained direction
@@ -27,12 +27,12 @@ class Latent:
     family: str = "latent"
     grid: str = "cells"
     class_free: bool = False
-    asks: frozenset[str] = field(init=False)
+    inputs: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
     seeded = False  # it draws nothing
 
     def __post_init__(self):
-        object.__setattr__(self, "asks", offered(self.name, self.map, {"g", "h", "d"}, self.family))
+        object.__setattr__(self, "inputs", checked_inputs(self.name, self.map, {"g", "h", "d"}, self.family))
         object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.map))))
 
     def render(self, settings: Mapping[str, Any]) -> str:

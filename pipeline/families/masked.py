@@ -1,4 +1,4 @@
-"""The masked family: what the network says of masked copies of an image.
+"""The masked family: the explained scalar of masked copies of an image.
 
 B images, N masks, K channels, h w cells, H W pixels
 """
@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.families.registry import METHODS, Parameter, asked_for, parameters, register
+from pipeline.families.registry import METHODS, Parameter, checked_inputs, inputs_of, parameters, register
 from pipeline.refusal import Refusal
 
-# What masked copies of an image can be made of: compact codes, which the engine paints chunk by chunk.
+# Recipes of masks: values, which the engine paints chunk by chunk.
 
 
 @dataclass(frozen=True)
@@ -59,26 +59,26 @@ class Segments:
 
 @dataclass(frozen=True)
 class Even:
-    """One mask that keeps the share `kept` of every pixel."""
+    """One mask that keeps a `share` of every pixel."""
 
-    kept: float
+    share: float
 
 
 @dataclass(frozen=True)
 class Copies:
-    """What the network says of N masked copies of each image.
+    """The scores of N masked copies of each image.
 
     Attributes:
         logit: <d, y> [B N]; [B] where the images are clean.
         prob: <d, p>, likewise.
         spread: weights [B N] -> sum_i w_i m_i [B H W], where all images share the masks m.
-        codes: what the masks were painted from: (rows [n H], columns [m W]) of windows and spots, Superpixels of segments.
+        geometry: of windows and spots the profiles (rows [n H], columns [m W]) whose products are the masks; Superpixels of segments.
     """
 
     logit: torch.Tensor
     prob: torch.Tensor
     spread: Callable[[torch.Tensor], torch.Tensor] | None = None
-    codes: Any = None
+    geometry: Any = None
 
 
 @dataclass(frozen=True)
@@ -92,74 +92,72 @@ class Superpixels:
 
 @dataclass(frozen=True)
 class Masked:
-    """Algebra on what the network says of masked copies; masks multiply pixels in [0, 1] and what they hide shows `fill`.
+    """Algebra on the scores of masked copies; masks multiply pixels in [0, 1], and hidden pixels show `fill`.
 
-    `sets` names mask sets, each a function of settings that gives a code, or None where these settings do without it. `map` may ask for
-        a mask set by its name   Copies [B N]
+    `recipes` names banks of masks, each a function from settings to a recipe, or to None where these settings do without it. `map` may
+    take
+        a bank by its name   Copies [B N]
         clean    Copies [B] of the images as they are
         A        [B K h w]  activations of the cut layer
-        drops    [B K]      what <d, y> loses when a channel of A is zero in front of the head
+        drops    [B K]      the loss of <d, y> when a channel of A is zero in front of the head
         pixels   [B 3 H W]  the images
         again    (name, pixels, wanted [B N]) -> Copies of changed images, zero where not wanted
         draw     [B h w] -> [B H W], as stored maps of these settings are drawn
     and returns [B h w], or [B H W] when `grid` is "pixels", after the rectifier.
 
-    `drawn` is a function of settings that gives `render`; a preset is a word for values of several settings: all that any
-    preset sets, by default where it does not say.
+    `rendering` is a function from settings to `render`; a preset is a word for values of several settings: of all that any preset sets,
+    by default where it does not name them.
     """
 
     name: str
     map: Callable[..., torch.Tensor]
-    sets: Mapping[str, Callable] = field(default_factory=dict)
+    recipes: Mapping[str, Callable] = field(default_factory=dict)
     grid: Literal["cells", "pixels"] = "cells"
     fill: str | None = "black"
-    drawn: Callable[..., str] | None = None
+    rendering: Callable[..., str] | None = None
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     version: int = 1
     family: str = "masked"
     class_free: bool = False
-    asks: frozenset[str] = field(init=False)
+    inputs: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        known = {"clean", "A", "drops", "pixels", "again", "draw", *self.sets}
-        asks = asked_for(self.map)
-        if asks - known:
-            raise Refusal(f"method {self.name!r} asks for {sorted(asks - known)}; the masked family offers {sorted(known)}")
-        object.__setattr__(self, "asks", asks)
+        known = {"clean", "A", "drops", "pixels", "again", "draw", *self.recipes}
+        object.__setattr__(self, "inputs", checked_inputs(self.name, self.map, known, self.family))
         settings = dict(parameters(self.map))
         if self.fill:
             settings["fill"] = Parameter(str, self.fill)
         object.__setattr__(self, "parameters", MappingProxyType(settings))
-        named = {key for values in self.presets.values() for key in values}
-        if named - settings.keys():
-            raise Refusal(f"method {self.name!r} has presets of {sorted(named - settings.keys())}; its settings are {sorted(settings)}")
-        # so that the word that is read last decides on all that any of the words is about
-        usual = {key: settings[key].default for key in named}
-        object.__setattr__(self, "presets", MappingProxyType({word: usual | values for word, values in self.presets.items()}))
+        names = {key for values in self.presets.values() for key in values}
+        if names - settings.keys():
+            raise Refusal(f"method {self.name!r} has presets of {sorted(names - settings.keys())}; its settings are {sorted(settings)}")
+        # so that the last word decides on all settings that any of the words is about
+        defaults = {key: settings[key].default for key in names}
+        object.__setattr__(self, "presets", MappingProxyType({word: {**defaults, **values} for word, values in self.presets.items()}))
 
     @property
     def seeded(self) -> bool:
         """Whether the run's seed decides the map."""
         defaults = {name: parameter.default for name, parameter in self.parameters.items()}
-        return any(isinstance(code, (Bernoulli, Segments)) for code in self.codes(defaults).values())
+        return any(isinstance(recipe, (Bernoulli, Segments)) for recipe in self.resolve(defaults).values())
 
-    def codes(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The codes of the mask sets by name."""
-        return {name: _given(code, settings) for name, code in self.sets.items()}
+    def resolve(self, settings: Mapping[str, Any]) -> dict[str, "Recipe | None"]:
+        """The recipe of each bank by its name."""
+        return {name: _call(recipe, settings) for name, recipe in self.recipes.items()}
 
     def render(self, settings: Mapping[str, Any]) -> str:
         """How the stored map becomes an image."""
-        return "area" if self.grid == "pixels" else self.drawing(settings)
+        return "area" if self.grid == "pixels" else self.cell_render(settings)
 
-    def drawing(self, settings: Mapping[str, Any]) -> str:
+    def cell_render(self, settings: Mapping[str, Any]) -> str:
         """How a map on the method's own grid becomes an image."""
-        return _given(self.drawn, settings) if self.drawn else "bilinear"
+        return _call(self.rendering, settings) if self.rendering else "bilinear"
 
 
-def _given(function: Callable, settings: Mapping[str, Any]) -> Any:
-    """A function of some settings, called with them."""
-    return function(**{name: settings[name] for name in asked_for(function)})
+def _call(function: Callable, settings: Mapping[str, Any]) -> Any:
+    """Call a function with the settings that it takes."""
+    return function(**{name: settings[name] for name in inputs_of(function)})
 
 
 def gaussians(sigma_map: float, kernel_norm: bool) -> str:
@@ -167,11 +165,14 @@ def gaussians(sigma_map: float, kernel_norm: bool) -> str:
     return f"gaussian:{sigma_map:g}{':norm' if kernel_norm else ''}"
 
 
-def masked(sets: Mapping[str, Callable] = MappingProxyType({}), **how):
+Recipe = Bernoulli | Spots | Windows | Channels | Segments | Even
+
+
+def masked(recipes: Mapping[str, Callable] = MappingProxyType({}), **how):
     """Add a function to the masked family under its own name; `how` is the rest of `Masked`."""
 
     def add(function: Callable) -> Callable:
-        register(METHODS, function.__name__, Masked(function.__name__, function, sets, **how))
+        register(METHODS, function.__name__, Masked(function.__name__, function, recipes, **how))
         return function
 
     return add

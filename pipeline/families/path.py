@@ -10,17 +10,17 @@ from typing import Any, Literal
 
 import torch
 
-from pipeline.families.registry import METHODS, Parameter, offered, parameters, register
+from pipeline.families.registry import METHODS, Parameter, checked_inputs, parameters, register
 from pipeline.refusal import Whole
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Points at which the explained scalar's gradient is taken, and what becomes of the gradients.
+    """Points at which the explained scalar's gradient is taken, and the map that the gradients add up to.
 
     Attributes:
         points: pairs of a point [B 3 H W] in normalised space and its weight (a number, or [B 3 H W]), made one at a time.
-        summand: gradient [B 3 H W], weight -> what is added up over the points [B ...].
+        summand: gradient [B 3 H W], weight -> the term [B ...] of the sum over the points.
         finish: the sum -> maps [B H W].
         name: walks of one name, as settings are part of it, are one walk and are taken once.
     """
@@ -56,7 +56,7 @@ def noisy(x: torch.Tensor, normal: Callable, samples: int, spread: float, finish
 class Path:
     """Gradients of the explained scalar with respect to the network's input, summed along a walk.
 
-    `walk` may ask for
+    `walk` may take
         x        [B 3 H W]  the image as the network takes it, normalised
         normal   () -> [B 3 H W], the next standard normal draw of each image's own noise
         uniform  () -> [B 1 1 1], the same in [0, 1)
@@ -72,23 +72,23 @@ class Path:
     family: str = "path"
     grid: Literal["cells", "pixels"] = "pixels"
     class_free: bool = False
-    asks: frozenset[str] = field(init=False)
+    inputs: frozenset[str] = field(init=False)
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "asks", offered(self.name, self.walk, {"x", "normal", "uniform"}, "path"))
+        object.__setattr__(self, "inputs", checked_inputs(self.name, self.walk, {"x", "normal", "uniform"}, "path"))
         object.__setattr__(self, "noise", self.noise or self.name)
         object.__setattr__(self, "parameters", MappingProxyType({"blur_ksize": Parameter(Whole, 0), **parameters(self.walk)}))
 
     @property
     def seeded(self) -> bool:
-        return bool(self.asks & {"normal", "uniform"})
+        return bool(self.inputs & {"normal", "uniform"})
 
     def render(self, settings: Mapping[str, Any]) -> str:
         return "area"
 
 
-def path(walk: Callable | None = None, *, rule: str = "gradient", noise: str = "", version: int = 1):
+def path(walk: Callable | None = None, *, rule: Literal["gradient", "deconvnet"] = "gradient", noise: str = "", version: int = 1):
     """Add a function to the path family under its own name."""
 
     def add(function: Callable) -> Callable:

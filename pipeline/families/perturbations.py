@@ -1,10 +1,10 @@
-"""What a metric may change in an image by its map, as compact codes, and what the network says of the changed images.
+"""Perturbations: the changes that a metric makes to an image by its map, as values, and the probabilities in the changed images.
 
 N changed images of one image, H W pixels
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -16,6 +16,7 @@ class Dimmed:
     """The image times its map, in pixel space; `inverse` times one minus the map."""
 
     inverse: bool = False
+    by_map: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Powered:
     """One image for each of `powers`: the image times its map to that power, which keeps the order of the pixels."""
 
     powers: tuple[float, ...]
+    by_map: ClassVar[bool] = True
 
     def __post_init__(self):
         if not self.powers or min(self.powers) <= 0:
@@ -31,9 +33,14 @@ class Powered:
 
 @dataclass(frozen=True)
 class Boxed:
-    """Two images: what lies in the object's boxes, and what lies outside of them, and black elsewhere; `dimmed` times the map as well."""
+    """Two images: the inside of the object's boxes, and the outside of them, black elsewhere; where it is `dimmed`, times the map as well."""
 
     dimmed: bool = False
+
+    @property
+    def by_map(self) -> bool:
+        """Whether the map decides the changed images; those that it does not are passed once for all maps."""
+        return self.dimmed
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Removed:
         fill: black, mean, min, blur, blur11, blur31 or a grey level, see `engine.fills`.
         patch: side of a patch in pixels, ranked by the map's sum in it; those at the far edges are what is left of them.
         order: `random` draws the patches instead, the same for every map of an image.
-        reveal: the other way round: so many patches show the image, and all others `fill`.
+        reveal: whether so many patches show the image, and all others `fill`: the other way round.
     """
 
     counts: tuple[int, ...]
@@ -58,6 +65,11 @@ class Removed:
         if not self.counts or min(self.counts) < 0 or self.patch < 1:
             raise Refusal(f"counts={self.counts}, patch={self.patch}: there are counts, none negative, of patches of at least 1 pixel")
 
+    @property
+    def by_map(self) -> bool:
+        """As of `Boxed`."""
+        return self.order == "map"
+
 
 def equal_steps(size: tuple[int, int], steps: int) -> tuple[int, ...]:
     """Counts of pixels from none to all in `steps` equal steps; a step a pixel where there are fewer pixels."""
@@ -68,7 +80,9 @@ def equal_steps(size: tuple[int, int], steps: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Cropped:
-    """What lies in Bp, enlarged to the input's size; there is none of a constant map."""
+    """The part of the image in Bp, enlarged to the input's size; a constant map has none."""
+
+    by_map: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -108,11 +122,11 @@ class Remapped:
 
 @dataclass(frozen=True)
 class ClassProbs:
-    """What the network says of N images, in double precision.
+    """Probabilities of the scored classes in N images, in double precision.
 
     Attributes:
         p: [N 2] probability of the label (of the predicted class where there is none), and of the predicted class.
-        q: [N 2] what is left beside them, summed over the other classes and not as 1 - p.
+        q: [N 2] the rest beside them, summed over the other classes and not as 1 - p.
         d: [N 2] probability of the scored class's rivals: the class of the next highest logit in the image as it is, and the class with the
             most similar weights; NaN where there is none.
         top: [N] the class with the highest logit.

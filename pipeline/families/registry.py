@@ -1,4 +1,4 @@
-"""The tables of all methods and metrics, and how a function's signature says what it asks for and what may be set."""
+"""The registries of all methods and metrics, and the reading of a function's signature: its inputs and its settings."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -26,18 +26,22 @@ def parameters(function: Callable) -> Mapping[str, Parameter]:
 
 
 @cache
-def asked_for(function: Callable) -> frozenset[str]:
-    """The positional parameters of `function`: what it is handed."""
+def inputs_of(function: Callable) -> frozenset[str]:
+    """The positional parameters of `function`: its inputs."""
     signature = inspect.signature(function).parameters.values()
     return frozenset(p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD)
 
 
-def offered(name: str, function: Callable, known: set[str], family: str) -> frozenset[str]:
-    """What `function` asks for, once it is known that its family offers it."""
-    asks = asked_for(function)
-    if asks - known:
-        raise Refusal(f"{name!r} asks for {sorted(asks - known)}; the {family} family offers {sorted(known)}")
-    return asks
+def checked_inputs(name: str, function: Callable, known: set[str], family: str) -> frozenset[str]:
+    """The inputs of `function`, all of which its family offers.
+
+    Raises:
+        Refusal: where one is not among the `known`.
+    """
+    inputs = inputs_of(function)
+    if inputs - known:
+        raise Refusal(f"{name!r} asks for {sorted(inputs - known)}; the {family} family offers {sorted(known)}")
+    return inputs
 
 
 METHODS: dict[str, Any] = {}

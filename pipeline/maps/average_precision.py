@@ -1,4 +1,4 @@
-"""How well a map's values order the pixels of an object before all others: counts of pixels by value, and what they come to.
+"""Counts of pixels by a map's value, and their average precision: how well the map orders the pixels of an object before all others.
 
 H W pixels
 """
@@ -14,17 +14,17 @@ def by_value(values: np.ndarray, positive: np.ndarray, counted: np.ndarray, bins
     `even` thresholds lie at i / bins; `log` ones are `bins` powers of ten from 1e-7 to 1.
     """
     if thresholds == "even":
-        codes = (values * bins).astype(np.int64)
+        index = (values * bins).astype(np.int64)
     else:
-        codes = np.searchsorted(np.logspace(LOWEST, 0, bins), values, side="right")
-    codes = codes + positive * (bins + 1)
-    found = np.bincount(codes[counted] if not counted.all() else codes.ravel(), minlength=2 * (bins + 1))
-    return dict(zip(("negative", "positive"), np.split(found, 2), strict=True))
+        index = np.searchsorted(np.logspace(LOWEST, 0, bins), values, side="right")
+    index = index + positive * (bins + 1)
+    counts = np.bincount(index[counted] if not counted.all() else index.ravel(), minlength=2 * (bins + 1))
+    return dict(zip(("negative", "positive"), np.split(counts, 2), strict=True))
 
 
 def average_precision(positive: np.ndarray, negative: np.ndarray) -> float:
     """Counts by value, lowest first -> AP, a fraction (E16: right-end rule, no interpolation); NaN where nothing is positive."""
     hits, misses = np.cumsum(positive[::-1]), np.cumsum(negative[::-1])
-    seen = hits + misses
-    precision = np.divide(hits, seen, out=np.zeros(len(hits)), where=seen > 0)
+    pixels = hits + misses
+    precision = np.divide(hits, pixels, out=np.zeros(len(hits)), where=pixels > 0)
     return (precision * np.diff(hits, prepend=0)).sum() / hits[-1] if hits[-1] else np.nan

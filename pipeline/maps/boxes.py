@@ -1,4 +1,4 @@
-"""Boxes as fractions of the image: their pixels, how much they overlap, and the boxes of the connected parts of a map.
+"""Boxes as fractions of the image: their pixels, their overlaps, and the boxes of the connected parts of a map.
 
 N boxes x0 y0 x1 y1, H W pixels
 """
@@ -12,8 +12,8 @@ TOUCHING = np.ones((3, 3))  # pixels that share a corner belong together, as con
 
 def clipped(boxes: Iterable) -> np.ndarray:
     """Boxes [N 4] cut off at the image's border; those without area in it are dropped."""
-    cut = np.clip(np.array(list(boxes), dtype=np.float64).reshape(-1, 4), 0, 1)
-    return cut[(cut[:, 0] < cut[:, 2]) & (cut[:, 1] < cut[:, 3])]
+    inner = np.clip(np.array(list(boxes), dtype=np.float64).reshape(-1, 4), 0, 1)
+    return inner[(inner[:, 0] < inner[:, 2]) & (inner[:, 1] < inner[:, 3])]
 
 
 def pixels(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -22,7 +22,7 @@ def pixels(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     across = (boxes[:, :1] <= x) & (x < boxes[:, 2:3])
     down = (boxes[:, 1:2] <= y) & (y < boxes[:, 3:])
-    return (down[:, :, None] & across[:, None, :]).any(0)
+    return np.any(down[:, :, None] & across[:, None, :], axis=0)
 
 
 def overlaps(some: np.ndarray, others: np.ndarray, edge: float = 0) -> np.ndarray:
@@ -75,7 +75,7 @@ def _outlined(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import cv2
 
     outlines, nesting = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    found = np.array([cv2.boundingRect(outline) for outline in outlines], dtype=np.float64).reshape(-1, 4)
-    found[:, 2:] += found[:, :2]
+    boxes = np.array([cv2.boundingRect(outline) for outline in outlines], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
     outer = np.array([parent < 0 for *_, parent in nesting[0]] if len(outlines) else [], dtype=bool)  # a rim's parent is its part
-    return found[outer], found[~outer]
+    return boxes[outer], boxes[~outer]

@@ -11,17 +11,17 @@ STORED_BITS = 8
 
 
 def quantise(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Maps [N h w] as uint8 with their minima and maxima [N]; value = min + code / 255 * (max - min), off by at most half a step."""
+    """Maps [N h w] as uint8 with their minima and maxima [N]; value = min + level / 255 * (max - min), off by at most half a step."""
     low, high = maps.min((1, 2)), maps.max((1, 2))
     span = np.where(high > low, high - low, 1)[:, None, None]
-    codes = np.rint((maps - low[:, None, None]).astype(np.float64) / span * 255)
-    return codes.astype(np.uint8), low.astype(np.float32), high.astype(np.float32)
+    levels = np.rint((maps - low[:, None, None]).astype(np.float64) / span * 255)
+    return levels.astype(np.uint8), low.astype(np.float32), high.astype(np.float32)
 
 
-def dequantise(codes, low: float, high: float, height: int, width: int) -> np.ndarray:
+def dequantise(levels, low: float, high: float, height: int, width: int) -> np.ndarray:
     """The stored map [h w] as float32."""
-    codes = np.asarray(codes, dtype=np.float32).reshape(height, width)
-    return (low + codes / 255 * (high - low)).astype(np.float32)
+    levels = np.asarray(levels, dtype=np.float32).reshape(height, width)
+    return (low + levels / 255 * (high - low)).astype(np.float32)
 
 
 def stored(row: Mapping) -> np.ndarray:
@@ -31,8 +31,8 @@ def stored(row: Mapping) -> np.ndarray:
 
 def rounded(map: np.ndarray) -> np.ndarray:
     """A map [h w] as it comes back from the tables."""
-    codes, low, high = quantise(map[None])
-    return dequantise(codes, low[0], high[0], *map.shape)
+    levels, low, high = quantise(map[None])
+    return dequantise(levels, low[0], high[0], *map.shape)
 
 
 def summaries(maps: np.ndarray) -> dict[str, np.ndarray]:

@@ -64,14 +64,14 @@ def _metric_outputs(map: Output, metric: Choice, spec: ExplainSpec) -> list[Outp
     identity |= code_of(spec.plugins, metric=metric.name)
     if entry.of_pairs:
         identity["pairs"] = spec.class_pairs
-    elif entry.total:
+    elif entry.corpus_level:
         identity["groups"] = GROUPS
     if entry.seeded:
         identity["seed"] = spec.seed
     if stored:
         identity["bits"] = STORED_BITS
-    outputs = [] if entry.total else [Output("scores", digest(identity), map.method, map.target, metric, stored)]
-    if entry.total or entry.curves:
+    outputs = [] if entry.corpus_level else [Output("scores", digest(identity), map.method, map.target, metric, stored)]
+    if entry.corpus_level or entry.curves:
         counts = identity | {"curves": True} if entry.curves else identity
         outputs.append(Output("partials", digest(counts), map.method, map.target, metric, stored))
     return outputs

@@ -84,7 +84,7 @@ def summarise_partials(partials: pa.Table, spec: ExplainSpec) -> pa.Table:
 
 def _sums_by_scope(partials: pa.Table, spec: ExplainSpec) -> Iterator[tuple[MetricKey, Choice, Mapping[str, Sums]]]:
     """Each dataset-level metric of each method and target, with its sums by scope; partials of other metrics are their curves."""
-    metrics = {metric.alias: metric for metric in spec.metrics if METRICS[metric.name].total}
+    metrics = {metric.alias: metric for metric in spec.metrics if METRICS[metric.name].corpus_level}
     sums: dict[MetricKey, dict[str, dict[str, np.ndarray]]] = {}
     for (alias, model, method, target, scope, kind), values in sums_of(partials):
         if alias in metrics:

@@ -24,7 +24,7 @@ def manifest_of(state: RunState, entries: Sequence[dict], publish_seconds: float
         "files": entries,
         **_description(state),
         **_times(state, publish_seconds),
-        "passes": costs.summed(_costs(state)),
+        "passes": costs.sum_accounts(_costs(state)),
     }
 
 

@@ -81,7 +81,7 @@ def _columns(spec: ExplainSpec) -> list[MetricColumn]:
     return [
         MetricColumn(name, better, name in binary_columns(metric), metric.alias in spec.stored)
         for metric in spec.metrics
-        if not METRICS[metric.name].total
+        if not METRICS[metric.name].corpus_level
         for name, better in columns_of(metric).items()
     ]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pipeline.families import METRICS, asked_for
+from pipeline.families import METRICS, inputs_of
 from pipeline.score.scoring import Score, settings_of
 from pipeline.spec.columns import GROUPS, columns_of
 from pipeline.spec.grammar import Choice
@@ -47,6 +47,6 @@ def totals(asked: Choice, sums: Mapping[str, np.ndarray]) -> dict[str, float | N
     if "n" not in sums:
         return dict.fromkeys(columns_of(asked))
     told = {**sums, "n": sums["n"][0]}
-    found = metric.total(**{name: told[name] for name in asked_for(metric.total)}, **settings_of(metric.total, asked))
+    found = metric.corpus_level(**{name: told[name] for name in inputs_of(metric.corpus_level)}, **settings_of(metric.corpus_level, asked))
     values = np.array(found, dtype=np.float64).reshape(-1).tolist()
     return {column: value if np.isfinite(value) else None for column, value in zip(columns_of(asked), values, strict=True)}

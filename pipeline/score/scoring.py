@@ -26,16 +26,16 @@ def score_map(asked: Choice, drawn: MapView | PairView) -> Score:
     """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
     metric = METRICS[asked.name]
     try:
-        if metric.asks_classes and drawn.predicted < 0:
+        if metric.needs_classes and drawn.predicted < 0:
             raise Undefined("there are no classes, so no probability and no predicted class")
         if not drawn.S.any() and not metric.constant:
             raise Undefined("the map is constant")
-        codes = metric.codes(asked.args, drawn.size) if metric.sets else {}
+        codes = metric.resolve(asked.args, drawn.size) if metric.perturbations else {}
         # In a fixed order, what costs no pass first: of several reasons to say nothing it is always the same that is told.
-        asks = sorted(metric.asks, key=lambda name: (name in codes, name))
-        given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in asks}
+        inputs = sorted(metric.inputs, key=lambda name: (name in codes, name))
+        given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in inputs}
         found = metric.score(**given, **settings_of(metric.score, asked))
-        if metric.total:
+        if metric.corpus_level:
             return Score(found)
         curves = dict(zip(columns_of(asked), np.array(found, dtype=np.float64), strict=True)) if metric.curves else {}
         values = [_area(curve) for curve in curves.values()] if curves else np.array(found, dtype=np.float64).reshape(-1)

@@ -43,7 +43,7 @@ class ExplainSpec:
     @property
     def columns(self) -> dict[str, str | None]:
         """The columns of the metrics table that metrics fill -> which way is better."""
-        metrics = [metric for metric in self.metrics if not METRICS[metric.name].total]
+        metrics = [metric for metric in self.metrics if not METRICS[metric.name].corpus_level]
         return {column: better for metric in metrics for column, better in columns_of(metric).items()}
 
     @property

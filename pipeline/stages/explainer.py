@@ -20,7 +20,7 @@ from pipeline.classes.pairs import partners, parts_of
 from pipeline.engine import costs
 from pipeline.engine.batch import Batch, explain_targets, target_names
 from pipeline.engine.forward import run_forward
-from pipeline.engine.perturbed import ScoredMaps, answers, clean
+from pipeline.engine.perturbed import ScoredMaps, clean_probs, perturb
 from pipeline.families import Undefined
 from pipeline.maps.quantise import quantise, rounded, summaries
 from pipeline.maps.render import reduce
@@ -120,7 +120,7 @@ class Explainer:
     def _answer(self, pictures: DecodedImages, answers: Mapping[Output, Answer], tally: Counter) -> None:
         wanted = [cell for cell in answers if cell.method]
         scene, said = self._scene(pictures, wanted, tally)
-        finite = scene.look.logits.isfinite().all(1).cpu().numpy()
+        finite = scene.forward.logits.isfinite().all(1).cpu().numpy()
         predictions = self._predictions(said, scene)
         chosen = finite & self._selected(pictures, predictions)
         # A map is computed once for its own cell and all of its metrics, also where one of these is all that is missing.
@@ -135,7 +135,7 @@ class Explainer:
         # Nothing is added before everything above is computed: a chunk that fails leaves no half of itself behind.
         for cell, answer in answers.items():
             if cell.table in ("features", "predictions"):
-                self._add_rows(cell, answer, pictures, finite, scene.look.feature if cell.table == "features" else predictions)
+                self._add_rows(cell, answer, pictures, finite, scene.forward.feature if cell.table == "features" else predictions)
             elif cell.table == "maps":
                 for name in target_names(cell.target, scene):
                     self._add_maps(cell, answer, pictures, chosen, kept(cell.method, name), name, scene.targets[scene.names.index(name)])
@@ -212,9 +212,9 @@ class Explainer:
         """Each wanted metric of each map, Score by the image's place; metrics of one map share what they ask for."""
         predicted = said.predicted.tolist()
         asked = [cell for cell in wanted if cell.metric]
-        network = self.backbone.num_classes and any(METRICS[cell.metric.name].asks_network for cell in asked)
+        network = self.backbone.num_classes and any(METRICS[cell.metric.name].needs_network for cell in asked)
         classes = _judged(said) if network else None
-        as_is = clean(scene, classes) if network else [None] * len(pictures)
+        as_is = clean_probs(scene, classes) if network else [None] * len(pictures)
         drawn, told, scores = {}, {}, {}
 
         def draw(method: Choice, name: str, stored: bool, i: int) -> MapView | None:
@@ -262,14 +262,14 @@ class Explainer:
 
     def _perturb(self, cell: Output, drawn: dict[int, MapView], scene: Batch, target: int, classes: torch.Tensor | None) -> None:
         """Give the drawn maps of a batch the answers to what a metric asks of images changed by them, where they lack them."""
-        codes = METRICS[cell.metric.name].codes(cell.metric.args, self.backbone.image_size).values()
+        codes = METRICS[cell.metric.name].resolve(cell.metric.args, self.backbone.image_size).values()
         for code in codes if classes is not None else ():
             if all(code in each.said for each in drawn.values()):
                 continue
             maps = [drawn[i].S if i in drawn and drawn[i].drawable else None for i in range(len(scene.pixels))]
             inside = [drawn[i].object if i in drawn else None for i in range(len(scene.pixels))]
             try:
-                found = answers(code, scene, ScoredMaps(cell.method, target, maps, inside, classes), cell.metric.name)
+                found = perturb(code, scene, ScoredMaps(cell.method, target, maps, inside, classes), cell.metric.name)
             except Exception as error:
                 if len(maps) > 1:
                     raise
@@ -283,7 +283,7 @@ class Explainer:
         if not classes:
             nothing = dict.fromkeys(("predicted", "label_logit", "label_prob", "predicted_prob"), [None] * len(labels))
             return {"label": labels, **nothing, "top5": [[]] * len(labels), "logits": [[]] * len(labels)}
-        probs = scene.probabilities(scene.look.logits)[:, :classes]
+        probs = scene.probabilities(scene.forward.logits)[:, :classes]
         top = probs.topk(min(5, classes))
         known = said.labels >= 0
         own = said.labels.clamp(min=0)[:, None]
@@ -384,7 +384,7 @@ class Explainer:
                 what = f"{cell.metric.alias} of {cell.method.alias} for {cell.target.alias}"
                 answer.fail(row, "metric", score.error, f"{what}: {one_line(score.error)}")
             if cell.table == "partials":
-                group = group_of(row["image_id"]) if METRICS[cell.metric.name].total else None
+                group = group_of(row["image_id"]) if METRICS[cell.metric.name].corpus_level else None
                 add_score(answer.sums.setdefault((cell.target.alias, "all"), {}), score, group)
                 if cell.metric.args.get("by_class") and row["label"] is not None:
                     add_score(answer.sums.setdefault((cell.target.alias, str(row["label"])), {}), score)

@@ -57,7 +57,7 @@ class Explain:
         seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
         facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": len(failed), "seconds": seconds}
         facts |= {"bytes_read": told["bytes"], "retries": told["retries"]}
-        facts["passes"] = costs.told(tally, {"look", *(cell.method.alias for cell in wanted if cell.method)}, len(pictures))
+        facts["passes"] = costs.account_of(tally, {"look", *(cell.method.alias for cell in wanted if cell.method)}, len(pictures))
         facts["payer_seconds"] = costs.seconds_of(tally)
         return {
             "task": row["task"],

@@ -1,4 +1,4 @@
-"""The CAM family: pure algebra on one look, for every method and target of a batch."""
+"""The CAM family: pure algebra on one forward, for every method and target of a batch."""
 
 import torch
 
@@ -11,12 +11,12 @@ from pipeline.spec.grammar import Choice
 
 def misfit(method: Choice, backbone: Backbone) -> str | None:
     """Why a method cannot explain this backbone, if it cannot."""
-    if "weights" in METHODS[method.name].asks and backbone.pooled_linear is None:
+    if "weights" in METHODS[method.name].inputs and backbone.pooled_linear is None:
         return "it weights channels by a linear classifier behind global pooling, and this cut has none; use grad_cam"
     return None
 
 
-def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
+def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
     """The map [B h w] of one method for one target, after the rectifier, its directions joined as the target says.
 
     max_pre is the largest over the directions before the rectifier, mean_post the mean after it (Finer-CAM supplement table 7),
@@ -25,21 +25,23 @@ def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
     cam: Cam = METHODS[method.name]
     settings = method.args
     norm = settings.pop("norm")
-    explained = scene.targets[target]
-    each = [_one(method.alias, cam, scene, target, t, settings) for t in range(1 if cam.class_free else explained.directions.shape[1])]
+    explained = batch.targets[target]
+    count = 1 if cam.class_free else explained.directions.shape[1]
+    plain = [_map(method.alias, cam, batch, target, direction, settings) for direction in range(count)]
     if explained.join == "mean_post":
-        return torch.stack([rectify(m, norm) for m in each]).mean(0)
+        return torch.stack([rectify(m, norm) for m in plain]).mean(0)
     if explained.join == "sum_unit":
-        return torch.stack([units(rectify(m, norm)) for m in each]).sum(0)
-    return rectify(torch.stack(each).amax(0), norm)
+        return torch.stack([units(rectify(m, norm)) for m in plain]).sum(0)
+    return rectify(torch.stack(plain).amax(0), norm)
 
 
-def _one(payer: str, cam: Cam, scene: Batch, target: int, direction: int, settings: dict) -> torch.Tensor:
-    offered = {
-        "A": lambda: scene.look.A.detach().float(),
-        "dA": lambda: scene.gradients(target, payer)[direction],
-        "weights": lambda: scene.weights(target)[direction],
-        "noise": lambda: scene.noise(cam.name),
-        "size": lambda: scene.size,
+def _map(payer: str, cam: Cam, batch: Batch, target: int, direction: int, settings: dict) -> torch.Tensor:
+    """The map [B h w] for one direction of a target, before the rectifier."""
+    offers = {
+        "A": lambda: batch.forward.A.detach().float(),
+        "dA": lambda: batch.gradients(target, payer)[direction],
+        "weights": lambda: batch.weights(target)[direction],
+        "noise": lambda: batch.noise(cam.name),
+        "size": lambda: batch.size,
     }
-    return cam.map(**{name: offered[name]() for name in cam.asks}, **settings)
+    return cam.map(**{name: offers[name]() for name in cam.inputs}, **settings)

@@ -1,4 +1,4 @@
-"""The latent family: a CALM network's own head, read at every cell. One look serves every map of every target."""
+"""The latent family: a CALM network's own head, read at every cell. One forward serves every map of every target."""
 
 import torch
 
@@ -19,19 +19,20 @@ def misfit(method: Choice, backbone: Backbone) -> str | None:
     return None
 
 
-def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
+def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
     """The map [B h w] of one method for one target."""
     latent: Latent = METHODS[method.name]
-    g, h = scene.once("branches", lambda: _branches(scene, method.alias))
-    offered = {"g": g, "h": h, "d": scene.targets[target].directions[:, 0]}
-    return latent.map(**{name: offered[name] for name in latent.asks}, **method.args)
+    g, h = batch.cached("branches", lambda: _branches(batch, method.alias))
+    offers = {"g": g, "h": h, "d": batch.targets[target].directions[:, 0]}
+    return latent.map(**{name: offers[name] for name in latent.inputs}, **method.args)
 
 
 @torch.no_grad()
-def _branches(scene: Batch, payer: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _branches(batch: Batch, payer: str) -> tuple[torch.Tensor, torch.Tensor]:
     """p(y|x,z) [B C h w] and p(z|x) [B 1 h w]."""
-    A = scene.look.A.detach()
-    with autocast(A.device, scene.precision):
-        log_g, h = scene.backbone.branches(A)
-    scene.tally[payer, "heads"] += len(A)
+    A, branches = batch.forward.A.detach(), batch.backbone.branches
+    assert branches is not None, "no other network fits"
+    with autocast(A.device, batch.precision):
+        log_g, h = branches(A)
+    batch.tally[payer, "heads"] += len(A)
     return log_g.float().exp(), h.float()

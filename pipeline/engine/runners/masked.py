@@ -1,20 +1,22 @@
-"""What the network says of masked copies: the one question of the masked family and of every faithfulness metric.
+"""The masked family: the explained scalar of masked copies of an image.
 
 B images, N masks of an image, n rows of a pass, C classes, K channels, H W pixels
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
 from pipeline.backbones import Backbone
 from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.budget import within_budget
+from pipeline.engine.copies import pass_copies
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import autocast
 from pipeline.engine.masks import Masks, masks_of
-from pipeline.families import METHODS, Copies, Masked, Windows, parameters
+from pipeline.families import METHODS, Copies, Masked, Recipe, Windows, parameters
 from pipeline.maps.render import upsample
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import Choice
@@ -29,68 +31,70 @@ def misfit(method: Choice, backbone: Backbone) -> str | None:
     masked: Masked = METHODS[method.name]
     if "fill" in method.args:
         fill_of(method.args["fill"], torch.zeros(1, 3, 1, 1), backbone.prepare)
-    for code in masked.codes(method.args).values():
-        if isinstance(code, Windows) and code.window > min(backbone.image_size):
-            return f"its window of {code.window} pixels is larger than the image of {backbone.image_size}; set {method.alias}.window"
+    for recipe in masked.resolve(method.args).values():
+        if isinstance(recipe, Windows) and recipe.window > min(backbone.image_size):
+            return f"its window of {recipe.window} pixels is larger than the image of {backbone.image_size}; set {method.alias}.window"
     return None
 
 
-def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
+def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
     """The map of one method for one target, [B h w] or [B H W], after the rectifier."""
     masked: Masked = METHODS[method.name]
     settings = method.args
-    codes, fill = masked.codes(settings), settings.get("fill", "black")
-    offered = {
-        "clean": lambda: clean(scene)[target],
-        "A": lambda: scene.look.A.detach().float(),
-        "drops": lambda: drops(scene, method.alias)[target],
-        "pixels": lambda: pixels_of(scene),
-        "draw": lambda: partial(upsample, size=scene.size, how=masked.drawing(settings)),
-        "again": lambda: (
-            lambda name, pixels, wanted: ask(
-                scene, masks_of(codes[name], scene), [_direction(scene, target)], fill, pixels, wanted, method.alias
-            )[0]
-        ),
-        **{name: partial(_said, scene, code, fill, method.alias, target) for name, code in codes.items()},
+    recipes, fill = masked.resolve(settings), settings.get("fill", "black")
+
+    def again(name: str, pixels: torch.Tensor, wanted: torch.Tensor) -> Copies:
+        recipe = recipes[name]
+        assert recipe is not None, f"{name} has masks whatever the settings"
+        return score_copies(batch, masks_of(recipe, batch), [_direction(batch, target)], fill, pixels, wanted, method.alias)[0]
+
+    offers: dict[str, Callable[[], Any]] = {
+        "clean": lambda: clean(batch)[target],
+        "A": lambda: batch.forward.A.detach().float(),
+        "drops": lambda: drops(batch, method.alias)[target],
+        "pixels": lambda: pixels_of(batch),
+        "draw": lambda: partial(upsample, size=batch.size, how=masked.cell_render(settings)),
+        "again": lambda: again,
+        **{name: partial(_bank, batch, recipe, fill, method.alias, target) for name, recipe in recipes.items()},
     }
     return masked.map(
-        **{name: offered[name]() for name in masked.asks},
+        **{name: offers[name]() for name in masked.inputs},
         **{name: settings[name] for name in parameters(masked.map)},
     )
 
 
-def _direction(scene: Batch, target: int) -> torch.Tensor:
+def _direction(batch: Batch, target: int) -> torch.Tensor:
     """The direction [B C] of a target that has one."""
-    directions = scene.targets[target].directions
+    directions = batch.targets[target].directions
     if directions.shape[1] != 1:
         raise Refusal("methods outside the CAM family explain targets of one direction")
     return directions[:, 0]
 
 
-def _directions(scene: Batch) -> dict[int, torch.Tensor]:
+def _directions(batch: Batch) -> dict[int, torch.Tensor]:
     """The directions [B C] of all targets that have one, by target."""
-    return {t: explained.directions[:, 0] for t, explained in enumerate(scene.targets) if explained.directions.shape[1] == 1}
+    return {t: explained.directions[:, 0] for t, explained in enumerate(batch.targets) if explained.directions.shape[1] == 1}
 
 
-def clean(scene: Batch) -> dict[int, Copies]:
-    """<d, y> and <d, p> [B] of the images as they are, by target; the look has seen them."""
-    y = scene.look.logits
-    return {t: Copies((d * y).sum(1), (d * scene.probabilities(y)).sum(1)) for t, d in _directions(scene).items()}
+def clean(batch: Batch) -> dict[int, Copies]:
+    """<d, y> and <d, p> [B] of the images as they are, by target, from the batch's own forward."""
+    y = batch.forward.logits
+    return {t: Copies((d * y).sum(1), (d * batch.probabilities(y)).sum(1)) for t, d in _directions(batch).items()}
 
 
-def _said(scene: Batch, code, fill: str, payer: str, target: int) -> Copies | None:
-    """The answers of one target from the sweep over a mask set, which is made once for all targets and all methods that name the set."""
-    if code is None:
+def _bank(batch: Batch, recipe: Recipe | None, fill: str, payer: str, target: int) -> Copies | None:
+    """The scores of one target over a bank of masks, which is passed once for all targets and all methods that name its recipe."""
+    if recipe is None:
         return None
-    _direction(scene, target)
-    masks, directions = masks_of(code, scene), _directions(scene)
-    answers = scene.once(("copies", masks.key, fill), lambda: ask(scene, masks, list(directions.values()), fill, payer=payer))
-    return answers[list(directions).index(target)]
+    _direction(batch, target)
+    masks, directions = masks_of(recipe, batch), _directions(batch)
+    copies = batch.cached(("copies", masks.key, fill), lambda: score_copies(batch, masks, list(directions.values()), fill, payer=payer))
+    return copies[list(directions).index(target)]
 
 
 @torch.no_grad()
-def ask(
-    scene: Batch,
+def score_copies(
+    batch: Batch,
     masks: Masks,
     directions: Sequence[torch.Tensor],
     fill: str = "black",
@@ -98,106 +102,57 @@ def ask(
     wanted: torch.Tensor | None = None,
     payer: str = "",
 ) -> list[Copies]:
-    """<d, y> and <d, p> [B N] of every masked copy x m + fill (1 - m), for each direction d [B C].
+    """<d, y> and <d, p> [B N] of every masked copy, for each direction d [B C], zero where a copy is not wanted; the rest as `pass_copies`."""
+    blank = batch.forward.logits.new_zeros(len(batch.pixels), masks.count)
+    scores = [Copies(blank.clone(), blank.clone(), partial(spread, batch, masks), masks.geometry) for _ in directions]
 
-    Parameters:
-        pixels: images [B 3 H W] in [0, 1] to mask instead of the batch's own.
-        wanted: which copies [B N] to pass; the others' answers are zero.
-        payer: the method or metric whose tally the rows go to.
-    """
-    shown = pixels_of(scene)
-    answers = [Copies(*shown.new_zeros(2, len(shown), masks.count), partial(spread, scene, masks), masks.codes) for _ in directions]
+    def read(images: torch.Tensor, numbers: torch.Tensor, y: torch.Tensor) -> None:
+        p = batch.probabilities(y)
+        for copies, d in zip(scores, directions, strict=True):
+            copies.logit[images, numbers] = (d[images] * y).sum(1)
+            copies.prob[images, numbers] = (d[images] * p).sum(1)
 
-    def read(images: torch.Tensor, which: torch.Tensor, y: torch.Tensor) -> None:
-        p = scene.probabilities(y)
-        for answer, d in zip(answers, directions, strict=True):
-            answer.logit[images, which] = (d[images] * y).sum(1)
-            answer.prob[images, which] = (d[images] * p).sum(1)
-
-    passed(scene, masks, read, fill, pixels, wanted, payer)
-    return answers
+    pass_copies(batch, masks, read, fill, pixels, wanted, payer)
+    return scores
 
 
 @torch.no_grad()
-def passed(
-    scene: Batch,
-    masks: Masks,
-    read: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None],
-    fill: str = "black",
-    pixels: torch.Tensor | None = None,
-    wanted: torch.Tensor | None = None,
-    payer: str = "",
-) -> None:
-    """Pass every masked copy x m + fill (1 - m), and hand their logits on: read(images [n], masks [n], y [n C]); the rest as in `ask`.
-
-    A copy that shows the image as it is has the look's own logits: what two passes differ by would be taken for a gain or a loss.
-    """
-    own, pixels = pixels is None, pixels_of(scene) if pixels is None else pixels
-    backdrop = fill_of(fill, pixels, scene.backbone.prepare) if masks.fill is None else masks.fill
-    backdrop = backdrop.expand(len(pixels), *backdrop.shape[1:])
-    # mask after mask, so that a mask all images share is painted once for them
-    order = torch.arange(masks.count * len(pixels), device=pixels.device) if wanted is None else wanted.T.flatten().nonzero()[:, 0]
-
-    def one_pass(start: int, stop: int) -> None:
-        which, images = order[start:stop] // len(pixels), order[start:stop] % len(pixels)
-        shown = pixels[images]
-        x = torch.lerp(backdrop[images], shown, _painted(masks, which, images)[:, None])
-        with autocast(x.device, scene.precision):
-            y = scene.backbone.logits(scene.backbone.prepare.normalise(x)).float()
-        if own:
-            whole = (x == shown).flatten(1).all(1)
-            y = torch.where(whole[:, None], scene.look.logits[images], y)
-        read(images, which, y)
-
-    within_budget(scene, len(order), one_pass, payer)
-    scene.tally[payer, "forwards"] += len(order)
-
-
-def _painted(masks: Masks, which: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Masks [n H W] of the rows of a pass; one that all images share is painted once."""
-    if not masks.shared:
-        return masks.paint(which, images)
-    distinct, rows = which.unique_consecutive(return_inverse=True)
-    return masks.paint(distinct, images)[rows]
-
-
-@torch.no_grad()
-def spread(scene: Batch, masks: Masks, weights: torch.Tensor) -> torch.Tensor:
+def spread(batch: Batch, masks: Masks, weights: torch.Tensor) -> torch.Tensor:
     """sum_i w_i m_i [B H W] for weights [B N] of masks that all images share."""
-    total = weights.new_zeros(len(weights), scene.size[0] * scene.size[1])
+    total = weights.new_zeros(len(weights), batch.size[0] * batch.size[1])
 
     def one_chunk(start: int, stop: int) -> None:
-        which = torch.arange(start, stop, device=weights.device)
-        total.addmm_(weights[:, start:stop], masks.paint(which, which).flatten(1))
+        numbers = torch.arange(start, stop, device=weights.device)
+        total.addmm_(weights[:, start:stop], masks.paint(numbers, numbers).flatten(1))
 
-    within_budget(scene, masks.count, one_chunk)
-    return total.view(-1, *scene.size)
+    within_budget(batch, masks.count, one_chunk)
+    return total.view(-1, *batch.size)
 
 
 @torch.no_grad()
-def drops(scene: Batch, payer: str) -> dict[int, torch.Tensor]:
-    """What <d, y> [B K] of each target loses when a channel of A is zero; the trunk is not passed again, nor is a linear head."""
-    directions = _directions(scene)
-    if scene.backbone.pooled_linear is not None:
-        share = scene.look.A.detach().float().mean((2, 3))
-        return {t: d @ scene.backbone.pooled_linear * share for t, d in directions.items()}
-    return scene.once("drops", lambda: _drops(scene, directions, payer))
+def drops(batch: Batch, payer: str) -> dict[int, torch.Tensor]:
+    """The loss of <d, y> [B K] of each target when a channel of A is zero; the trunk is not passed again, nor is a linear head."""
+    directions, weights = _directions(batch), batch.backbone.pooled_linear
+    if weights is not None:
+        share = batch.forward.A.detach().float().mean((2, 3))
+        return {t: d @ weights * share for t, d in directions.items()}
+    return batch.cached("drops", lambda: _drops(batch, directions, payer))
 
 
-def _drops(scene: Batch, directions: dict[int, torch.Tensor], payer: str) -> dict[int, torch.Tensor]:
-    A, rest = scene.look.A.detach(), scene.look.rest
-    before, lost = clean(scene), {t: A.new_zeros(A.shape[:2], dtype=torch.float32) for t in directions}
+def _drops(batch: Batch, directions: dict[int, torch.Tensor], payer: str) -> dict[int, torch.Tensor]:
+    A, rest = batch.forward.A.detach(), batch.forward.rest
+    whole, losses = clean(batch), {t: A.new_zeros(A.shape[:2], dtype=torch.float32) for t in directions}
 
     def one_pass(start: int, stop: int) -> None:
         rows = torch.arange(start, stop, device=A.device)
         images, channels = rows // A.shape[1], rows % A.shape[1]
         copies = A[images]
         copies[torch.arange(len(rows), device=A.device), channels] = 0
-        with autocast(A.device, scene.precision):
-            y = scene.backbone.head(copies, tuple(other[images] for other in rest)).float()
+        with autocast(A.device, batch.precision):
+            y = batch.backbone.head(copies, tuple(tensor[images] for tensor in rest)).float()
         for t, d in directions.items():
-            lost[t][images, channels] = before[t].logit[images] - (d[images] * y).sum(1)
+            losses[t][images, channels] = whole[t].logit[images] - (d[images] * y).sum(1)
 
-    within_budget(scene, A.shape[0] * A.shape[1], one_pass, payer)
-    scene.tally[payer, "heads"] += A.shape[0] * A.shape[1]
-    return lost
+    within_budget(batch, A.shape[0] * A.shape[1], one_pass, payer)
+    batch.tally[payer, "heads"] += A.shape[0] * A.shape[1]
+    return losses

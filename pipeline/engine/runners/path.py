@@ -30,75 +30,77 @@ def misfit(method: Choice, backbone: Backbone) -> str | None:
     return None
 
 
-def maps(method: Choice, scene: Batch, target: int) -> torch.Tensor:
+def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
     """The map [B H W] of one method for one target.
 
-    The explained scalar is <d, y> with d from the clean look; gradients are taken with respect to the normalised input.
+    The explained scalar is <d, y> with d from the batch's own forward; gradients are taken with respect to the normalised input.
     """
     path: Path = METHODS[method.name]
     settings = method.args
     size = settings.pop("blur_ksize")
-    draw = _Draws(scene.seeds(path.noise), scene.size, scene.pixels.device) if path.seeded else None
-    offered = {
-        "x": lambda: scene.backbone.prepare.normalise(pixels_of(scene)),
-        "normal": lambda: draw.normal,
-        "uniform": lambda: draw.uniform,
+    draws = _Draws(batch.seeds(path.noise) if path.seeded else [], batch.size, batch.pixels.device)
+    offers = {
+        "x": lambda: batch.backbone.prepare.normalise(pixels_of(batch)),
+        "normal": lambda: draws.normal,
+        "uniform": lambda: draws.uniform,
     }
-    walk = path.walk(**{name: offered[name]() for name in path.asks}, **settings)
-    direction = scene.targets[target].directions[:, 0]
+    walk = path.walk(**{name: offers[name]() for name in path.inputs}, **settings)
+    direction = batch.targets[target].directions[:, 0]
 
-    def walked() -> torch.Tensor:
-        return _walked(walk, scene, direction, path.rule, method.alias)
+    def compute() -> torch.Tensor:
+        return sum_over_walk(walk, batch, direction, path.rule, method.alias)
 
-    total = scene.once(("walk", walk.name, path.noise, target), walked) if walk.name else walked()
-    return _blurred(walk.finish(total), size)
+    total = batch.cached(("walk", walk.name, path.noise, target), compute) if walk.name else compute()
+    return _blur(walk.finish(total), size)
 
 
-def _walked(walk: Walk, scene: Batch, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
+def sum_over_walk(walk: Walk, batch: Batch, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
     """The sum of a walk's summands. A small batch takes several points at a time, a large one a part of its images."""
-    total, points, budget = 0, iter(walk.points), budget_of(scene, payer, "backward")
+    total: torch.Tensor | float = 0
+    points, budget = iter(walk.points), budget_of(batch, payer, "backward")
     while pack := list(islice(points, max(1, budget.rows // len(direction)))):
         x = torch.cat([point for point, _ in pack])
-        gradients = _gradients(scene, x, direction.repeat(len(pack), 1), rule, payer)
+        gradients = _gradients(batch, x, direction.repeat(len(pack), 1), rule, payer)
         for (_, weight), gradient in zip(pack, gradients.split(len(direction)), strict=True):
             total = total + walk.summand(gradient, weight)
+    assert isinstance(total, torch.Tensor), "a walk has points"
     return total
 
 
-def _gradients(scene: Batch, x: torch.Tensor, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
+def _gradients(batch: Batch, x: torch.Tensor, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:
     """d<d, y>/dx [n 3 H W]."""
-    found = torch.empty_like(x)
+    gradients = torch.empty_like(x)
 
     def one_pass(start: int, stop: int) -> None:
         part = x[start:stop].detach().requires_grad_()
-        with torch.enable_grad(), autocast(x.device, scene.precision), Deconvolution() if rule == "deconvnet" else nullcontext():
-            y = scene.backbone.logits(part)
-            found[start:stop] = torch.autograd.grad((direction[start:stop] * y.float()).sum(), part)[0]
+        with torch.enable_grad(), autocast(x.device, batch.precision), Deconvolution() if rule == "deconvnet" else nullcontext():
+            y = batch.backbone.logits(part)
+            gradients[start:stop] = torch.autograd.grad((direction[start:stop] * y.float()).sum(), part)[0]
 
-    within_budget(scene, len(x), one_pass, payer, "backward")
+    within_budget(batch, len(x), one_pass, payer, "backward")
     for kind in ("forwards", "backwards"):
-        scene.tally[payer, kind] += len(x)
-    return found
+        batch.tally[payer, kind] += len(x)
+    return gradients
 
 
 class _Draws:
-    """Each image's own noise, drawn as it is asked for: the order of the draws is the method's, whatever batch an image is in."""
+    """Each image's own noise, drawn one call at a time: the order of the draws is the method's, whatever batch an image is in."""
 
     def __init__(self, seeds: list[int], size: tuple[int, int], device: torch.device):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.size, self.device = size, device
 
     def normal(self) -> torch.Tensor:
-        return self._each(torch.randn, 3, *self.size)
+        return self._stack(torch.randn, 3, *self.size)
 
     def uniform(self) -> torch.Tensor:
-        return self._each(torch.rand, 1, 1, 1)
+        return self._stack(torch.rand, 1, 1, 1)
 
-    def _each(self, draw: Callable, *shape: int) -> torch.Tensor:
+    def _stack(self, draw: Callable, *shape: int) -> torch.Tensor:
         return torch.stack([draw(shape, generator=generator) for generator in self.generators]).to(self.device)
 
 
-def _blurred(maps: torch.Tensor, size: int) -> torch.Tensor:
+def _blur(maps: torch.Tensor, size: int) -> torch.Tensor:
     """Gaussian blur over `size` pixels (odd), with the width that OpenCV gives a kernel of this size; 0 and 1 change nothing."""
     return smoothed(maps, 0.3 * ((size - 1) * 0.5 - 1) + 0.8, size // 2) if size > 1 else maps
 
@@ -115,7 +117,7 @@ class _Rectified(torch.autograd.Function):
         return gradient.relu(), None
 
 
-RECTIFIERS = {
+RECTIFIERS: dict[Callable, float] = {
     **dict.fromkeys((F.relu, torch.relu, torch.Tensor.relu, torch.relu_, torch.Tensor.relu_), float("inf")),
     **dict.fromkeys((F.relu6, F.hardtanh), 6.0),
 }
@@ -127,7 +129,7 @@ class Deconvolution(TorchFunctionMode):
 
     def __init__(self):
         super().__init__()
-        self.met = 0
+        self.count = 0
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -135,14 +137,13 @@ class Deconvolution(TorchFunctionMode):
         # nn.ReLU6 is a hardtanh from 0 to 6
         if top is None or (function is F.hardtanh and (kwargs["min_val"], kwargs["max_val"]) != (0, 6)):
             return function(*args, **kwargs)
-        self.met += 1
+        self.count += 1
         y = _Rectified.apply(args[0], top)
         return args[0].copy_(y) if function in IN_PLACE or kwargs.get("inplace") else y
 
 
 @torch.no_grad()
 def _has_rectifiers(backbone: Backbone) -> bool:
-    device = next((value.device for value in backbone.cut.state_dict().values()), torch.device("cpu"))
     with Deconvolution() as rule:
-        backbone.logits(torch.zeros(1, 3, *backbone.image_size, device=device))
-    return rule.met > 0
+        backbone.logits(torch.zeros(1, 3, *backbone.image_size, device=backbone.device))
+    return rule.count > 0

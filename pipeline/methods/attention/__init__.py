@@ -1,1 +1,1 @@
-"""Attention: what the class token looks at, block upon block."""
+"""Attention: the class token's attention to the grid, block upon block."""

@@ -1,4 +1,4 @@
-"""Attention rollout (Abnar and Zuidema 2020, section 3): attention through all blocks, each half itself and half what came before.
+"""Attention rollout (Abnar and Zuidema 2020, section 3): attention through all blocks, each half itself and half the blocks before it.
 
 The first row of a product of matrices is that row carried through them from the left, so no matrix is multiplied by another.
 """

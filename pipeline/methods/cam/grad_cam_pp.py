@@ -9,7 +9,7 @@ from pipeline.families import Amount, cam
 def grad_cam_pp(A, dA, *, eps: Amount = 0.0):
     """alpha = g^2 / (2 g^2 + g^3 sum(A)), zero where the denominator is.
 
-    Both sides are divided by g^2 where no `eps` is asked for: g^3 underflows on real heads. `eps` = 1e-6 is the released code of
+    Both sides are divided by g^2 where `eps` is 0: g^3 underflows on real heads. `eps` = 1e-6 is the released code of
     the grad-cam package, where it outweighs g^2 and changes the map.
     """
     total = A.sum((2, 3), keepdim=True)

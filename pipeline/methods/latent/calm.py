@@ -27,5 +27,5 @@ def calm(
         g, h = joint / joint.sum((2, 3), keepdim=True).clamp(min=1e-30), 1
     elif map == "conditional":
         h = 1
-    found = (d[:, :, None, None] * g * h).sum(1)
-    return found.clamp(0, 1) if norm == "clipping" else rectify(found, norm)
+    evidence = (d[:, :, None, None] * g * h).sum(1)
+    return evidence.clamp(0, 1) if norm == "clipping" else rectify(evidence, norm)

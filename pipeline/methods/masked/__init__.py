@@ -1,1 +1,1 @@
-"""Perturbation: what the network says of masked copies of an image."""
+"""Perturbation: the explained scalar of masked copies of an image."""

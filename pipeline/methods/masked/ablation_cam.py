@@ -1,4 +1,4 @@
-"""Ablation-CAM (Desai and Ramaswamy 2020, eq. 4): channels weighted by what the logit loses without them."""
+"""Ablation-CAM (Desai and Ramaswamy 2020, eq. 4): channels weighted by the loss of the logit without them."""
 
 from pipeline.families import masked
 

@@ -1,12 +1,12 @@
-"""GLAS (Gaussian light and shadow, eq. 1-3): what a spot of light shows of the class, times what its shadow takes away."""
+"""GLAS (Gaussian light and shadow, eq. 1-3): the class in a spot of light, times its loss in a spot of shadow."""
 
 from pipeline.families import Amount, Count, Positive, Spots, gaussians, masked
 
-SETS = {"light": lambda k, sigma_light: Spots(k, sigma_light), "shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True)}
+RECIPES = {"light": lambda k, sigma_light: Spots(k, sigma_light), "shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True)}
 PRESETS = {"fine": {}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
 
 
-@masked(SETS, presets=PRESETS, drawn=gaussians)
+@masked(RECIPES, presets=PRESETS, rendering=gaussians)
 def glas(
     clean,
     light,

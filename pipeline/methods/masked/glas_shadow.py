@@ -2,11 +2,11 @@
 
 from pipeline.families import Amount, Count, Positive, Spots, gaussians, masked
 
-SETS = {"shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True)}
+RECIPES = {"shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True)}
 PRESETS = {"fine": {}, "ilsvrc": {"sigma_map": 6.0}}
 
 
-@masked(SETS, presets=PRESETS, drawn=gaussians)
+@masked(RECIPES, presets=PRESETS, rendering=gaussians)
 def glas_shadow(
     clean, shadow, *, k: Count = 15, sigma_shadow: Positive = 3.0, sigma_map: Positive = 3.0, kernel_norm: bool = False, lam: Amount = 1e-5
 ):

@@ -16,12 +16,12 @@ def lime(
     width: Positive = 0.25,
     alpha: Positive = 1.0,
 ):
-    """Each pixel has its superpixel's coefficient, rectified. What a copy leaves out shows the mean colour of its superpixel.
+    """Each pixel has its superpixel's coefficient, rectified. Pixels that a copy leaves out show the mean colour of their superpixel.
 
     A copy weighs sqrt(exp(-D^2 / width^2)), D its cosine distance from the whole image: 1 - sqrt(share of superpixels kept).
     """
-    bits, labels = copies.codes.bits.double(), copies.codes.labels
-    distance = 1 - (bits.sum(2) / copies.codes.number[:, None]).sqrt()
+    bits, labels = copies.geometry.bits.double(), copies.geometry.labels
+    distance = 1 - (bits.sum(2) / copies.geometry.number[:, None]).sqrt()
     coefficients = _ridge(bits, copies.prob.double(), (-(distance**2) / (2 * width**2)).exp(), alpha)
     return coefficients.gather(1, labels.flatten(1)).view(labels.shape).relu().float()
 

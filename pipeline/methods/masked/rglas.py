@@ -1,10 +1,12 @@
-"""RGLAS (Gaussian light and shadow, algorithm 1): GLAS again and again, each round on what the last one has not found."""
+"""RGLAS (Gaussian light and shadow, algorithm 1): GLAS again and again, each round on the image without the last one's map."""
+
+from collections.abc import Callable
 
 import torch
 
 from pipeline.families import Amount, Count, Even, Fraction, Positive, Spots, gaussians, masked, units
 
-SETS = {
+RECIPES: dict[str, Callable] = {
     "light": lambda k, sigma_light: Spots(k, sigma_light),
     "shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True),
     "whole": lambda: Even(1.0),
@@ -12,7 +14,7 @@ SETS = {
 PRESETS = {"fine": {}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
 
 
-@masked(SETS, grid="pixels", presets=PRESETS, drawn=gaussians, version=2)
+@masked(RECIPES, grid="pixels", presets=PRESETS, rendering=gaussians, version=2)
 def rglas(
     pixels,
     clean,
@@ -33,7 +35,8 @@ def rglas(
 
     An image is done when sqrt(mean n(S_t) / p(I)) >= t2, no point is left, or S_t is flat: later rounds would only repeat it.
     """
-    prob, S, total = clean.prob, None, torch.zeros_like(pixels[:, 0])
+    prob, total = clean.prob, torch.zeros_like(pixels[:, 0])
+    S = total
     points = torch.ones(len(pixels), k * k, dtype=torch.bool, device=pixels.device)
     rows, columns = (((torch.arange(k, device=pixels.device) + 0.5) * side / k).long() for side in pixels.shape[2:])
     for t in range(rounds):
@@ -43,8 +46,8 @@ def rglas(
         if not points.any():
             break
         f_l, shadow = again("light", pixels, points).prob, again("shadow", pixels, points).prob
-        found = (f_l * ((prob[:, None] - shadow).abs() + lam)).relu() * points
-        S = units(draw(found.view(-1, k, k)))
+        f = (f_l * ((prob[:, None] - shadow).abs() + lam)).relu() * points
+        S = units(draw(f.view(-1, k, k)))
         total, pixels = total + S, pixels * (1 - S[:, None])
         under = S[:, rows][:, :, columns].flatten(1)
         points = points & (under <= t1) & S.flatten(1).any(1, keepdim=True)

@@ -7,6 +7,6 @@ from pipeline.families import Bernoulli, Count, Share, masked
 def rise(copies, *, masks: Count = 8000, cells: Count = 7, p: Share = 0.5):
     """S = sum_i p_i m_i / (N p). The bank follows from the run's seed and these settings: one for all images, classes and targets.
 
-    The released code multiplies the normalised tensor, so that what is masked shows the mean colour: `fill=mean`.
+    The released code multiplies the normalised tensor, so that masked pixels show the mean colour: `fill=mean`.
     """
     return copies.spread(copies.prob) / (masks * p)

@@ -11,7 +11,7 @@ from pipeline.families import Amount, Count, Descent, Positive, Range, Share, op
 def off_area(masks, areas):
     """Mean square of each sorted mask less r, summed over the areas; masks [n R N] -> [n].
 
-    All masks begin as one plain of ties: these go by place, for rounding would otherwise decide what is pushed down first.
+    All masks begin as one plain of ties: these go by place, for rounding would otherwise decide which cells are pushed down first.
     """
     order = (masks.detach() * 4096).round().sort(dim=2, stable=True).indices
     ranks = torch.arange(masks.shape[2], device=masks.device)
@@ -21,13 +21,13 @@ def off_area(masks, areas):
 
 def between(pyramid, masks):
     """Levels [n L 3 H W] mixed as masks [n R H W] say, from the first at 0 to the last at 1 -> [n R 3 H W]."""
-    place = masks[:, :, None].clamp(0, 1) * (pyramid.shape[1] - 1)
-    low = place.detach().floor().clamp(max=pyramid.shape[1] - 2)
+    level = masks[:, :, None].clamp(0, 1) * (pyramid.shape[1] - 1)
+    low = level.detach().floor().clamp(max=pyramid.shape[1] - 2)
     index = low.long().expand(-1, -1, 3, -1, -1)
-    return torch.lerp(pyramid.gather(1, index), pyramid.gather(1, index + 1), place - low)
+    return torch.lerp(pyramid.gather(1, index), pyramid.gather(1, index + 1), level - low)
 
 
-@optimised(grid="pixels", shown="area")
+@optimised(grid="pixels", rendering="area")
 def extremal(
     pixels, blur, spread, *, areas: tuple[Share, ...] = (0.1,), steps: Count = 800, lr: Positive = 0.01, cell: Count = 7, sigma: Positive = 21.0,
     away: Positive = 20.0, levels: Annotated[int, Range(2)] = 8, weight: Amount = 300.0, growth: Positive = 1.0035,
@@ -39,27 +39,27 @@ def extremal(
     pointing game took areas=(0.025,0.05,0.1,0.2) and smooth=0.09: a last Gaussian blur whose std is that share of the side.
     """
     size, edge = pixels.shape[2:], round(sigma)
-    painted = spread(size, cell, sigma, pixels.device)
+    paint_cells = spread(size, cell, sigma, pixels.device)
     pyramid = torch.stack([blur(pixels, away * (1 - level / (levels - 1))) for level in range(levels)], 1)
     start = pixels.new_ones(len(pixels), len(areas), *(ceil(side / cell) for side in size))
 
     def canvas(u):
-        return painted(u.flatten(0, 1)).unflatten(0, u.shape[:2]).clamp(0, 1)
+        return paint_cells(u.flatten(0, 1)).unflatten(0, u.shape[:2]).clamp(0, 1)
 
-    def cropped(masks):
+    def crop(masks):
         return masks[..., edge : edge + size[0], edge : edge + size[1]]
 
-    def shown(u, *given):
-        total = cropped(canvas(u)).sum(1)
+    def map_of(u, *context):
+        total = crop(canvas(u)).sum(1)
         return blur(total, smooth * min(size)) if smooth else total
 
     def paint(u, step, pyramid):
         masks = canvas(u)
-        copies = between(pyramid, cropped(masks))
+        copies = between(pyramid, crop(masks))
         penalty = weight * growth**step * off_area(masks.flatten(2), areas)
         return copies.flip(4) if step % 2 == 0 else copies, penalty
 
     return Descent(
-        start, (pyramid,), paint, lambda scores, clean: -scores.sum(1), shown, steps, lr,
+        start, (pyramid,), paint, lambda scores, clean: -scores.sum(1), map_of, steps, lr,
         optimiser="sgd", keep="last", settle=lambda u: u.clamp(0, 1), copies=len(areas),
     )  # fmt: skip

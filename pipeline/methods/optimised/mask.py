@@ -14,10 +14,10 @@ def variation(m, beta):
     return (down.square() + right.square()).clamp(min=1e-20).pow(beta / 2).sum((1, 2))
 
 
-def shifted(images, by):
-    """Each of the images [n M 3 H W] moved by its own (down, right) [n 2], the border's pixels repeated."""
-    y, x = ((torch.arange(n, device=by.device) - by[:, i, None]).clamp(0, n - 1) for i, n in enumerate(images.shape[3:]))
-    image = torch.arange(len(images), device=by.device)[:, None, None]
+def shifted(images, offset):
+    """Each of the images [n M 3 H W] moved by its own offset (down, right) [n 2], the border's pixels repeated."""
+    y, x = ((torch.arange(n, device=offset.device) - offset[:, i, None]).clamp(0, n - 1) for i, n in enumerate(images.shape[3:]))
+    image = torch.arange(len(images), device=offset.device)[:, None, None]
     return images.movedim((3, 4), (1, 2))[image, y[:, :, None], x[:, None]].movedim((1, 2), (3, 4))
 
 
@@ -30,9 +30,9 @@ def circles(pixels, blur, size, number, soft):
 
 
 def sufficient(scores):
-    """The first mask that takes 99 % of what the last one takes from the score [n R] -> [n]; the last one where none does."""
-    left = (scores - scores[:, -1:]) / (scores[:, :1] - scores[:, -1:])
-    return torch.cat([left[:, :-1] < 0.01, torch.ones_like(left[:, -1:], dtype=torch.bool)], 1).float().argmax(1)
+    """The first mask that takes 99 % of the last one's loss of the score [n R] -> [n]; the last one where none does."""
+    share = (scores - scores[:, -1:]) / (scores[:, :1] - scores[:, -1:])
+    return torch.cat([share[:, :-1] < 0.01, torch.ones_like(share[:, -1:], dtype=torch.bool)], 1).float().argmax(1)
 
 
 @optimised(grid="pixels")
@@ -50,11 +50,12 @@ def mask(
     def paint(m, step, pixels, blurred, shifts):
         up = blur(F.interpolate(m[:, None], pixels.shape[2:], mode="bilinear"), soft)
         copies = (blurred + up.float() * (pixels - blurred))[:, None]
-        return copies if step is None else shifted(copies, shifts[:, step]), area * (1 - m).abs().sum((1, 2)) + smooth * variation(m, beta)
+        copies = copies if step is None else shifted(copies, shifts[:, step])
+        return copies, area * (1 - m).abs().sum((1, 2)) + smooth * variation(m, beta)
 
     choose = sufficient if start == "circle" else None
     first = circles(pixels, blur, cells, 35, 10.0) if choose else pixels.new_ones(len(pixels), cells, cells, dtype=torch.float64)
     return Descent(
-        first, (pixels, blur(pixels, away), shifts), paint, lambda scores, clean: scores[:, 0], lambda m, *given: 1 - m, steps, lr,
+        first, (pixels, blur(pixels, away), shifts), paint, lambda scores, clean: scores[:, 0], lambda m, *context: 1 - m, steps, lr,
         scalar="prob", keep="last", settle=lambda m: m.clamp(0, 1), choose=choose,
     )  # fmt: skip

@@ -21,7 +21,7 @@ def over_max(maps):
 
 
 NORMALISE = {"range": over_range, "max": over_max, "sigmoid": torch.sigmoid}  # eq. 16-18
-# What goes down, from the clean score [n] and those of x * s and x * (1 - s), [n] each; its negative is the paper's F.
+# The loss, from the clean score [n] and those of x * s and x * (1 - s), [n] each; its negative is the paper's F.
 LOSS = {
     "mask": lambda clean, inside, outside: -inside,  # eq. 10
     "diff": lambda clean, inside, outside: (clean - inside).abs(),  # eq. 19
@@ -42,7 +42,7 @@ def opti_cam(
     scalar: Literal["logit", "margin"] = "logit",
 ):  # fmt: skip
     """Stored ahead of upsampling and normalising: bilinear and min-max of it is the mask that the network saw with `range`. With `max` and
-    `sigmoid` metrics see the min-max of what it saw, as they do of every map.
+    `sigmoid` metrics see the min-max of that mask, as they do of every map.
 
     In double precision up to the mask. A dead channel only scales S, which normalising undoes, so its gradient is zero; in single
     precision it is rounding, which Adam would blow up to steps of full length.

@@ -13,8 +13,8 @@ def integrated_gradients(
 ):
     """sum over colours of (x - x0) int_0^1 grad(x0 + a (x - x0)) da, x0 = 0 in normalised space, by Gauss-Legendre quadrature.
 
-    The paper leaves the sign open. As for the CAM family, what speaks for the target is kept; with `norm=minmax` the values add up to
-    y(x) - y(x0). `form=calm` is what CALM was compared with: 1/n sum_{t=0..n} max over colours |grad(t/n x)|, n + 1 points, no factor x.
+    The paper leaves the sign open. As for the CAM family, evidence for the target is kept; with `norm=minmax` the values add up to
+    y(x) - y(x0). `form=calm` is the baseline of CALM: 1/n sum_{t=0..n} max over colours |grad(t/n x)|, n + 1 points, no factor x.
     """
     if form == "calm":
         return Walk(((t / steps * x, 1 / steps) for t in range(steps + 1)), magnitude)

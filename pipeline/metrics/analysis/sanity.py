@@ -1,8 +1,8 @@
 """Cascading randomisation (Opti-CAM appendix G): how like the map is to those of networks whose last 1 ... 5 layers are drawn anew.
 
 Rank correlation of the maps as they are and of their absolute values, SSIM of the maps brought to [0, 1] (Gaussian weights, data range
-1) and the correlation of their HOG descriptors (16 x 16 pixels a cell). Of a map that is constant nothing is said; where that of a
-changed network is, the changes have left nothing of the map, and it correlates with 0.
+1) and the correlation of their HOG descriptors (16 x 16 pixels a cell). A constant map has no value; where that of a
+changed network is constant, the changes have left nothing of the map, and it correlates with 0.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def correlation(one, other):
     return np.corrcoef(one, other)[0, 1] if np.ptp(one) and np.ptp(other) else 0.0
 
 
-@metric(sets={"networks": networks}, columns=COLUMNS, family="analysis", version=2)
+@metric(perturbations={"networks": networks}, columns=COLUMNS, family="analysis", version=2)
 def sanity(raw, networks):
     from scipy.stats import rankdata
     from skimage.feature import hog

@@ -13,7 +13,7 @@ COLUMNS = {f"selectivity_{name}_{100 * power:.0f}": better for name, better in B
 SHARES = [column for column in COLUMNS if "_ai_" in column]
 
 
-@metric(sets={"powers": lambda: Powered(POWERS)}, columns=COLUMNS, family="analysis", constant=True, binary=SHARES)
+@metric(perturbations={"powers": lambda: Powered(POWERS)}, columns=COLUMNS, family="analysis", constant=True, binary=SHARES)
 def selectivity(p, q, powers):
     p, q, o = p[0], q[0], powers.p[:, 0]
     drop, gain = np.maximum(p - o, 0) / max(p, 1e-12), np.maximum(o - p, 0) / max(q, 1e-12)

@@ -1,10 +1,10 @@
-"""Average drop (Opti-CAM eq. 13): what the class loses, as a share, when the image is dimmed by its map."""
+"""Average drop (Opti-CAM eq. 13): the class's loss, as a share, when the image is dimmed by its map."""
 
 import numpy as np
 
 from pipeline.families import Dimmed, metric
 
 
-@metric(sets={"dimmed": lambda: Dimmed()}, columns={"ad": "lower", "ad_pred": "lower"}, family="faithfulness", constant=True)
+@metric(perturbations={"dimmed": lambda: Dimmed()}, columns={"ad": "lower", "ad_pred": "lower"}, family="faithfulness", constant=True)
 def ad(p, dimmed):
     return np.maximum(p - dimmed.p[0], 0) / np.maximum(p, 1e-12)

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.families import Dimmed, Remapped, metric
 
 
-@metric(sets={"dimmed": lambda: Dimmed(), "again": lambda: Remapped(Dimmed())}, family="faithfulness", constant=True)
+@metric(perturbations={"dimmed": lambda: Dimmed(), "again": lambda: Remapped(Dimmed())}, family="faithfulness", constant=True)
 def adcc(S, p, dimmed, again):
     coherency = (1 + np.corrcoef(S.ravel(), again[0].ravel())[0, 1]) / 2 if S.any() and again[0].any() else 0.0
     drop = max(p[1] - dimmed.p[0, 1], 0) / max(p[1], 1e-12)

@@ -3,6 +3,12 @@
 from pipeline.families import Dimmed, metric
 
 
-@metric(sets={"dimmed": lambda: Dimmed()}, columns={"ai": "higher", "ai_pred": "higher"}, family="faithfulness", constant=True, binary=True)
+@metric(
+    perturbations={"dimmed": lambda: Dimmed()},
+    columns={"ai": "higher", "ai_pred": "higher"},
+    family="faithfulness",
+    constant=True,
+    binary=True,
+)
 def ai(p, dimmed):
     return (p < dimmed.p[0]).astype(float)

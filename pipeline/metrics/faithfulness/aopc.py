@@ -10,6 +10,6 @@ def patches(*, patch: Count = 14, patches: Count = 10, fill: str = "min"):
     return Removed(tuple(range(1, patches + 1)), fill, patch)
 
 
-@metric(sets={"copies": patches}, columns={"aopc": "higher", "aopc_pred": "higher"}, family="faithfulness", constant=True)
+@metric(perturbations={"copies": patches}, columns={"aopc": "higher", "aopc_pred": "higher"}, family="faithfulness", constant=True)
 def aopc(p, copies):
     return (p - copies.p).mean(0)

@@ -5,6 +5,6 @@ import numpy as np
 from pipeline.families import Dimmed, Remapped, metric
 
 
-@metric(sets={"again": lambda: Remapped(Dimmed())}, family="faithfulness", constant=True)
+@metric(perturbations={"again": lambda: Remapped(Dimmed())}, family="faithfulness", constant=True)
 def coherency(S, again):
     return (1 + np.corrcoef(S.ravel(), again[0].ravel())[0, 1]) / 2 if S.any() and again[0].any() else 0.0

@@ -10,6 +10,12 @@ def steps(size, *, steps: Count = 224, fill: str = "mean"):
     return Removed(equal_steps(size, steps), fill)
 
 
-@metric(sets={"copies": steps}, columns={"deletion": "lower", "deletion_label": "lower"}, curves=True, family="faithfulness", constant=True)
+@metric(
+    perturbations={"copies": steps},
+    columns={"deletion": "lower", "deletion_label": "lower"},
+    curves=True,
+    family="faithfulness",
+    constant=True,
+)
 def deletion(copies):
     return copies.p.T[::-1]

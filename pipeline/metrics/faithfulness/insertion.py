@@ -11,7 +11,11 @@ def steps(size, *, steps: Count = 224, fill: str = "blur11"):
 
 
 @metric(
-    sets={"copies": steps}, columns={"insertion": "higher", "insertion_label": "higher"}, curves=True, family="faithfulness", constant=True
+    perturbations={"copies": steps},
+    columns={"insertion": "higher", "insertion_label": "higher"},
+    curves=True,
+    family="faithfulness",
+    constant=True,
 )
 def insertion(copies):
     return copies.p.T[::-1]

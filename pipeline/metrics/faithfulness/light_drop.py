@@ -1,10 +1,10 @@
-"""Light drop (GLAS figure 5): what the class loses when the image is dimmed by one minus its map."""
+"""Light drop (GLAS figure 5): the class's loss when the image is dimmed by one minus its map."""
 
 from pipeline.families import Dimmed, metric
 
 
 @metric(
-    sets={"dark": lambda: Dimmed(inverse=True)},
+    perturbations={"dark": lambda: Dimmed(inverse=True)},
     columns={"light_drop": "higher", "light_drop_pred": "higher"},
     family="faithfulness",
     constant=True,

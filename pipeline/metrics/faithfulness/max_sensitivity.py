@@ -12,6 +12,6 @@ def noisy(*, draws: Count = 10, radius: Positive = 0.2):
     return Remapped(Noisy(draws, radius))
 
 
-@metric(sets={"again": noisy}, better="lower", family="faithfulness")
+@metric(perturbations={"again": noisy}, better="lower", family="faithfulness")
 def max_sensitivity(S, again):
     return max(np.linalg.norm(other - S) for other in again) / np.linalg.norm(S)

@@ -17,6 +17,6 @@ def some(size, *, fill: str = "blur31"):
     return Removed(tuple(k * size[0] * size[1] // 100 for k in K), fill, order="random")
 
 
-@metric(sets={"masked": top, "at_random": some}, columns=COLUMNS, family="faithfulness", constant=True, binary=True)
+@metric(perturbations={"masked": top, "at_random": some}, columns=COLUMNS, family="faithfulness", constant=True, binary=True)
 def remove(label, masked, at_random):
     return [*(masked.top == label), *(at_random.top == label)]

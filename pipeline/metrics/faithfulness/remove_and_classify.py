@@ -23,6 +23,6 @@ def ratio(right, right_at_random):
 COLUMNS = {f"remove_and_classify_{k}": "lower" for k in K}
 
 
-@metric(total=ratio, sets={"masked": top, "at_random": some}, columns=COLUMNS, family="faithfulness", constant=True)
+@metric(corpus_level=ratio, perturbations={"masked": top, "at_random": some}, columns=COLUMNS, family="faithfulness", constant=True)
 def remove_and_classify(label, masked, at_random):
     return {"right": (masked.top == label).astype(np.int64), "right_at_random": (at_random.top == label).astype(np.int64)}

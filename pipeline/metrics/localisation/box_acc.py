@@ -18,11 +18,11 @@ def best_threshold(hits, n):
     return (hits.reshape(len(DELTAS), -1).max(1) / n).mean()
 
 
-@metric(total=best_threshold)
+@metric(corpus_level=best_threshold)
 def box_acc(S, boxes, *, step: Share = 0.01, components: Literal["all", "largest"] = "all"):
     size = np.array([*S.shape[::-1], *S.shape[::-1]])
     best = []
     for threshold in np.arange(0, 1, step):
-        found = parts(threshold < S) / size if components == "all" else largest(threshold < S)[1][None]
-        best.append(overlaps(found, boxes).max())
+        candidates = parts(threshold < S) / size if components == "all" else largest(threshold < S)[1][None]
+        best.append(overlaps(candidates, boxes).max())
     return {"hits": (DELTAS[:, None] <= np.array(best)).astype(np.int64).ravel()}

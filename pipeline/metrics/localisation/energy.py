@@ -1,6 +1,6 @@
 """Energy in the box (Finer-CAM's Loc., the energy-based pointing game): the share of the map's sum that lies on the object.
 
-Of a map with a sign only what speaks for the target counts: min-max would make a floor of what speaks against it.
+Of a map with a sign only evidence for the target counts: min-max would make a floor of the evidence against it.
 """
 
 import numpy as np

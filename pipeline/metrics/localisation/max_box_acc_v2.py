@@ -19,7 +19,7 @@ def best_threshold(hits, n):
     return (hits.reshape(len(DELTAS), -1).max(1) / n).mean()
 
 
-@metric(total=best_threshold)
+@metric(corpus_level=best_threshold)
 def max_box_acc_v2(S, boxes, *, step: Share = 0.01, thresholds: Literal["even", "log"] = "even"):
     even = np.arange(0, 1, step)
     u, taus = ((255 * S).astype(np.uint8), even) if thresholds == "even" else (S, 10 ** (7 * even - 7))

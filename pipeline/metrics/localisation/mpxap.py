@@ -1,6 +1,6 @@
 """mPxAP (CALM section 5.1): PxAP with the parts in which two classes differ as the object, for every pair, then the mean.
 
-Beside it stands the chance level: the share of positive pixels, which is what a constant map comes to. `cumulative` counts with
+Beside it stands the chance level: the share of positive pixels, the value of a constant map. `cumulative` counts with
 each pair the pixels of all pairs before it, as CALM's released evaluation does.
 """
 
@@ -16,6 +16,6 @@ def with_chance(positive, negative, *, cumulative: bool = False):
     return average_precision(positive, negative), positive.sum() / (positive.sum() + negative.sum())
 
 
-@metric(total=with_chance, columns={"mpxap": "higher", "mpxap_chance": None}, of_pairs=True, version=2)
+@metric(corpus_level=with_chance, columns={"mpxap": "higher", "mpxap_chance": None}, of_pairs=True, version=2)
 def mpxap(S, raw, positive, counted, *, bins: Count = 1000, thresholds: Literal["even", "log"] = "even"):
     return by_value(S if thresholds == "even" else np.clip(raw, 0, 1), positive, counted, bins, thresholds)

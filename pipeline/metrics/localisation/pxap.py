@@ -11,6 +11,6 @@ from pipeline.families import Count, metric
 from pipeline.maps.average_precision import average_precision, by_value
 
 
-@metric(total=average_precision, version=2)
+@metric(corpus_level=average_precision, version=2)
 def pxap(S, raw, positive, counted, *, bins: Count = 1000, thresholds: Literal["even", "log"] = "even"):
     return by_value(S if thresholds == "even" else np.clip(raw, 0, 1), positive, counted, bins, thresholds)

@@ -1,4 +1,4 @@
-"""The share of pixels whose value another pixel has as well: what an order of the pixels leaves to its rule for ties."""
+"""The share of pixels whose value another pixel has as well: an order of the pixels leaves these to its rule for ties."""
 
 import numpy as np
 

@@ -1,0 +1,7 @@
+"""Facts about VarGrad. Its formula is in test_path."""
+
+DEFAULTS = {"blur_ksize": 0, "samples": 50, "spread": 0.25}  # CALM's code: 50 copies, std a quarter of the range
+TINY = "var_grad(samples=3)"
+NOISY = "var_grad(samples=3)"
+COST = "50F + 50B"
+MORE = ("1F", "the batch's own forward")

@@ -1,0 +1,4 @@
+"""Facts about energy in the box."""
+
+HAND = {"energy": {"energy": 17 / 24}}
+SILENT = ("a box between pixels",)

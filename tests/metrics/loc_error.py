@@ -1,0 +1,3 @@
+"""Facts about the localisation error."""
+
+HAND = {"loc_error": {"loc_error": 1 / 3}}

@@ -1,0 +1,4 @@
+"""Facts about the pointing game."""
+
+HAND = {"pointing": {"pointing": 1}}
+SILENT = ("a box between pixels",)

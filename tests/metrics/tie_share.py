@@ -1,0 +1,3 @@
+"""Facts about the share of ties."""
+
+HAND = {"tie_share": {"tie_share": 12 / 16}}  # nine zeros and three quarters
