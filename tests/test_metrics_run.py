@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from jobs import explain
 from pipeline import backbones, tables
+from pipeline.plan import outputs
 from pipeline.plan.outputs import outputs_of
 from pipeline.reduce.summary import curves_of, exact_interval, moments, of_partials, summarised
-from pipeline.score import views
 from pipeline.score.partials import WHOLE, add_score, by_group, group_of
 from pipeline.score.scoring import Score
 from pipeline.spec.columns import GROUPS
@@ -260,7 +260,7 @@ def test_dataset_level_metrics_have_intervals_in_the_summary(published):
 def test_counts_of_other_groups_are_other_counts(monkeypatch):
     backbone = backbones.load("tests.tiny:build", image_size=64)
     before = outputs_of(SHARED, backbone, ())
-    monkeypatch.setattr(views, "GROUPS", 30)
+    monkeypatch.setattr(outputs, "GROUPS", 30)
     after = outputs_of(SHARED, backbone, ())
     moved = {cell.metric.name for cell, other in zip(before, after, strict=True) if cell.identity != other.identity}
     assert moved == {"pxap"}

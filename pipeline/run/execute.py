@@ -42,13 +42,13 @@ class Hands:
     def of(job: Job, cpus: int, gpus: int) -> "Hands":
         """Ray's hands for a cluster of so many CPUs and GPUs, or this process where the job asks for 0 workers."""
         if job.workers == 0:
-            pass
+            from pipeline.run import in_process as flow
         else:
-            from pipeline.run import on_ray
+            from pipeline.run import on_ray as flow
         if job.device == "cuda" and not gpus:
             raise Refusal("--device cuda: there is no GPU here; use --device cpu or auto")
         gpus = 0 if job.device == "cpu" else gpus
-        return Hands(on_ray.each, on_ray.explain_tasks, job.workers or gpus or cpus, gpus)
+        return Hands(flow.each, flow.explain_tasks, job.workers or gpus or cpus, gpus)
 
 
 def execute(checked: CheckedJob, hands: Hands) -> PublishResult | None:
