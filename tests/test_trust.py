@@ -358,16 +358,16 @@ def test_a_replay_that_comes_out_differently_adds_no_rows(source, expected, tmp_
 
 
 def test_a_shard_that_fails_every_time_is_reported_every_time(source, tmp_path, monkeypatch):
-    from pipeline.stages import land
+    from pipeline.stages import read as stage
 
-    read = land.read
+    read = stage.read
 
     def failing(shard, *arguments):
         if shard.name == "00001.tar":
             raise ShardError("Gone", "the store lost it")
         return read(shard, *arguments)
 
-    monkeypatch.setattr(land, "read", failing)
+    monkeypatch.setattr(stage, "read", failing)
     for _ in range(2):
         outcome = explain.run(job(source, tmp_path / "out", **ASKED))
         assert not outcome.complete

@@ -45,12 +45,6 @@ class CheckedJob:
     def cells(self) -> list[Output]:
         return outputs_of(self.spec, self.backbone, self.classes.names)
 
-    @cached_property
-    def held(self) -> list[Output]:
-        """The cells that the run it adds to holds."""
-        known = {cell["identity"] for cell in self.base.facts["cells"]} if self.base else set()
-        return [cell for cell in self.cells if cell.identity in known]
-
     @property
     def read(self) -> Read:
         prepare = self.backbone.prepare

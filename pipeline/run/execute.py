@@ -21,6 +21,7 @@ from pipeline.refusal import Refusal, one_line
 from pipeline.run.status import Watch
 from pipeline.spec.job import Job
 from pipeline.stages.land import Land
+from pipeline.stages.score import ScoreStored
 from pipeline.stages.worker import Explain
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
@@ -153,9 +154,8 @@ def _by_task(answered: Mapping[str, tuple[Receipt, ...]], more: Iterable[Receipt
 
 
 def _todo(work: RunState) -> list[Task]:
-    """The tasks with the cells that are missing, without those of which none is, or which a run to be scored lacks itself."""
-    found = (replace(task, missing=work.missing(task)) for task in work.tasks if work.holds(task))
-    return [rescore.with_maps(task, work.checked.cells, work) for task in found if task.missing]
+    """The tasks with missing outputs, each with the places of the stored maps that these are computed from."""
+    return [rescore.with_stored_maps(task, work) for task in work.unfinished]
 
 
 def _explained(work: RunState, todo: Sequence[Task], hands: Hands, watch: Watch) -> RunState:
@@ -166,7 +166,8 @@ def _explained(work: RunState, todo: Sequence[Task], hands: Hands, watch: Watch)
     job = checked.job
     device = "cuda" if hands.gpus else "cpu"
     batch_size = None if job.batch_size == "auto" else int(job.batch_size)
-    load = partial(Explain.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if hands.gpus else 1)
+    stage: type[Explain] = ScoreStored if checked.spec.stored else Explain
+    load = partial(stage.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if hands.gpus else 1)
     progress, spent = Progress("explain", _images(todo), "images"), Counter(work.spent)
     flow = hands.explain_tasks([t.to_json() for t in todo], checked.read, load, Land(job.out), hands.workers, hands.gpus, job.task_timeout)
     for text in flow:
