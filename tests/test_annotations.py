@@ -14,7 +14,7 @@ from jobs import explain
 from pipeline import tables
 from pipeline.sources import list_shards, read
 from pipeline.sources.decode import Undecodable, decode
-from pipeline.sources.images import pack_rows, unpack_rows
+from pipeline.sources.images import ImageRow, pack_rows, unpack_rows
 from pipeline.sources.sample import part_names_of, points_of
 from tests.shards import encoded, good, picture, tar_bytes
 from tests.test_run import job
@@ -121,11 +121,15 @@ def test_tars_and_parquet_carry_the_same_annotations(tmp_path):
 
 def test_codes_travel_packed():
     rng = np.random.default_rng(0)
-    rows = [{"key": i, "mask": None, "parts": None, "silhouette": None} for i in range(4)]
-    rows[1]["mask"], rows[1]["silhouette"], rows[3]["mask"], rows[3]["parts"] = rng.integers(0, 256, (4, 6, 8), dtype=np.uint8)
+    names = {1: ("mask", "silhouette"), 3: ("mask", "parts")}
+    codes = iter(rng.integers(0, 256, (4, 6, 8), dtype=np.uint8))
+    rows = [
+        ImageRow(image_id=f"{i}", key=f"{i}", boxes=[], part_names=["head"], **{name: next(codes) for name in names.get(i, ())})
+        for i in range(4)
+    ]
     told, content = pack_rows(rows)
     for row, same in zip(rows, unpack_rows(json.loads(json.dumps(told)), content, (6, 8)), strict=True):
-        assert {name: repr(value) for name, value in row.items()} == {name: repr(value) for name, value in same.items()}
+        assert {name: repr(value) for name, value in vars(row).items()} == {name: repr(value) for name, value in vars(same).items()}
     assert unpack_rows(*pack_rows(rows[:1]), (6, 8)) == rows[:1]
 
 

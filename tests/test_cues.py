@@ -12,7 +12,7 @@ from PIL import Image
 
 import pipeline
 from jobs import explain, score, train
-from pipeline import backbones, engine, tables
+from pipeline import backbones, engine, sources, tables
 from pipeline.classes.pairs import Pair, Parts, nearest, pairs_of_attributes, part_of, partners, parts_of, read, running, write
 from pipeline.datasets import creatures
 from pipeline.maps.average_precision import average_precision
@@ -22,6 +22,9 @@ from pipeline.refusal import Refusal
 from pipeline.score.partials import add_score, totals
 from pipeline.score.scoring import score_map
 from pipeline.score.views import MapView, PairView
+from pipeline.sources import list_shards
+from pipeline.sources.decode import decode
+from pipeline.sources.images import ImageRow
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.tables import schema
@@ -30,6 +33,10 @@ from tests.shards import encoded, picture, tar_bytes
 from tests.test_run import job
 
 NAMES = ["has_bill_shape::hooked", "has_tail_shape::forked", "has_size::small", "has_shape::long-legged-like", "has_crown_color::red"]
+
+
+def about(**fields) -> ImageRow:
+    return ImageRow(image_id="x", key="x", **fields)
 
 
 def test_classes_differ_in_the_parts_of_attributes_that_are_the_ones_own():
@@ -82,7 +89,7 @@ def test_cub_has_the_pairs_that_calm_counts(realdata):
     # every test image of the fifty classes has its parts by the points, and they cover the image once
     among, seen = partners(fifty), 0
     for label, points in images:
-        parts = parts_of({"points": points}, (112, 112))
+        parts = parts_of(about(points=points), (112, 112))
         assert parts.codes.min() >= 1 and parts.codes.max() <= len(parts.names) <= 9
         pixels = {name: (int(x * 112), int(y * 112)) for name, (x, y) in points.items()}
         for name, (x, y) in pixels.items():
@@ -102,13 +109,13 @@ def test_a_pixel_is_the_part_of_its_nearest_point_and_the_heads_points_are_one()
     for y, x in np.ndindex(8, 10):
         distances = [(x - a) ** 2 + (y - b) ** 2 for a, b in places]
         assert codes[y, x] == distances.index(min(distances)) + 1
-    row = {"points": points, "silhouette": np.where(np.arange(10) < 5, 255, 0) * np.ones((8, 1), int)}
+    row = about(points=points, silhouette=np.where(np.arange(10) < 5, 255, 0) * np.ones((8, 1), int))
     found = parts_of(row, (8, 10))
     assert not found.codes[:, 5:].any() and np.array_equal(found.codes[:, :5], codes[:, :5])
     assert np.array_equal(found.showing(("leg", "tail")), (found.codes == 2) | (found.codes == 3))
     exact = np.eye(4, dtype=np.uint8)
-    assert np.array_equal(parts_of({**row, "parts": exact, "part_names": ["tail"]}, (4, 4)).showing(["tail"]), exact > 0)
-    assert parts_of({"points": {}}, (4, 4)) is None
+    assert np.array_equal(parts_of(replace(row, parts=exact, part_names=["tail"]), (4, 4)).showing(["tail"]), exact > 0)
+    assert parts_of(about(points={}), (4, 4)) is None
 
 
 def test_pairs_are_read_as_they_were_written(tmp_path):
@@ -142,8 +149,8 @@ def test_what_is_no_file_of_pairs_is_refused_in_one_line(tmp_path, content, word
 
 
 def contrast(maps, truth, row=None, pair=Pair(0, 1, ("tail",))):
-    about = {"label": 0, "boxes": [], **(row or {})}
-    drawn = tuple(MapView(np.asarray(each, np.float32), "bilinear", truth.shape, about, 0) for each in maps)
+    row = row or about(label=0)
+    drawn = tuple(MapView(np.asarray(each, np.float32), "bilinear", truth.shape, row, 0) for each in maps)
     return PairView(drawn, pair, Parts(truth.astype(np.uint8), ("tail",)))
 
 
@@ -191,9 +198,9 @@ def test_what_is_ignored_is_neither_on_the_object_nor_off_it():
     mask = np.full((4, 8), 255)
     mask[:, 2:6] = 128
     map = np.tile(np.arange(8.0), (4, 1))
-    sums = score_map(parse("mpxap", METRICS, "metric"), contrast((map,), truth, {"mask": mask})).values
+    sums = score_map(parse("mpxap", METRICS, "metric"), contrast((map,), truth, about(label=0, mask=mask))).values
     assert (sums["positive"].sum(), sums["negative"].sum()) == (8, 8)
-    plain = MapView(np.float32(map), "bilinear", (4, 8), {"label": 0, "boxes": [], "mask": mask}, 0)
+    plain = MapView(np.float32(map), "bilinear", (4, 8), about(label=0, mask=mask), 0)
     sums = score_map(parse("pxap", METRICS, "metric"), plain).values
     assert (sums["positive"].sum(), sums["negative"].sum()) == (16, 0)
 
@@ -208,8 +215,8 @@ def test_what_is_ignored_is_neither_on_the_object_nor_off_it():
     ],
 )
 def test_where_there_is_nothing_to_say_there_is_a_reason(maps, truth, parts, reason):
-    about = contrast(maps, truth)
-    score = score_map(parse("mpxap", METRICS, "metric"), about if parts else PairView(about.maps, about.pair, None))
+    view = contrast(maps, truth)
+    score = score_map(parse("mpxap", METRICS, "metric"), view if parts else PairView(view.maps, view.pair, None))
     assert (score.reason, score.error) == (reason, None)
 
 
@@ -315,6 +322,67 @@ def test_a_target_of_pairs_has_a_map_for_the_class_each_partner_and_each_differe
     # the own map is that of the label; one step of 255 off where the last digits follow the batch
     assert all(np.abs(np.subtract(row["a"], row["b"])).max() <= 1 for row in same) and len(same) == 2 * 2 * len(seen)
     assert run.manifest["targets"][1]["argument"] == [[a, b, list(parts)] for a, b, parts in pairs]
+
+
+@pytest.fixture(scope="module")
+def in_memory(scored_creatures):
+    """The images of the shards as a notebook has them: pixels, labels, index images of parts and their names, points by name."""
+    samples = [sample for shard in list_shards(scored_creatures[1]) for sample in sources.read(shard)]
+    images = [decode(sample.image, (128, 128), "bilinear") for sample in samples]
+    parts = [image.codes(sample.members["parts.png"]) for image, sample in zip(images, samples, strict=True)]
+    points = [image.points(sample.points) for image, sample in zip(images, samples, strict=True)]
+    return np.stack([image.pixels for image in images]), [sample.label for sample in samples], parts, samples[0].part_names, points
+
+
+def scored_in_memory(scored_creatures, in_memory, **annotations):
+    _, _, how, _ = scored_creatures
+    args = tuple(tuple(each.split("=", 1)) for each in how["backbone_args"])
+    network = pipeline.Network(how["backbone"], how["weights"], args, None, how["image_size"])
+    return pipeline.explain(*in_memory[:2], network, ["grad_cam"], how["targets"], metrics=["mpxap"], batch_size=7, **annotations)
+
+
+def of_grad_cam(rows) -> dict:
+    return {
+        (r["target"], r["scope"], r["metric"]): r["mean"] for r in rows if r["method"] == "grad_cam" and r["metric"].startswith("mpxap")
+    }
+
+
+def test_parts_in_memory_score_as_those_of_shards(scored_creatures, in_memory):
+    *_, parts, names, _ = in_memory
+    tables_of_notebook = scored_in_memory(scored_creatures, in_memory, parts=parts, part_names=names)
+    published = tables.open(str(scored_creatures[0] / "out")).table("summary").to_pylist()
+    found, expected = of_grad_cam(tables_of_notebook["summary"].to_pylist()), of_grad_cam(published)
+    assert found == {key: value and pytest.approx(value, abs=1e-6) for key, value in expected.items()}
+    assert sum(value is not None for value in found.values()) > 20
+    assert not tables_of_notebook["errors"].num_rows
+
+
+def test_points_in_memory_are_parts_by_the_nearest_point(scored_creatures, in_memory):
+    *_, parts, _, points = in_memory
+    names, codes = sorted({part_of(name) or name for each in points for name in each}), []
+    for each in points:
+        nearest_codes, own = nearest(each, (128, 128))
+        codes.append(np.array([0, *(names.index(name) + 1 for name in own)], np.uint8)[nearest_codes])
+    both = {"parts": points}, {"parts": codes, "part_names": names}
+    masks = [each > 0 for each in parts]
+    by_points, by_codes = (scored_in_memory(scored_creatures, in_memory, masks=masks, **annotations) for annotations in both)
+    assert by_points["partials"] == by_codes["partials"]
+    assert any(value is not None for value in of_grad_cam(by_points["summary"].to_pylist()).values())
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ([None], "parts of 1 images for 2 images"),
+        ([None, np.zeros((8, 8), np.uint8)], "the parts of image 1 are uint8 \\(8, 8\\)"),
+        ([np.zeros((64, 64), np.int64), None], "the parts of image 0 are int64"),
+        ([np.full((64, 64), 3, np.uint8), None], "it holds 3, and part_names has 2 names"),
+    ],
+)
+def test_parts_in_memory_that_go_with_nothing_are_refused(parts, words):
+    backbone = backbones.load("tests.tiny:build", image_size=64)
+    with pytest.raises(Refusal, match=words):
+        pipeline.explain(np.zeros((2, 3, 64, 64), np.uint8), [0, 1], backbone, ["cam"], parts=parts, part_names=["head", "tail"])
 
 
 def test_a_method_that_pays_for_every_target_is_asked_only_of_images_with_a_partner(monkeypatch, tmp_path):

@@ -27,9 +27,9 @@ from pipeline.engine.forward import run_forward
 from pipeline.families import METHODS, METRICS, Cam, Metric
 from pipeline.maps.render import unit
 from pipeline.refusal import Refusal
+from pipeline.score import score_batch
 from pipeline.spec.columns import FIXED
 from pipeline.spec.explain_spec import build_spec
-from pipeline.stages import explainer
 from pipeline.tables.identity import seed_of
 from tests import tiny
 from tests.entries import cases, fact, facts, missing
@@ -66,7 +66,7 @@ def images():
 
 def scored_maps(images, backbone, metrics, method="ramped", target="predicted", labels=LABELS, **how):
     """What really ran through `pipeline.explain`: each map as drawn and its score, image by image and metric by metric, without controls."""
-    told, score = [], explainer.score_map
+    told, score = [], score_batch.score_map
     patch = pytest.MonkeyPatch()
 
     def overheard(asked, drawn):
@@ -75,7 +75,7 @@ def scored_maps(images, backbone, metrics, method="ramped", target="predicted", 
             told.append((drawn, found))
         return found
 
-    patch.setattr(explainer, "score_map", overheard)
+    patch.setattr(score_batch, "score_map", overheard)
     try:
         pipeline.explain(images, labels, backbone, [method], [target], metrics=list(metrics), **how)
     finally:
@@ -89,7 +89,7 @@ class Slow:
     def __init__(self, network, image, drawn, activation="softmax"):
         self.image = image
         self.network, self.x, self.S = network, (torch.from_numpy(image).double() / 255 - MEAN) / STD, torch.from_numpy(drawn.S)
-        self.label, self.softmax, self.key = drawn.row["label"], activation == "softmax", drawn.row["key"]
+        self.label, self.softmax, self.key = drawn.row.label, activation == "softmax", drawn.row.key
         clean = self.p(self.x)
         y = self.logits(self.x)
         self.predicted = int(clean.argmax())

@@ -123,7 +123,7 @@ def test_the_cells_of_a_job(networks, name):
 
 def test_a_task_and_its_cells():
     task = Task.of(SHARD, Index("ab" * 16, 100, True, ()), 64, 100)
-    assert [SHARD.identity("content"), task.id, task.cell("cd" * 16)] == PINNED["task"]
+    assert [SHARD.identity("content"), task.id, task.output_identity("cd" * 16)] == PINNED["task"]
 
 
 def test_the_seeds_of_everything_drawn():

@@ -13,7 +13,7 @@ from pipeline import backbones
 from pipeline.methods import METHODS
 from pipeline.plan.fit import fit_to_backbone
 from pipeline.plan.outputs import outputs_of
-from pipeline.sources.images import DecodedImages
+from pipeline.sources.images import DecodedImages, ImageRow
 from pipeline.spec import plugins
 from pipeline.spec.explain_spec import build_spec
 from pipeline.stages.explainer import Explainer
@@ -56,7 +56,7 @@ def grown(backbone, methods, images, batches):
     spec, _ = fit_to_backbone(build_spec(methods, ["label", "finer"]), backbone)
     explainer, wanted = Explainer(backbone, spec), outputs_of(spec, backbone, ())
     pixels = np.random.default_rng(0).integers(0, 256, (images, 3, 64, 64), dtype=np.uint8)
-    rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i % 5} for i in range(images)]
+    rows = [ImageRow(image_id=f"{i}", key=f"{i}", label=i % 5) for i in range(images)]
 
     def held(count: int) -> float:
         for _ in range(count):

@@ -21,6 +21,7 @@ from pipeline.score import views
 from pipeline.score.partials import add_score, totals
 from pipeline.score.scoring import Score, score_map
 from pipeline.score.views import MapView
+from pipeline.sources.images import ImageRow
 from pipeline.spec.columns import FIXED
 from pipeline.spec.explain_spec import CONTROLS, build_spec
 from pipeline.spec.grammar import parse
@@ -34,7 +35,7 @@ HAND = cases("metrics", METRICS, "HAND")
 
 
 def row(*corners, label=0, mask=None):
-    return {"label": label, "boxes": [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in corners], "mask": mask}
+    return ImageRow.annotated(image_id="x", key="x", label=label, boxes=corners, mask=mask)
 
 
 class Toy(dict):

@@ -17,7 +17,7 @@ from pipeline.engine import budget
 from pipeline.methods import METHODS
 from pipeline.plan.fit import fit_to_backbone
 from pipeline.plan.outputs import outputs_of
-from pipeline.sources.images import DecodedImages
+from pipeline.sources.images import DecodedImages, ImageRow
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.stages.explainer import Explainer
@@ -48,7 +48,7 @@ def backbone(request):
 @pytest.fixture(scope="module")
 def pictures():
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 3, SIZE, SIZE), dtype=np.uint8)
-    rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(IMAGES)]
+    rows = [ImageRow(image_id=f"{i}", key=f"{i}", label=i) for i in range(IMAGES)]
     return DecodedImages(pixels, rows, [f"{i}" for i in range(IMAGES)])
 
 

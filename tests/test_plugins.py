@@ -22,7 +22,7 @@ from pipeline.metrics import METRICS
 from pipeline.plan.fit import fit_to_backbone
 from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
-from pipeline.sources.images import DecodedImages
+from pipeline.sources.images import DecodedImages, ImageRow
 from pipeline.spec import plugins
 from pipeline.spec.explain_spec import build_spec
 from pipeline.stages.explainer import Explainer
@@ -208,7 +208,7 @@ def network():
 def attributed(backbone, images, method, target="label", part=slice(None), tally=None, batch_size=None):
     """Float maps [B H W] at the network's own size."""
     spec, _ = fit_to_backbone(build_spec([method], [target], map_size=SIZE), backbone)
-    rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(len(images))]
+    rows = [ImageRow(image_id=f"{i}", key=f"{i}", label=i) for i in range(len(images))]
     pictures = DecodedImages(images, rows, [f"{i}" for i in range(len(images))])[part]
     answers = Explainer(backbone, spec, batch_size=batch_size)(pictures, outputs_of(spec, backbone, ()), tally)
     tables = {cell.table: rows for cell, rows, _ in answers} | {"errors": answers[-1][2]}

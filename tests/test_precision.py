@@ -59,11 +59,11 @@ def met(method, backbone):
 
 @pytest.fixture(scope="module")
 def pictures():
-    from pipeline.sources.images import DecodedImages
+    from pipeline.sources.images import DecodedImages, ImageRow
     from tests.shards import picture
 
     pixels = np.stack([np.asarray(picture(i, SIZE)).transpose(2, 0, 1) for i in range(IMAGES)])
-    rows = [{"image_id": f"{i}", "key": f"{i}", "shard": "", "label": i} for i in range(IMAGES)]
+    rows = [ImageRow(image_id=f"{i}", key=f"{i}", label=i) for i in range(IMAGES)]
     return DecodedImages(pixels, rows, [f"{i}" for i in range(IMAGES)])
 
 

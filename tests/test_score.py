@@ -160,7 +160,7 @@ def counted(monkeypatch, place, name: str) -> list[int]:
 def test_it_costs_one_look_at_each_image_and_what_the_metric_asks(source, tmp_path, monkeypatch, metric, more):
     methods = ("opti_cam(steps=2)", "rise(masks=20)", "integrated_gradients(steps=3)")
     explain.run(scoring_job(source, tmp_path, metrics=("pointing",), methods=methods, targets=("label",)))
-    looks, masked = counted(monkeypatch, explainer, "look"), counted(monkeypatch, backbones.Backbone, "logits")
+    looks, masked = counted(monkeypatch, explainer, "run_forward"), counted(monkeypatch, backbones.Backbone, "logits")
     scored(tmp_path, "--metrics", metric)
     assert sum(looks) == 12
     assert sum(masked) == 12 * more * 5, "three methods and two controls"

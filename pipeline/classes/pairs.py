@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline import storage
 from pipeline.refusal import Refusal
+from pipeline.sources.images import ImageRow
 from pipeline.tables import files
 
 OWN = 0.5  # an attribute is a class's own from here on
@@ -115,13 +116,13 @@ class Parts(NamedTuple):
         return np.array([False, *(name in parts for name in self.names)])[self.codes]
 
 
-def parts_of(row: Mapping, size: tuple[int, int]) -> Parts | None:
+def parts_of(row: ImageRow, size: tuple[int, int]) -> Parts | None:
     """The parts of an image: from its exact index image, cut off at its mask where it has one; else each pixel is the part of the
     point nearest to it, cut off at the mask's silhouette (E23). None where nothing is known of its parts."""
-    if row.get("parts") is not None:
-        codes, names, shown = row["parts"], tuple(row["part_names"]), row.get("mask")
-    elif row.get("points"):
-        (codes, names), shown = nearest(row["points"], size), row.get("silhouette")
+    if row.parts is not None:
+        codes, names, shown = row.parts, tuple(row.part_names), row.mask
+    elif row.points:
+        (codes, names), shown = nearest(row.points, size), row.silhouette
     else:
         return None
     return Parts(codes if shown is None else np.where(shown > 0, codes, 0), names)

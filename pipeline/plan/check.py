@@ -44,12 +44,6 @@ class CheckedJob:
     def cells(self) -> list[Output]:
         return outputs_of(self.spec, self.backbone, self.classes.names)
 
-    @cached_property
-    def base_outputs(self) -> list[Output]:
-        """The outputs that the run it adds to has."""
-        known = {cell["identity"] for cell in self.base.manifest["cells"]} if self.base else set()
-        return [cell for cell in self.cells if cell.identity in known]
-
 
 def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
     """Check everything that can be wrong with a job before a worker is started; `stored` are metrics of maps as they are stored.

@@ -1,7 +1,8 @@
 """A published run as the job that adds metrics to it, computed from its maps as they are stored."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 from pipeline import storage
 from pipeline.methods import METHODS
@@ -14,9 +15,10 @@ from pipeline.sources import ShardError
 from pipeline.spec.explain_spec import with_ties
 from pipeline.spec.grammar import Choice, parse, parse_all
 from pipeline.spec.job import Job
-from pipeline.spec.output import Output
 from pipeline.spec.plugins import load
 from pipeline.tables import Run, receipts
+
+Metrics = tuple[Choice, ...]
 
 
 def check_rescoring(run: Run, metrics: Sequence[str], metric_args: Sequence[str] = (), recompute: bool = False, **changes) -> CheckedJob:
@@ -27,48 +29,53 @@ def check_rescoring(run: Run, metrics: Sequence[str], metric_args: Sequence[str]
         changes: fields of the job that are not as the run has them.
 
     Raises:
-        Refusal: where a metric cannot be had from stored maps, or what the run holds would now be computed otherwise.
+        Refusal: where a metric cannot be had from stored maps, or an output of the run would now be computed otherwise.
     """
-    facts, told = run.manifest, job_of(run.manifest)
-    load(changes.get("plugins", told.plugins))  # before names are looked up: some may be theirs
+    manifest, job = run.manifest, job_of(run.manifest)
+    load(changes.get("plugins", job.plugins))  # before names are looked up: some may be theirs
     more = parse_all(metrics, METRICS, "metric", metric_args)
     if not more:
         raise Refusal("no metric is asked for; name some with --metrics, for example --metrics energy or family:faithfulness")
-    exact, stored = (
-        [_choice_of(entry, METRICS, "metric") for entry in facts["metrics"] if entry["stored"] is how] for how in (False, True)
-    )
-    more = more if recompute else tuple(metric for metric in more if _from_stored(metric))
-    had = exact if recompute else exact + stored
-    fresh = [metric for metric in with_ties(more, had) if _key_of(metric) not in map(_key_of, had)]
-    if recompute:
-        exact, stored = exact + fresh, [metric for metric in stored if _key_of(metric) not in map(_key_of, fresh)]
-    else:
-        stored = stored + fresh
+    exact, stored = _metrics_beside(manifest["metrics"], more, recompute)
     job = replace(
-        told,
+        job,
         out=run.out,
-        methods=tuple(_choice_of(entry, METHODS, "method").written for entry in facts["methods"]),
+        methods=tuple(_choice_of(entry, METHODS, "method").written for entry in manifest["methods"]),
         metrics=tuple(metric.written for metric in exact),
         method_args=(),
         metric_args=(),
         **changes,
     )
     checked = check_job(job, stored)
-    checked = replace(checked, base=run, skipped=[*facts["skipped"], *(item for item in checked.skipped if item not in facts["skipped"])])
-    _refuse_another_version(checked)
+    skipped = [*manifest["skipped"], *(entry for entry in checked.skipped if entry not in manifest["skipped"])]
+    checked = replace(checked, base=run, skipped=skipped)
+    _refuse_another_version(checked, run)
     return checked
 
 
-def job_of(facts: Mapping) -> Job:
+def _metrics_beside(entries: Sequence[Mapping], more: Metrics, recompute: bool) -> tuple[Metrics, Metrics]:
+    """The metrics of exact maps and those of stored maps, once `more` are beside those that run.json has as `entries`."""
+    exact, stored = (
+        tuple(_choice_of(entry, METRICS, "metric") for entry in entries if entry["stored"] is of_stored) for of_stored in (False, True)
+    )
+    more = more if recompute else tuple(metric for metric in more if _from_stored(metric))
+    present = exact if recompute else exact + stored
+    fresh = tuple(metric for metric in with_ties(more, present) if _key_of(metric) not in map(_key_of, present))
+    if recompute:
+        return exact + fresh, tuple(metric for metric in stored if _key_of(metric) not in map(_key_of, fresh))
+    return exact, stored + fresh
+
+
+def job_of(manifest: Mapping) -> Job:
     """The job that a run.json describes."""
-    told = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["job"].items()}
-    return Job(**{field.name: told[field.name] for field in fields(Job) if field.name in told})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in manifest["job"].items()}
+    return Job(**{field.name: values[field.name] for field in fields(Job) if field.name in values})
 
 
-def _choice_of(entry: Mapping, registry: Mapping, what: str) -> Choice:
+def _choice_of(entry: Mapping, registry: Mapping, kind: str) -> Choice:
     """The method or metric that an entry of run.json describes."""
-    settings = tuple(sorted((key, value) for key, value in entry.items() if key not in ("name", what, "stored", "version")))
-    return parse(Choice(entry["name"], entry[what], None, settings).written, registry, what)
+    settings = tuple(sorted((key, value) for key, value in entry.items() if key not in ("name", kind, "stored", "version")))
+    return parse(Choice(entry["name"], entry[kind], None, settings).written, registry, kind)
 
 
 def _key_of(metric: Choice) -> tuple:
@@ -89,55 +96,59 @@ def _from_stored(metric: Choice) -> bool:
     return False
 
 
-def _refuse_another_version(checked: CheckedJob) -> None:
-    """Every cell of the run must be one of the new plan, or the new run would not hold all of the old one."""
-    planned = {cell.identity for cell in checked.cells}
+def _refuse_another_version(checked: CheckedJob, base: Run) -> None:
+    """Every output of the run must be one of the new job, or the new run would not hold all of the old one."""
+    planned = {output.identity for output in checked.cells}
     exact = {metric.alias for metric in checked.spec.metrics} - checked.spec.stored
-    replaced = {entry["name"] for entry in checked.base.manifest["metrics"] if entry["stored"] and entry["name"] in exact}
-    for cell in checked.base.manifest["cells"]:
-        if cell["identity"] not in planned and cell["metric"] not in replaced:
-            what = " ".join(filter(None, [cell["table"], cell["metric"], cell["method"], cell["target"]]))
+    replaced = {entry["name"] for entry in base.manifest["metrics"] if entry["stored"] and entry["name"] in exact}
+    for output in base.manifest["cells"]:
+        if output["identity"] not in planned and output["metric"] not in replaced:
+            name = " ".join(filter(None, [output["table"], output["metric"], output["method"], output["target"]]))
             raise Refusal(
-                f"run {checked.base.run_id} holds {what} as another version, other weights or other classes computed it; "
+                f"run {base.run_id} holds {name} as another version, other weights or other classes computed it; "
                 "run jobs.explain again, then jobs.score"
             )
 
 
-def unexplained_tasks(work: RunState) -> list[dict]:
+def unexplained_tasks(state: RunState) -> list[dict]:
     """The failures of the tasks that the run to be scored never explained as a whole; none where no run is scored.
 
     Raises:
         Refusal: where a shard is not what the run has seen, or files it was made of are missing or damaged.
     """
-    checked = work.checked
-    if not checked.base:
+    base = state.checked.base
+    if not base:
         return []
-    now = {shard.name: index.identity for shard, index in work.indexes.items()}
-    for shard in checked.base.manifest["shards"]:
-        if shard["images"] and now.get(shard["name"]) != shard["identity"]:
+    identities = {shard.name: index.identity for shard, index in state.indexes.items()}
+    for shard in base.manifest["shards"]:
+        if shard["images"] and identities.get(shard["name"]) != shard["identity"]:
             raise Refusal(
-                f"shard {shard['name']} is not what run {checked.base.run_id} has seen; run jobs.explain again, or name the old files with --source"
+                f"shard {shard['name']} is not what run {base.run_id} has seen; run jobs.explain again, or name the old files with --source"
             )
-    content = storage.read_bytes(storage.join(checked.base.out, "runs", checked.base.run_id, "receipts.parquet"))
-    held = {cell for receipt in receipts.unpack(content) for cell in receipt.cells}
-    left_out = [task for task in work.tasks if not work.holds(task)]
-    lost = sum(all(task.cell(cell.identity) in held for cell in checked.base_outputs) for task in left_out)
+    content = storage.read_bytes(storage.join(base.out, "runs", base.run_id, "receipts.parquet"))
+    published = {output for receipt in receipts.unpack(content) for output in receipt.cells}
+    required = [state.checked.cells[i].identity for i in sorted(state.required)]
+    unexplained = state.unexplained
+    lost = sum(all(task.output_identity(identity) in published for identity in required) for task in unexplained)
     if lost:
         raise Refusal(
-            f"files of {lost} tasks that run {checked.base.run_id} was made of are missing or damaged; "
+            f"files of {lost} tasks that run {base.run_id} was made of are missing or damaged; "
             "run jobs.explain again, which mends them, then jobs.score"
         )
     error = ShardError("NotExplained", "not all of it was explained; run jobs.explain again")
-    return [task.failure(error, "read") for task in left_out]
+    return [task.failure(error, "read") for task in unexplained]
 
 
-def with_maps(task: Task, wanted: Sequence[Output], work: RunState) -> Task:
-    """The task, told where the maps lie that its missing cells are scored on as they are stored."""
-    asked = {(wanted[i].method, wanted[i].target) for i in task.missing if wanted[i].stored}
-    places = []
-    for map in (cell for cell in wanted if asked and cell.table == "maps" and (cell.method, cell.target) in asked):
-        cell = task.cell(map.identity)
-        receipt = work.answer(task, cell)
-        if receipt and receipt.cells[cell].rows:
-            places.append((receipt.files["maps"], receipt.cells[cell].group))
-    return replace(task, maps=tuple(places)) if places else task
+def with_stored_maps(task: Task, state: RunState) -> Task:
+    """The task with the row groups of the maps that its missing outputs are computed from as they are stored."""
+    outputs = state.checked.cells
+    scored = {(outputs[i].method, outputs[i].target) for i in task.missing if outputs[i].stored}
+
+    def row_groups() -> Iterator[tuple[dict, int]]:
+        for output in outputs if scored else ():
+            identity = task.output_identity(output.identity)
+            receipt = state.receipt(task, identity) if output.table == "maps" and (output.method, output.target) in scored else None
+            if receipt and receipt.cells[identity].rows:
+                yield receipt.files["maps"], receipt.cells[identity].group
+
+    return replace(task, stored_maps=tuple(row_groups()))

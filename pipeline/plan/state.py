@@ -1,7 +1,7 @@
-"""What a job has come to: its tasks, and the receipts that answer their cells."""
+"""The state of a job: its tasks, and the receipts that answer their outputs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # its module loads torch, which the state of a job does witho
 
 @dataclass(frozen=True)
 class RunState:
-    """What a job has come to.
+    """The state of a job.
 
-    `answered` has the receipts of every task by its id, of which the last that names a cell answers it; `failures` tells of tasks
-    that came back without one; `previous` is the run published when the job began.
+    `answered` has the receipts of every task by its id; the last one with an output answers it. `failures` are those of tasks that came
+    back without a receipt; `previous` is the run published when the job began.
     """
 
     checked: "CheckedJob"
@@ -31,34 +31,49 @@ class RunState:
     started: float
     spent: dict
 
-    def answer(self, task: Task, cell: str) -> Receipt | None:
-        """The receipt that answers a cell of a task; None where it is missing."""
-        return next((receipt for receipt in reversed(self.answered.get(task.id, ())) if cell in receipt.cells), None)
+    @cached_property
+    def required(self) -> frozenset[int]:
+        """Positions of the outputs without which a task is left out of the run: all; where a run is scored, those that it holds."""
+        base = self.checked.base
+        known = {output["identity"] for output in base.manifest["cells"]} if base else set()
+        return frozenset(i for i, output in enumerate(self.checked.cells) if not base or output.identity in known)
+
+    def receipt(self, task: Task, output: str) -> Receipt | None:
+        """The receipt that answers a task's output, given by its identity; None where it is missing."""
+        return next((receipt for receipt in reversed(self.answered.get(task.id, ())) if output in receipt.cells), None)
 
     def missing(self, task: Task) -> tuple[int, ...]:
-        """The cells of a task that are missing, by their positions in the plan's list."""
-        return tuple(i for i, cell in enumerate(self.checked.cells) if not self.answer(task, task.cell(cell.identity)))
+        """Positions of a task's missing outputs in the job's list."""
+        return tuple(i for i, output in enumerate(self.checked.cells) if not self.receipt(task, task.output_identity(output.identity)))
 
-    def holds(self, task: Task) -> bool:
-        """Whether the run that metrics are added to, if there is one, has all of the task."""
-        return all(self.answer(task, task.cell(cell.identity)) for cell in self.checked.base_outputs)
+    @property
+    def unfinished(self) -> list[Task]:
+        """The tasks with missing outputs, and which; where a run is scored, of the tasks that it has explained."""
+        tasks = ((task, self.missing(task)) for task in self.tasks)
+        return [replace(task, missing=missing) for task, missing in tasks if missing and not self._unexplained(missing)]
+
+    @property
+    def unexplained(self) -> list[Task]:
+        """The tasks that the run to be scored has not explained as a whole; none where no run is scored."""
+        return [task for task in self.tasks if self._unexplained(self.missing(task))]
+
+    def _unexplained(self, missing: Sequence[int]) -> bool:
+        return self.checked.base is not None and not self.required.isdisjoint(missing)
 
     @cached_property
     def done(self) -> list[tuple[Task, list[TaskOutput]]]:
-        """The tasks of which no cell is missing, with their answers; where metrics are added to a run, no cell that the run holds."""
-        needed = {cell.identity for cell in self.checked.base_outputs or self.checked.cells}
-        needed = {position for position, cell in enumerate(self.checked.cells) if cell.identity in needed}
-        answers = ((task, self._members(task)) for task in self.tasks)
-        return [(task, members) for task, members in answers if needed <= {member.position for member in members}]
+        """The tasks without a missing output among the required ones, with all of their outputs that are answered."""
+        outputs = ((task, self._outputs(task)) for task in self.tasks)
+        return [(task, answered) for task, answered in outputs if self.required <= {output.position for output in answered}]
 
-    def _members(self, task: Task) -> list[TaskOutput]:
-        found = []
-        for position, asked in enumerate(self.checked.cells):
-            cell = task.cell(asked.identity)
-            receipt = self.answer(task, cell)
+    def _outputs(self, task: Task) -> list[TaskOutput]:
+        outputs = []
+        for position, output in enumerate(self.checked.cells):
+            identity = task.output_identity(output.identity)
+            receipt = self.receipt(task, identity)
             if receipt:
-                found.append(TaskOutput(cell, position, asked.method.alias if asked.method else None, receipt))
-        return found
+                outputs.append(TaskOutput(identity, position, output.method.alias if output.method else None, receipt))
+        return outputs
 
     @cached_property
     def before(self) -> dict | None:
@@ -67,7 +82,7 @@ class RunState:
 
     @cached_property
     def problems(self) -> list[dict]:
-        """What is wrong with whole shards, as rows of the errors table."""
+        """Problems of whole shards and tasks, as rows of the errors table."""
         rows = [problem.to_row() for index in self.indexes.values() for problem in index.problems]
         rows += [{column: failure[column] for column in schema.ERRORS.names} for failure in self.failures]
         return sorted(rows, key=lambda row: tuple(map(str, row.values())))

@@ -1,4 +1,4 @@
-"""A task: a range of a shard's images, and the cells that are missing of it."""
+"""A task: a range of a shard's images, and its missing outputs."""
 
 import json
 from dataclasses import dataclass, replace
@@ -11,9 +11,9 @@ from pipeline.tables.identity import digest
 
 @dataclass(frozen=True)
 class Task:
-    """A range of a shard's images, and which of its cells (by position in the plan's list) are still missing.
+    """A range of a shard's images, and its missing outputs by their positions in the job's list.
 
-    `maps` says where the stored maps lie that cells are computed from: files as receipts name them, and a row group of each.
+    `stored_maps` are the row groups of stored maps that missing outputs are computed from: each a file as receipts name it, and a number.
     """
 
     shard: Shard
@@ -21,11 +21,11 @@ class Task:
     start: int
     stop: int
     missing: tuple[int, ...] = ()
-    maps: tuple[tuple[dict, int], ...] = ()
+    stored_maps: tuple[tuple[dict, int], ...] = ()
 
     @staticmethod
     def of(shard: Shard, index: Index, start: int, stop: int) -> "Task":
-        """The task of one range; of the shard's index it keeps what concerns that range."""
+        """The task of one range, with the part of the shard's index that concerns that range."""
         marks = tuple(mark for mark in index.marks if mark[0] <= start)[-1:]
         duplicates = tuple(position for position in index.duplicates if start <= position < stop)
         return Task(shard, replace(index, problems=(), marks=marks, duplicates=duplicates), start, stop)
@@ -34,8 +34,8 @@ class Task:
     def id(self) -> str:
         return digest({"shard": self.index.identity, "start": self.start, "stop": self.stop})
 
-    def cell(self, identity: str) -> str:
-        """The identity of one of this task's cells."""
+    def output_identity(self, identity: str) -> str:
+        """The identity of one of this task's outputs, from that of the output of any task."""
         return digest([self.id, identity])
 
     def failure(self, error: Exception, stage: str) -> dict:
@@ -45,7 +45,7 @@ class Task:
         return {"task": self.id, "images": self.stop - self.start, **row}
 
     def to_json(self) -> str:
-        plain = {name: getattr(self, name) for name in ("start", "stop", "missing", "maps")}
+        plain = {name: getattr(self, name) for name in ("start", "stop", "missing", "stored_maps")}
         return json.dumps({**plain, "shard": vars(self.shard), "index": vars(self.index)})
 
     @staticmethod
@@ -59,5 +59,5 @@ class Task:
             fields["start"],
             fields["stop"],
             tuple(fields["missing"]),
-            tuple(map(tuple, fields["maps"])),
+            tuple(map(tuple, fields["stored_maps"])),
         )

@@ -22,6 +22,7 @@ from pipeline.refusal import Refusal, one_line
 from pipeline.run.executor import Executor
 from pipeline.stages.land import Land
 from pipeline.stages.read import Read
+from pipeline.stages.score import ScoreStored
 from pipeline.stages.worker import Explain
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
@@ -134,9 +135,8 @@ def _by_task(answered: Mapping[str, tuple[Receipt, ...]], more: Iterable[Receipt
 
 
 def _todo(work: RunState) -> list[Task]:
-    """The tasks with the cells that are missing, without those of which none is, or which a run to be scored lacks itself."""
-    found = (replace(task, missing=work.missing(task)) for task in work.tasks if work.holds(task))
-    return [rescore.with_maps(task, work.checked.cells, work) for task in found if task.missing]
+    """The tasks with missing outputs, each with the places of the stored maps that these are computed from."""
+    return [rescore.with_stored_maps(task, work) for task in work.unfinished]
 
 
 def _explained(work: RunState, todo: Sequence[Task], executor: Executor, monitor: Monitor) -> RunState:
@@ -147,7 +147,8 @@ def _explained(work: RunState, todo: Sequence[Task], executor: Executor, monitor
     job = checked.job
     device = "cuda" if executor.gpus else "cpu"
     batch_size = None if job.batch_size == "auto" else int(job.batch_size)
-    load = partial(Explain.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if executor.gpus else 1)
+    stage: type[Explain] = ScoreStored if checked.spec.stored else Explain
+    load = partial(stage.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if executor.gpus else 1)
     spent, tasks = Counter(work.spent), [task.to_json() for task in todo]
     with monitor.stage("explain", _images(todo), "images", tasks=len(todo), tasks_done=0) as progress:
         for text in executor.explain_tasks(tasks, Read.of(checked), load, Land(job.out), executor.workers, executor.gpus, job.task_timeout):

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pipeline.stages.land import Land, Stage
+from pipeline.stages.land import Land
+from pipeline.stages.messages import Stage
 from pipeline.stages.read import Read
 
 

@@ -14,8 +14,9 @@ from uuid import uuid4
 
 from pipeline.plan.task import Task
 from pipeline.sources import ShardError
-from pipeline.stages.land import Land, Stage, unanswered
-from pipeline.stages.read import Read, unread
+from pipeline.stages.land import Land
+from pipeline.stages.messages import Stage, explain_failure, read_failure
+from pipeline.stages.read import Read
 
 ATTEMPTS = 3  # of one task, before the process it takes with it each time is held against it
 STDERR = 2
@@ -35,7 +36,7 @@ def explain_tasks(
     kept = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ledger).options(name=ledger).remote()
     share = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 0.75}
     rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
-    rows = rows.map(_Guard(read, "read", unread, ledger, timeout), num_cpus=0.25)
+    rows = rows.map(_Guard(read, "read", read_failure, ledger, timeout), num_cpus=0.25)
     rows = rows.map_batches(
         _Actor,
         fn_constructor_args=(explain, ledger, timeout),
@@ -53,7 +54,7 @@ class _Actor:
     """Holds one backbone for as long as the job runs."""
 
     def __init__(self, explain: Callable[[], Stage], ledger: str, timeout: float):
-        self.explain = _Guard(explain(), "explain", unanswered, ledger, timeout)
+        self.explain = _Guard(explain(), "explain", explain_failure, ledger, timeout)
 
     def __call__(self, batch: dict) -> dict:
         answer = self.explain({name: column[0] for name, column in batch.items()})

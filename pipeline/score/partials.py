@@ -1,6 +1,7 @@
 """Counts of maps that reducers add up, in any order."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def add_score(sums: dict[str, np.ndarray], score: Score, group: str | None = Non
     A curve counts as `curve: COLUMN`, rounded to whole parts. Counts of an image that has a `group` count once more as `GROUP: NAME`.
     """
     curves = {f"curve: {column}": np.round(curve * WHOLE) for column, curve in score.curves.items()}
-    counts = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **(curves or score.values)}
+    counts: dict[str, Any] = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **(curves or score.values)}
     if group and not score.reason:
         counts |= {f"{group}: {kind}": values for kind, values in counts.items()}
     for kind, values in counts.items():
@@ -33,20 +34,20 @@ def add_score(sums: dict[str, np.ndarray], score: Score, group: str | None = Non
 
 def by_group(sums: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """Group -> the sums of its images by name."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+    groups: dict[str, dict[str, np.ndarray]] = {}
     for kind, values in sums.items():
         group, _, name = kind.partition(": ")
         if group.startswith("group "):
-            found.setdefault(group, {})[name] = values
-    return found
+            groups.setdefault(group, {})[name] = values
+    return groups
 
 
-def totals(asked: Choice, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
-    """What a dataset-level metric fills, from its sums; None where no map had a value."""
-    metric = METRICS[asked.name]
-    if "n" not in sums:
-        return dict.fromkeys(columns_of(asked))
-    told = {**sums, "n": sums["n"][0]}
-    found = metric.corpus_level(**{name: told[name] for name in inputs_of(metric.corpus_level)}, **settings_of(metric.corpus_level, asked))
-    values = np.array(found, dtype=np.float64).reshape(-1).tolist()
-    return {column: value if np.isfinite(value) else None for column, value in zip(columns_of(asked), values, strict=True)}
+def totals(choice: Choice, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """The columns of a dataset-level metric, from its sums; None where no map had a value."""
+    columns, corpus_level = columns_of(choice), METRICS[choice.name].corpus_level
+    if "n" not in sums or corpus_level is None:
+        return dict.fromkeys(columns)
+    counts = {**sums, "n": sums["n"][0]}
+    values = corpus_level(**{name: counts[name] for name in inputs_of(corpus_level)}, **settings_of(corpus_level, choice))
+    numbers = np.array(values, dtype=np.float64).reshape(-1).tolist()
+    return {column: number if np.isfinite(number) else None for column, number in zip(columns, numbers, strict=True)}

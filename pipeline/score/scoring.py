@@ -14,7 +14,7 @@ from pipeline.spec.grammar import Choice
 
 @dataclass(frozen=True)
 class Score:
-    """What one metric says of one map: numbers by column, with their curves if they have any, or counts by name; or the `reason`."""
+    """One metric of one map: numbers by column, with their curves if they have any, or counts by name; or the `reason` for none."""
 
     values: Mapping[str, float | np.ndarray] = field(default_factory=dict)
     curves: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -22,30 +22,41 @@ class Score:
     error: Exception | None = None
 
 
-def score_map(asked: Choice, drawn: MapView | PairView) -> Score:
-    """One metric of one map. Whatever goes wrong is the score's reason; what should not have is its error as well."""
-    metric = METRICS[asked.name]
+def score_map(choice: Choice, view: MapView | PairView) -> Score:
+    """One metric of one map. Whatever goes wrong is the score's reason; an exception other than Undefined is its error as well."""
+    metric = METRICS[choice.name]
     try:
-        if metric.needs_classes and drawn.predicted < 0:
+        if metric.needs_classes and isinstance(view, MapView) and view.predicted < 0:
             raise Undefined("there are no classes, so no probability and no predicted class")
-        if not drawn.S.any() and not metric.constant:
+        if not view.S.any() and not metric.constant:
             raise Undefined("the map is constant")
-        codes = metric.resolve(asked.args, drawn.size) if metric.perturbations else {}
-        # In a fixed order, what costs no pass first: of several reasons to say nothing it is always the same that is told.
-        inputs = sorted(metric.inputs, key=lambda name: (name in codes, name))
-        given = {name: drawn.answer(codes[name]) if name in codes else getattr(drawn, name) for name in inputs}
-        found = metric.score(**given, **settings_of(metric.score, asked))
-        if metric.corpus_level:
-            return Score(found)
-        curves = dict(zip(columns_of(asked), np.array(found, dtype=np.float64), strict=True)) if metric.curves else {}
-        values = [_area(curve) for curve in curves.values()] if curves else np.array(found, dtype=np.float64).reshape(-1)
-        if not np.isfinite(values).all():
-            raise Undefined("the metric is not finite")
-        return Score(dict(zip(columns_of(asked), map(float, values), strict=True)), curves)
+        values = metric.score(**_arguments(choice, view), **settings_of(metric.score, choice))
+        return Score(values) if metric.corpus_level else _numbers(choice, values)
     except Undefined as undefined:
         return Score(reason=str(undefined))
     except Exception as error:
         return Score(reason=f"{type(error).__name__}: {one_line(error)}", error=error)
+
+
+def _arguments(choice: Choice, view: MapView | PairView) -> dict:
+    """Everything that a metric's `score` asks for, by name."""
+    metric = METRICS[choice.name]
+    if isinstance(view, PairView):
+        return {name: getattr(view, name) for name in sorted(metric.inputs)}
+    perturbations = metric.resolve(choice.args, view.size) if metric.perturbations else {}
+    # In a fixed order, attributes that cost no pass first: of several reasons for no value it is always the same that is given.
+    names = sorted(metric.inputs, key=lambda name: (name in perturbations, name))
+    return {name: view.response(perturbations[name]) if name in perturbations else getattr(view, name) for name in names}
+
+
+def _numbers(choice: Choice, values) -> Score:
+    """The score of a metric that gives numbers, or a curve for each."""
+    columns, metric = columns_of(choice), METRICS[choice.name]
+    curves = dict(zip(columns, np.array(values, dtype=np.float64), strict=True)) if metric.curves else {}
+    numbers = np.array([_area(curve) for curve in curves.values()] if curves else values, dtype=np.float64).reshape(-1)
+    if not np.isfinite(numbers).all():
+        raise Undefined("the metric is not finite")
+    return Score(dict(zip(columns, map(float, numbers), strict=True)), curves)
 
 
 def _area(curve: np.ndarray) -> float:
@@ -53,6 +64,6 @@ def _area(curve: np.ndarray) -> float:
     return float(np.trapezoid(curve) / (len(curve) - 1) if len(curve) > 1 else curve[0])
 
 
-def settings_of(function: Callable, asked: Choice) -> dict:
+def settings_of(function: Callable, choice: Choice) -> dict:
     """The settings that one of a metric's functions takes."""
-    return {name: value for name, value in asked.args.items() if name in parameters(function)}
+    return {name: value for name, value in choice.args.items() if name in parameters(function)}

@@ -1,9 +1,9 @@
-"""A map and what is true of its image -> what the metrics say of it.
+"""A map and the truth about its image, as metrics see them.
 
 h w cells, H W pixels of the network's input
 """
 
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,32 +14,32 @@ from pipeline.classes.pairs import Pair, Parts
 from pipeline.families import ClassProbs, Perturbation, Undefined
 from pipeline.maps import boxes as geometry
 from pipeline.maps.render import unit, upsample
+from pipeline.sources.images import ImageRow
 
 IGNORED = 128  # the code of a mask's pixels that are neither object nor ground
 
 
 @dataclass(frozen=True)
 class MapView:
-    """One float map as it came from its method, drawn at the input's size on demand; each attribute is something a metric may ask for.
+    """One float map as it came from its method, drawn at the input's size on demand; a metric may ask for any property of it.
 
     Attributes:
         map: [h w], or the exception its method raised.
         render: how it becomes an image.
         size: (H, W).
-        row: what is known of the image: label, boxes, and `mask` [H W] where the data has one (0 the ground, IGNORED neither,
-            all else the object).
+        row: label, boxes and mask of the image.
         predicted: the class with the highest logit, -1 where there are no classes.
-        clean: what the network says of the image as it is.
-        said: the answers to the codes of metrics; None, or an exception, where there is none.
+        clean: probabilities of the image as it is.
+        responses: probabilities or maps of the images changed by this map, by perturbation; None, or an exception, where there are none.
     """
 
     map: np.ndarray | Exception
     render: str
     size: tuple[int, int]
-    row: Mapping
+    row: ImageRow
     predicted: int
     clean: ClassProbs | None = None
-    said: dict[Perturbation, ClassProbs | np.ndarray | Exception | None] = field(default_factory=dict)
+    responses: MutableMapping[Perturbation, ClassProbs | np.ndarray | Exception | None] = field(default_factory=dict)
 
     @cached_property
     def raw(self) -> np.ndarray:
@@ -55,30 +55,29 @@ class MapView:
 
     @cached_property
     def boxes(self) -> np.ndarray:
-        given = self.row.get("boxes") or ()
-        kept = geometry.clipped([box[side] for side in ("x0", "y0", "x1", "y1")] for box in given)
-        if not len(kept):
-            raise Undefined("no box lies in the image" if given else "no box")
-        return kept
+        boxes = geometry.clipped([box[side] for side in ("x0", "y0", "x1", "y1")] for box in self.row.boxes)
+        if not len(boxes):
+            raise Undefined("no box lies in the image" if self.row.boxes else "no box")
+        return boxes
 
     @cached_property
     def inside(self) -> np.ndarray:
-        found = geometry.pixels(self.boxes, self.size)
-        if not found.any():
+        pixels = geometry.pixels(self.boxes, self.size)
+        if not pixels.any():
             raise Undefined("no pixel's centre lies in a box")
-        return found
+        return pixels
 
     @cached_property
     def positive(self) -> np.ndarray:
-        mask = self.row.get("mask")
-        found = self.inside if mask is None else (mask > 0) & self.counted
-        if not found.any():
+        mask = self.row.mask
+        pixels = self.inside if mask is None else (mask > 0) & self.counted
+        if not pixels.any():
             raise Undefined("no pixel of the mask shows the object")
-        return found
+        return pixels
 
     @cached_property
     def counted(self) -> np.ndarray:
-        mask = self.row.get("mask")
+        mask = self.row.mask
         return np.ones(self.size, bool) if mask is None else mask != IGNORED
 
     @cached_property
@@ -86,25 +85,30 @@ class MapView:
         return geometry.around(self.S)
 
     @property
+    def _clean(self) -> ClassProbs:
+        assert self.clean is not None, "a metric that asks for probabilities is scored with the network's"
+        return self.clean
+
+    @property
     def p(self) -> np.ndarray:
-        return self.clean.p[0]
+        return self._clean.p[0]
 
     @property
     def q(self) -> np.ndarray:
-        return self.clean.q[0]
+        return self._clean.q[0]
 
     @property
     def d(self) -> np.ndarray:
-        return self.clean.d[0]
+        return self._clean.d[0]
 
-    def answer(self, code: Perturbation) -> ClassProbs | np.ndarray:
-        """What was said of the images changed by this map as `code` has it."""
-        found = self.said[code]
-        if isinstance(found, Exception):
-            raise found
-        if found is None or not len(found if isinstance(found, np.ndarray) else found.p):
+    def response(self, perturbation: Perturbation) -> ClassProbs | np.ndarray:
+        """Probabilities or maps of the images that a perturbation has changed by this map."""
+        response = self.responses[perturbation]
+        if isinstance(response, Exception):
+            raise response
+        if response is None or not len(response if isinstance(response, np.ndarray) else response.p):
             raise Undefined("the map of a changed image holds NaN or infinity")
-        return found
+        return response
 
     @property
     def object(self) -> np.ndarray | None:
@@ -121,14 +125,14 @@ class MapView:
 
     @property
     def label(self) -> int:
-        if self.row["label"] is None:
+        if self.row.label is None:
             raise Undefined("no label")
-        return self.row["label"]
+        return self.row.label
 
 
 @dataclass(frozen=True)
 class PairView:
-    """What a metric may ask of an image about a pair of classes: one map that tells them apart, or two of which the difference does.
+    """A pair of classes as metrics see it in one image: one map that tells them apart, or two of which the difference does.
 
     The difference is taken of the maps as they come, drawn, then made absolute, then brought to [0, 1] (CALM's code; the paper
     normalises first).
@@ -140,7 +144,7 @@ class PairView:
 
     @cached_property
     def raw(self) -> np.ndarray:
-        first, *others = (each.raw for each in self.maps)
+        first, *others = (view.raw for view in self.maps)
         return np.abs(first - others[0]) if others else first
 
     @cached_property
@@ -151,10 +155,10 @@ class PairView:
     def positive(self) -> np.ndarray:
         if self.parts is None:
             raise Undefined("no parts")
-        found = self.parts.showing(self.pair.parts) & self.counted
-        if not found.any():
+        pixels = self.parts.showing(self.pair.parts) & self.counted
+        if not pixels.any():
             raise Undefined("no part in which the classes differ is visible")
-        return found
+        return pixels
 
     @property
     def counted(self) -> np.ndarray:

@@ -1,7 +1,6 @@
 """A task is read: its images are decoded."""
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +12,20 @@ from pipeline import storage
 from pipeline.plan.task import Task
 from pipeline.sources import Problem, Sample, read
 from pipeline.sources.decode import DecodedImage, Undecodable, decode
-from pipeline.sources.images import DecodedImages, pack_rows
+from pipeline.sources.images import DecodedImages, ImageRow, part_names_misfit
 from pipeline.sources.labels import Classes, resolve
-from pipeline.stages.land import to_ipc
+from pipeline.stages.messages import ReadMessage, read_failure
 from pipeline.tables import receipts
 
 if TYPE_CHECKING:  # its module loads torch, which a process that reads does without
     from pipeline.plan.check import CheckedJob
 
+Fail = Callable[[str, str, str], None]  # takes the stage, the kind of the error and its message
+
 
 @dataclass(frozen=True)
 class Read:
-    """Task -> its decoded pictures. What cannot be read is told in `samples`, and everything else is there."""
+    """Task -> ReadMessage with its decoded images; an image that cannot be read is a row of errors, and the others are there."""
 
     size: tuple[int, int]
     interpolation: str
@@ -42,21 +43,19 @@ class Read:
         return Read(backbone.image_size, *crop, checked.classes, checked.names_are_labels, checked.job.out)
 
     def __call__(self, row: dict) -> dict:
-        started, before, task = time.perf_counter(), storage.retries(), Task.from_json(row["task"])
+        start, retries, task = time.perf_counter(), storage.retries(), Task.from_json(row["task"])
         try:
-            # Reading goes on over the same bytes from the start: what broke off in the middle of a file is no single request.
-            pictures, size = storage.retrying(lambda: self._pictures(task))
-            maps = to_ipc(receipts.row_groups(self.out, task.maps)) if task.maps else b""
+            # Reading goes on over the same bytes from the start: a file that broke off in its middle is no single request.
+            images, size = storage.retrying(lambda: self._images(task))
+            stored_maps = receipts.row_groups(self.out, task.stored_maps) if task.stored_maps else None
         except Exception as error:
-            return unread(row, task.failure(error, "read"))
-        rows, codes = pack_rows(pictures.rows)
-        told = {"rows": rows, "digests": pictures.digests, "errors": pictures.errors, "bytes": size}
-        told |= {"seconds": time.perf_counter() - started, "retries": storage.retries() - before}
-        return {"task": row["task"], "pixels": pictures.pixels.tobytes(), "codes": codes, "maps": maps, "samples": json.dumps(told)}
+            return read_failure(row, task.failure(error, "read"))
+        return ReadMessage(task, images, stored_maps, size, time.perf_counter() - start, storage.retries() - retries).to_row()
 
-    def _pictures(self, task: Task) -> tuple[DecodedImages, int]:
-        """The task's pictures, and the bytes they were encoded in."""
-        pixels, rows, digests, errors, size = [], [], [], [], 0
+    def _images(self, task: Task) -> tuple[DecodedImages, int]:
+        """The task's images, and the bytes they were encoded in."""
+        pixels, rows, digests, size = [], [], [], 0
+        errors: list[dict] = []
         for sample in read(task.shard, task.start, task.stop, task.index):
             image_id = task.shard.image_id(sample.key)
 
@@ -68,55 +67,54 @@ class Read:
             if sample.image is None:
                 continue
             size += len(sample.image)
-            given = sample.label if self.names_are_labels or not isinstance(sample.label, str) else None
-            label, name, problem = resolve(given, self.classes)
-            if problem:
-                fail("label", *problem)
+            label, name = self._label(sample, fail)
             try:
-                picture = decode(sample.image, self.size, self.interpolation, self.crop, self.crop_pct)
-            except Undecodable as error:
-                fail("decode", error.error, error.message)
+                image = decode(sample.image, self.size, self.interpolation, self.crop, self.crop_pct)
+            except Undecodable as undecodable:
+                fail("decode", undecodable.error, undecodable.message)
                 continue
-            pixels.append(picture.pixels)
+            pixels.append(image.pixels)
             digests.append(hashlib.sha256(sample.image).hexdigest())
-            rows.append(
-                {
-                    "image_id": image_id,
-                    "shard": task.shard.name,
-                    "key": sample.key,
-                    "width": picture.width,
-                    "height": picture.height,
-                    "label": label,
-                    "label_name": sample.label_name or name,
-                    "boxes": [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in picture.boxes(sample.boxes)],
-                    "split": sample.split,
-                    "points": picture.points(sample.points),
-                    **_codes(picture, sample, fail),
-                }
-            )
+            identity = {"image_id": image_id, "key": sample.key, "shard": task.shard.name, "label": label, "label_name": name}
+            rows.append(_row(sample, image, identity, fail))
         stack = np.stack(pixels) if pixels else np.empty((0, 3, *self.size), np.uint8)
         return DecodedImages(stack, rows, digests, errors), size
 
+    def _label(self, sample: Sample, fail: Fail) -> tuple[int | None, str | None]:
+        """The class of a sample and its name."""
+        label = sample.label if self.names_are_labels or not isinstance(sample.label, str) else None
+        number, name, problem = resolve(label, self.classes)
+        if problem:
+            fail("label", *problem)
+        return number, sample.label_name or name
 
-def unread(row: dict, failure: dict) -> dict:
-    """What reading a task comes to where it fails as a whole."""
-    return {"task": row["task"], "pixels": b"", "codes": b"", "maps": b"", "samples": json.dumps({"failure": failure})}
+
+def _row(sample: Sample, image: DecodedImage, identity: dict, fail: Fail) -> ImageRow:
+    """The row of a decoded sample: a damaged annotation is a row of errors, and the image goes on without it."""
+    mask, parts = _codes(sample, image, "mask", fail), _codes(sample, image, "parts", fail)
+    misfit = None if parts is None else part_names_misfit(parts, sample.part_names)
+    if misfit:
+        fail("decode", "BadMask", f"parts.png: {misfit}")
+        parts = None
+    return ImageRow.annotated(
+        **identity,
+        width=image.width,
+        height=image.height,
+        split=sample.split,
+        boxes=image.boxes(sample.boxes),
+        points=image.points(sample.points),
+        mask=mask,
+        parts=parts,
+        silhouette=lambda: image.silhouette(sample.members["mask.png"]),
+        part_names=sample.part_names,
+    )
 
 
-def _codes(picture: DecodedImage, sample: Sample, fail: Callable) -> dict:
-    """The annotations that come as images, None where there is none; one that is damaged is told, and the image goes on without it."""
-    found = {}
-    for name in ("mask", "parts"):
-        found[name] = None
-        png = sample.members.get(f"{name}.png")
-        try:
-            found[name] = None if png is None else picture.codes(png)
-        except Undecodable as error:
-            fail("decode", error.error, f"{name}.png: {error.message}")
-    if found["parts"] is not None and found["parts"].max() > len(sample.part_names):
-        fail("decode", "BadMask", f"parts.png: it holds {found['parts'].max()}, and part_names has {len(sample.part_names)} names")
-        found["parts"] = None
-    # pixels go to the nearest point, as far as the object reaches
-    nearest = found["mask"] is not None and found["parts"] is None and sample.points
-    found["silhouette"] = picture.silhouette(sample.members["mask.png"]) if nearest else None
-    return {**found, "has_mask": found["mask"] is not None, "part_names": sample.part_names}
+def _codes(sample: Sample, image: DecodedImage, name: str, fail: Fail) -> np.ndarray | None:
+    """An annotation that comes as an image [H W]; None where there is none."""
+    png = sample.members.get(f"{name}.png")
+    try:
+        return None if png is None else image.codes(png)
+    except Undecodable as error:
+        fail("decode", error.error, f"{name}.png: {error.message}")
+        return None

@@ -1,38 +1,36 @@
-"""What an explaining actor holds: a backbone, and the cells it answers. The one stage of a task that needs torch."""
+"""The stage of a task that explains it: it holds a backbone, and is the only kind of stage that needs torch."""
 
 import ctypes
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import pyarrow as pa
 
 from pipeline.backbones.network import Network
 from pipeline.engine import costs
-from pipeline.maps.quantise import stored
 from pipeline.plan.outputs import outputs_of
-from pipeline.plan.task import Task
-from pipeline.sources.images import DecodedImages, unpack_rows
 from pipeline.spec.explain_spec import ExplainSpec
 from pipeline.spec.output import Output
 from pipeline.stages.explainer import Explainer
-from pipeline.stages.land import from_ipc, to_ipc, unanswered
+from pipeline.stages.messages import ExplainMessage, ReadMessage, TaskResult, explain_failure
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+OutputTables = list[tuple[Output, pa.Table, pa.Table]]  # rows and errors of each output
 
 
 @dataclass(frozen=True)
 class Explain:
-    """Pictures -> the answers of the task's missing cells, as Arrow."""
+    """ReadMessage -> ExplainMessage with the results of the task's missing outputs."""
 
     explainer: Explainer
-    cells: Sequence[Output]
+    outputs: Sequence[Output]
 
-    @staticmethod
+    @classmethod
     def load(
-        network: Network, spec: ExplainSpec, classes: Sequence[str], device: str, batch_size: int | None, threads: int | None
+        cls, network: Network, spec: ExplainSpec, classes: Sequence[str], device: str, batch_size: int | None, threads: int | None
     ) -> "Explain":
         """Load the backbone. `threads` is fixed on the CPU, because sums depend on how they are split."""
         import torch
@@ -41,45 +39,37 @@ class Explain:
             torch.set_num_threads(threads)
             _keep_freed_memory()
         backbone = network.load()
-        return Explain(Explainer(backbone, spec, device, batch_size), outputs_of(spec, backbone, classes))
+        return cls(Explainer(backbone, spec, device, batch_size), outputs_of(spec, backbone, classes))
 
     def __call__(self, row: dict) -> dict:
-        started, told = time.perf_counter(), json.loads(row["samples"])
-        if "failure" in told:
-            return unanswered(row, told["failure"])
-        task = Task.from_json(row["task"])
-        pixels = np.frombuffer(row["pixels"], np.uint8).reshape(-1, 3, *self.explainer.backbone.image_size)
-        rows = unpack_rows(told["rows"], row["codes"], self.explainer.backbone.image_size)
-        pictures = DecodedImages(pixels, rows, told["digests"], told["errors"], self._stored_maps(task, row["maps"]))
-        wanted, tally = [self.cells[i] for i in task.missing], Counter()
-        answers = self.explainer(pictures, wanted, tally)
-        failed = {error["image_id"] for _, _, errors in answers for error in errors.to_pylist()}
-        seconds = {"read": told["seconds"], "explain": time.perf_counter() - started}
-        facts = {"shard": task.shard.name, "start": task.start, "stop": task.stop, "failed": len(failed), "seconds": seconds}
-        facts |= {"bytes_read": told["bytes"], "retries": told["retries"]}
-        facts["passes"] = costs.account_of(tally, {"look", *(cell.method.alias for cell in wanted if cell.method)}, len(pictures))
-        facts["payer_seconds"] = costs.seconds_of(tally)
-        return {
-            "task": row["task"],
-            "answers": [
-                part
-                for cell, rows, errors in answers
-                for part in (task.cell(cell.identity).encode(), cell.table.encode(), to_ipc(rows), to_ipc(errors))
-            ],
-            "facts": json.dumps(facts),
+        start, message = time.perf_counter(), ReadMessage.from_row(row)
+        if message.failure:
+            return explain_failure(row, message.failure)
+        task, tally = message.task, Counter[tuple[str, str]]()
+        outputs = [self.outputs[i] for i in task.missing]
+        tables = self.tables(message, outputs, tally)
+        failed = {error["image_id"] for _, _, errors in tables for error in errors.to_pylist()}
+        facts = {
+            "shard": task.shard.name,
+            "start": task.start,
+            "stop": task.stop,
+            "failed": len(failed),
+            "seconds": {"read": message.seconds, "explain": time.perf_counter() - start},
+            "bytes_read": message.bytes_read,
+            "retries": message.retries,
+            "passes": costs.account_of(tally, {"look", *(output.method.alias for output in outputs if output.method)}, len(message.images)),
+            "payer_seconds": costs.seconds_of(tally),
         }
+        results = [TaskResult(task.output_identity(output.identity), output.table, rows, errors) for output, rows, errors in tables]
+        return ExplainMessage(task, results, facts).to_row()
 
-    def _stored_maps(self, task: Task, content: bytes) -> dict[tuple[str, str], dict[str, np.ndarray]]:
-        """Rows of `maps` as the maps [h w] they stand for, by image, for every method and target that has been answered."""
-        known = (cell for i, cell in enumerate(self.cells) if cell.table == "maps" and i not in task.missing)
-        found: dict[tuple[str, str], dict[str, np.ndarray]] = {(cell.method.alias, cell.target.alias): {} for cell in known}
-        for row in from_ipc(content).to_pylist() if content else ():
-            found.setdefault((row["method"], row["target"]), {})[row["image_id"]] = stored(row)
-        return found
+    def tables(self, message: ReadMessage, outputs: Sequence[Output], tally: Counter) -> OutputTables:
+        """Each output with its rows and its errors; the passes are added to `tally`."""
+        return self.explainer(message.images, outputs, tally)
 
 
 def _keep_freed_memory() -> None:
-    """Have the C library keep what tensors free for the next ones.
+    """Have the C library keep freed blocks of tensors for the next ones.
 
     By default glibc gives every large block back and asks for it anew, and the system clears its pages each time: with a batch of 64
     that cost a MobileNetV2 more than the arithmetic did.

@@ -14,7 +14,7 @@ import torch
 from pipeline import backbones
 from pipeline.plan.fit import fit_to_backbone
 from pipeline.plan.outputs import outputs_of
-from pipeline.sources.images import DecodedImages
+from pipeline.sources.images import DecodedImages, ImageRow
 from pipeline.spec.explain_spec import build_spec
 from pipeline.stages.explainer import Explainer
 
@@ -57,7 +57,7 @@ def main() -> None:
     with torch.no_grad():
         forward = min(seconds_per_image(lambda part=part: network(x[:part]), part, options.rounds) for part in (1, 8, 32))
     print(f"{options.model}: one forward {forward * 1e3:.1f} ms an image, one thread")
-    rows = [{"image_id": str(i), "key": str(i), "shard": "", "label": 0} for i in range(options.images)]
+    rows = [ImageRow(image_id=str(i), key=str(i), label=0) for i in range(options.images)]
     pictures = DecodedImages(pixels, rows, ["0"] * options.images)
     for methods, targets in ((["grad_cam"], ["label"]), (["family:cam"], ["label"]), (["family:cam"], ["label", "finer"])):
         spec, _ = fit_to_backbone(build_spec(methods, targets), backbone)

@@ -16,7 +16,7 @@ from pipeline.plan.fit import fit_to_backbone
 from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
 from pipeline.sources.decode import decode
-from pipeline.sources.images import DecodedImages
+from pipeline.sources.images import DecodedImages, ImageRow
 from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.stages.explainer import Explainer
@@ -48,10 +48,10 @@ def pictures_of(source: str, backbone, count: int) -> DecodedImages:
         index = sources.index(shard)
         for sample in sources.read(shard, 0, min(index.count, count - len(rows)), index):
             pixels.append(decode(sample.image, backbone.image_size, prepare.interpolation, prepare.crop, prepare.crop_pct).pixels)
-            rows.append({"image_id": sample.key, "key": sample.key, "shard": "", "label": int(sample.label)})
+            rows.append(ImageRow(image_id=sample.key, key=sample.key, label=int(sample.label)))
         if len(rows) >= count:
             break
-    return DecodedImages(np.stack(pixels), rows, [row["key"] for row in rows])
+    return DecodedImages(np.stack(pixels), rows, [row.key for row in rows])
 
 
 def answered(backbone, pictures: DecodedImages, method: str, precision: str) -> tuple[dict[str, np.ndarray], list[int], float]:

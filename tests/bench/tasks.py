@@ -66,7 +66,7 @@ class Simulated:
             task = Task.from_json(text)
             wanted = [self.checked.cells[i] for i in task.missing]
             cells = {
-                task.cell(cell.identity): RowGroups(cell.table, *((0, 1) if cell.table == "predictions" else (-1, 0)), -1, 0)
+                task.output_identity(cell.identity): RowGroups(cell.table, *((0, 1) if cell.table == "predictions" else (-1, 0)), -1, 0)
                 for cell in wanted
             }
             folder = f"tasks/{task.id[:2]}/{task.id}/{digest(sorted(cells))}"
