@@ -36,10 +36,7 @@ FLOORS = (  # a room imports from the rooms before it alone; what lies loose und
 LOOSE = {"__init__", "storage", "refusal", "progress"}
 REGISTRIES = {"methods", "metrics", "layouts"}  # folders that grow by a file an entry
 MOST_FILES, MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_CLASS = 13, 60, 150
-LONG = {  # each with its reason
-    "pipeline/run/notebook.py explain": "its signature and its docstring name every argument of a notebook's call",
-    "pipeline/stages/explainer.py Explainer": "maps, scores and rows of a batch",
-}
+LONG: dict[str, str] = {}  # each with its reason
 # A worker that lists, reads, lands, packs or compacts has no torch, and a command that only looks starts at once.
 LIGHT = (
     *("pipeline.refusal", "pipeline.storage", "pipeline.progress"),

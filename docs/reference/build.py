@@ -145,7 +145,7 @@ def _metric(entry: Any) -> Iterator[str]:
         yield "the mean curve goes to `curves`"
     if not entry.constant:
         yield "null for a constant map"
-    if entry.inputs_network:
+    if entry.needs_network:
         yield "asks the network about the image"
     if entry.seeded:
         yield "drawn from the run's seed"
