@@ -65,8 +65,8 @@ class DecodedImage:
 
     def _resized(self, png: bytes, filter: Image.Resampling) -> np.ndarray:
         whole = _loaded(png, ("PNG",), _coded)
-        box = [min(edge * side, side) for edge, side in zip(self.window, whole.size * 2, strict=True)]
-        return np.asarray(whole.resize(self.pixels.shape[:0:-1], filter, box=box))
+        x0, y0, x1, y1 = (min(edge * side, side) for edge, side in zip(self.window, whole.size * 2, strict=True))
+        return np.asarray(whole.resize(self.pixels.shape[:0:-1], filter, box=(x0, y0, x1, y1)))
 
 
 def decode(
@@ -176,8 +176,8 @@ def shown(boxes: Iterable[Box], window: Box) -> list[Box]:
     x0, y0, x1, y1 = window
     mapped = []
     for left, top, right, bottom in boxes:
-        sides = ((left - x0) / (x1 - x0), (top - y0) / (y1 - y0), (right - x0) / (x1 - x0), (bottom - y0) / (y1 - y0))
-        box = tuple(min(max(side, 0.0), 1.0) for side in sides)
-        if box[0] < box[2] and box[1] < box[3]:
-            mapped.append(box)
+        left, right = (min(max((x - x0) / (x1 - x0), 0.0), 1.0) for x in (left, right))
+        top, bottom = (min(max((y - y0) / (y1 - y0), 0.0), 1.0) for y in (top, bottom))
+        if left < right and top < bottom:
+            mapped.append((left, top, right, bottom))
     return mapped

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from posixpath import commonpath, dirname
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stub leaves the error out
 
 from pipeline import storage
 from pipeline.refusal import Refusal, one_line, public
@@ -96,7 +96,7 @@ def _matches(source: str, claim: _Claim) -> tuple[list[Match], str]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    """What the braces stand for; nothing where that is too much."""
+    """The paths that braces stand for; none where these are too many."""
     # braceexpand writes a range out in full before it gives its first member.
     sizes = [abs(int(end) - int(start)) + 1 for start, end in re.findall(r"\{(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})", pattern)]
     if math.prod(sizes) > MOST_PATHS:
@@ -140,9 +140,9 @@ def _below(fs, folder: str) -> list[Match]:
 
 
 def _one_kind(found: list[Match], source: str, claim: _Claim) -> list[Match]:
-    """Keep the files some kind claims; a folder of several kinds does not say which are the dataset."""
+    """Keep the files some kind claims; a folder with files of several kinds is refused."""
     claimed = [match for match in found if match.info["type"] != "directory" and claim(match.info["name"])]
-    kinds = sorted({claim(match.info["name"]) for match in claimed})
+    kinds = sorted({kind for match in claimed if (kind := claim(match.info["name"]))})
     if not claimed:
         raise Refusal(f"source {public(source)!r} matches nothing that ends in {claim}")
     if len(kinds) > 1:
@@ -156,7 +156,9 @@ def _sorted(matches: dict[str, Match], claim: _Claim, bases: list[tuple[str, str
     files: dict[str, list[Found]] = {}
     for url, match in sorted(matches.items()):
         path = match.info["name"]
-        files.setdefault(claim(path), []).append(
+        kind = claim(path)
+        assert kind, "every match is a file of some kind"
+        files.setdefault(kind, []).append(
             Found(
                 url=url,
                 name=_name(url, path, prefix),

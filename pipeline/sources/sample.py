@@ -126,7 +126,7 @@ def _refuse_deep(value: dict) -> None:
     raise ValueError(f"it is nested more than {NESTING_LIMIT} deep")
 
 
-def _inside(value: dict | list) -> Iterable:
+def _inside(value: dict | list | tuple) -> Iterable:
     return value.values() if isinstance(value, dict) else value
 
 
@@ -157,7 +157,8 @@ def boxes_of(value: object, problems: Problems) -> list[Box]:
         if reason:
             problems.append(("BadBox", f"{_brief(box)} {reason}"))
         else:
-            boxes.append(tuple(map(float, box)))
+            x0, y0, x1, y1 = map(float, box)
+            boxes.append((x0, y0, x1, y1))
     return boxes
 
 
@@ -193,7 +194,8 @@ def points_of(value: object, problems: Problems) -> dict[str, Point]:
         if reason:
             problems.append(("BadPoint", f"{_brief(name)}: {_brief(point)} {reason}"))
         else:
-            points[name] = tuple(map(float, point))
+            x, y = map(float, point)
+            points[name] = x, y
     return points
 
 

@@ -8,7 +8,7 @@ Levels: species and family of the classification tables, and segmentation, the s
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -52,7 +52,7 @@ def dataset(tree: Tree, level: str) -> Dataset:
     return Dataset(classes, records)
 
 
-def look(record: Record, contents: list[bytes]) -> Seen:
+def look(record: Record, contents: Sequence[bytes]) -> Seen:
     (_, path), *_ = record.files
     with Image.open(io.BytesIO(contents[0])) as image:
         if image.mode not in ("L", "P", "1"):

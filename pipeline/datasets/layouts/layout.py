@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ class Layout:
     """
 
     recognises: Callable[[Tree], bool]
-    dataset: Callable[[Tree, str | None], Dataset]  # the tree, and the level that was chosen
+    dataset: Callable[[Tree, Any], Dataset]  # the tree, and the level: one of `levels`, or None where there is none
     levels: tuple[str, ...] | None = ()  # what classes may be, the first by default; None: what the files name
     look: Callable[[Record, Sequence[bytes]], Seen] | None = None
     aliases: tuple[str, ...] = ()

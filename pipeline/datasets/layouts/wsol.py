@@ -9,7 +9,7 @@ NAME is the level, where there are several. A class is called like the folder th
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,9 +61,9 @@ def dataset(tree: Tree, level: str | None) -> Dataset:
     return Dataset(_classes(labels), records)
 
 
-def look(record: Record, contents: list[bytes]) -> Seen:
+def look(record: Record, contents: Sequence[bytes]) -> Seen:
     """The union of the masks is the object; of the ignore region, what is not."""
-    regions = {"object": [], "ignore": []}
+    regions: dict[str, list[np.ndarray]] = {"object": [], "ignore": []}
     for (what, _), content in zip(record.files, contents, strict=True):
         regions[what].append(_region(content))
     mask = np.where(np.any(regions["object"], axis=0), np.uint8(255), np.uint8(0))
@@ -113,15 +113,17 @@ def _sizes(tree: Tree, folder: str, ids: dict) -> dict[str, tuple[float, float]]
         return {}
     found = {}
     for where, (image, *sides) in _rows(tree, path, 3):
-        found[image] = tuple(numbers(sides, where))
-        if min(found[image]) < 1:
+        width, height = numbers(sides, where)
+        found[image] = width, height
+        if min(width, height) < 1:
             raise Refusal(f"{where}: {brief(','.join(sides))} is not a width and a height")
     same_keys(ids, found, "image", f"{folder}{IDS}", path)
     return found
 
 
 def _objects(tree: Tree, folder: str, ids: dict) -> dict[str, Objects]:
-    path, found = f"{folder}{FOUND}", {}
+    path = f"{folder}{FOUND}"
+    found: dict[str, Objects] = {}
     if path not in tree:
         return {}
     for where, fields in _rows(tree, path, 5, 3):

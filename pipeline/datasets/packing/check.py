@@ -104,7 +104,8 @@ def _splits(survey: Survey, job: Pack) -> tuple[str, ...]:
 def tasks(plan: CheckedPack) -> Iterator[Task]:
     """The shards of each split, as soon as one is full."""
     waiting: dict[str, list[Item]] = {split: [] for split in plan.splits}
-    shards, keys = Counter(), Keys()
+    shards: Counter[str] = Counter()
+    keys = Keys()
     for record in plan.dataset.records():
         if _lost(record, plan.tree):
             continue

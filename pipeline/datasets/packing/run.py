@@ -6,12 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+import numpy as np
+
 from pipeline import storage
 from pipeline.classes import pairs
 from pipeline.datasets.layouts import SPLITS, Dataset
 from pipeline.datasets.packing.check import CheckedPack, check_pack, tasks
 from pipeline.datasets.packing.job import Pack
-from pipeline.datasets.packing.shard import Receipt, receipt_url, write_shard
+from pipeline.datasets.packing.shard import Receipt, Task, receipt_url, write_shard
 from pipeline.progress import Progress
 from pipeline.refusal import Refusal
 from pipeline.tables import files
@@ -72,7 +74,7 @@ def _tables(out: str, dataset: Dataset) -> None:
         names, values = dataset.attributes
         content = {"attributes": list(names), "values": [[round(value, 12) for value in row] for row in values]}
         files.write_bytes(storage.join(out, "attributes.json"), json.dumps(content).encode())
-        pairs.write(storage.join(out, "pairs.json"), pairs.pairs_of_attributes(names, values))
+        pairs.write(storage.join(out, "pairs.json"), pairs.pairs_of_attributes(names, np.array(values)))
 
 
 def _write(plan: CheckedPack, known: dict[str, Receipt], each: Callable) -> dict[str, Receipt]:
@@ -80,7 +82,8 @@ def _write(plan: CheckedPack, known: dict[str, Receipt], each: Callable) -> dict
     progress, receipts = Progress("pack", plan.images, "images"), {}
     coming = tasks(plan)
     while some := list(islice(coming, AT_ONCE)):
-        todo, problems = [], []
+        todo: list[Task] = []
+        problems: list[str] = []
         for task in some:
             if task.name in known and known[task.name].inputs == task.inputs:
                 receipts[task.name] = known[task.name]

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -70,8 +71,8 @@ def members(item: Item, layout: str, contents: Sequence[bytes], resize: int | No
         image, ending = _resized(image, fitted), "jpg"
     elif ending not in IMAGES:
         raise Unpackable(f"ends in .{ending}; shards hold {' '.join(IMAGES)}, so give --resize to encode it anew")
-    told = _told(item, seen, size, orientation) | {"width": shown[0], "height": shown[1]}
-    sample = {ending: image, "json": json.dumps(told, ensure_ascii=False).encode()}
+    annotations = _annotations(item, seen, size, orientation) | {"width": shown[0], "height": shown[1]}
+    sample = {ending: image, "json": json.dumps(annotations, ensure_ascii=False).encode()}
     for name, mask in (("mask.png", seen.mask), ("parts.png", seen.parts)):
         if mask is not None:
             sample[name] = _png(mask, orientation, fitted if resize else None)
@@ -100,30 +101,32 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _look(record: Record, layout: str, contents: Sequence[bytes]) -> Seen:
+    look = LAYOUTS[layout].look
+    assert look, "a layout whose records have files of their own reads them"
     try:
-        return LAYOUTS[layout].look(record, contents)
+        return look(record, contents)
     except Refusal:
         raise
     except Exception as error:  # the file boundary: what is damaged is named
         raise Refusal(f"{' or '.join(record.paths[1:])} cannot be read: {' '.join(str(error).split())[:100]}") from error
 
 
-def _told(item: Item, seen: Seen, size: tuple[int, int], orientation: int) -> dict:
-    """What the sample's JSON says."""
+def _annotations(item: Item, seen: Seen, size: tuple[int, int], orientation: int) -> dict:
+    """The content of the sample's JSON."""
     record = item.record
-    told = {"label": record.label, "label_name": item.label_name, "split": record.split}
+    annotations: dict[str, Any] = {"label": record.label, "label_name": item.label_name, "split": record.split}
     boxes = [*_boxes(record.boxes, record.frame or size, orientation), *_boxes(seen.boxes, seen.frame or size, orientation)]
     if boxes:
-        told["boxes"] = boxes
+        annotations["boxes"] = boxes
     if record.parts:
         width, height = record.frame or size
         turn = TURNED.get(orientation, lambda x, y: (x, y))
-        told["parts"] = {part: _rounded(turn(x / width, y / height)) for part, (x, y) in record.parts.items()}
+        annotations["parts"] = {part: _rounded(turn(x / width, y / height)) for part, (x, y) in record.parts.items()}
     if seen.parts is not None:
-        told["part_names"] = list(record.part_names)
+        annotations["part_names"] = list(record.part_names)
     if record.attributes is not None:
-        told["attributes"] = list(record.attributes)
-    return told
+        annotations["attributes"] = list(record.attributes)
+    return annotations
 
 
 def _boxes(boxes: Iterable, frame: tuple[float, float], orientation: int) -> list[list[float]]:

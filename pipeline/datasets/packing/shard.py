@@ -1,5 +1,6 @@
 """One shard: a tar of samples that is seen whole or not at all, and whose bytes the same records decide."""
 
+import builtins
 import hashlib
 import json
 import os
@@ -48,7 +49,7 @@ class Receipt:
     refused: str = ""
 
     @classmethod
-    def from_json(cls, text: bytes) -> "Receipt":
+    def from_json(cls, text: builtins.bytes) -> "Receipt":
         fields = json.loads(text)
         return cls(**{**fields, "problems": tuple(fields["problems"])})
 
@@ -124,10 +125,12 @@ def _contents(task: Task) -> Iterator[tuple[Item, list[bytes | Exception]]]:
 
 
 def _sound(item: Item, contents: list[bytes | Exception]) -> list[bytes]:
+    sound = []
     for path, content in zip(item.record.paths, contents, strict=True):
         if isinstance(content, Exception):
             raise Unpackable(f"cannot be read: {path}: {one_line(content, 100)}")
-    return contents
+        sound.append(content)
+    return sound
 
 
 def _land(draft: Path, url: str) -> None:
