@@ -39,7 +39,7 @@ class DecodedImage:
 
     def boxes(self, boxes: Iterable[Box]) -> list[Box]:
         """Boxes from fractions of the image to fractions of what is shown."""
-        return shown(boxes, self.window)
+        return clipped_boxes(boxes, self.window)
 
     def points(self, points: Mapping[str, Point]) -> dict[str, Point]:
         """Points by name, likewise; those outside are dropped."""
@@ -171,7 +171,7 @@ def _is_cut(image: bytes, error: Exception, message: str) -> bool:
     return not has_end or "truncated" in message.lower()
 
 
-def shown(boxes: Iterable[Box], window: Box) -> list[Box]:
+def clipped_boxes(boxes: Iterable[Box], window: Box) -> list[Box]:
     """Boxes as fractions of `window`, clipped to it; those outside are dropped."""
     x0, y0, x1, y1 = window
     mapped = []

@@ -66,19 +66,19 @@ class _Claim:
 
 def _readable(source: str, claim: _Claim) -> tuple[list[Match], str]:
     """What one source matches and its base; whatever the store answers becomes a `Refusal` that names the source."""
-    shown = public(source)
+    name = public(source)
     try:
         return _matches(source, claim)
     except Refusal:
         raise
     except UnbalancedBracesError as error:
-        raise Refusal(f"source {shown!r} has a brace without its partner") from error
+        raise Refusal(f"source {name!r} has a brace without its partner") from error
     except FileNotFoundError as error:
-        raise Refusal(f"source {shown!r} matches nothing: {one_line(error)}") from error
+        raise Refusal(f"source {name!r} matches nothing: {one_line(error)}") from error
     except PermissionError as error:
-        raise Refusal(f"source {shown!r} is refused to us ({one_line(error)}); check the credentials and who may list it") from error
+        raise Refusal(f"source {name!r} is refused to us ({one_line(error)}); check the credentials and who may list it") from error
     except Exception as error:
-        raise Refusal(f"cannot list source {shown!r}: {type(error).__name__}: {one_line(error)}") from error
+        raise Refusal(f"cannot list source {name!r}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _matches(source: str, claim: _Claim) -> tuple[list[Match], str]:
@@ -146,8 +146,8 @@ def _one_kind(found: list[Match], source: str, claim: _Claim) -> list[Match]:
     if not claimed:
         raise Refusal(f"source {public(source)!r} matches nothing that ends in {claim}")
     if len(kinds) > 1:
-        shown = public(source)
-        raise Refusal(f"source {shown!r} holds files of several kinds ({', '.join(kinds)}); say which with a pattern such as DIR/*.tar")
+        name = public(source)
+        raise Refusal(f"source {name!r} holds files of several kinds ({', '.join(kinds)}); say which with a pattern such as DIR/*.tar")
     return claimed
 
 

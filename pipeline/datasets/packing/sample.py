@@ -63,17 +63,17 @@ def members(item: Item, layout: str, contents: Sequence[bytes], resize: int | No
     image, *others = contents
     size, orientation = _header(image)
     ending = item.record.image.rpartition(".")[2].lower()
-    seen = _look(item.record, layout, others) if others else Seen()
-    shown = size[::-1] if orientation >= 5 else size
-    fitted = shown
+    from_files = _look(item.record, layout, others) if others else Seen()
+    upright = size[::-1] if orientation >= 5 else size
+    fitted = upright
     if resize:
-        fitted = _fitted(shown, resize)
+        fitted = _fitted(upright, resize)
         image, ending = _resized(image, fitted), "jpg"
     elif ending not in IMAGES:
         raise Unpackable(f"ends in .{ending}; shards hold {' '.join(IMAGES)}, so give --resize to encode it anew")
-    annotations = _annotations(item, seen, size, orientation) | {"width": shown[0], "height": shown[1]}
+    annotations = _annotations(item, from_files, size, orientation) | {"width": upright[0], "height": upright[1]}
     sample = {ending: image, "json": json.dumps(annotations, ensure_ascii=False).encode()}
-    for name, mask in (("mask.png", seen.mask), ("parts.png", seen.parts)):
+    for name, mask in (("mask.png", from_files.mask), ("parts.png", from_files.parts)):
         if mask is not None:
             sample[name] = _png(mask, orientation, fitted if resize else None)
     return sample
@@ -111,18 +111,18 @@ def _look(record: Record, layout: str, contents: Sequence[bytes]) -> Seen:
         raise Refusal(f"{' or '.join(record.paths[1:])} cannot be read: {' '.join(str(error).split())[:100]}") from error
 
 
-def _annotations(item: Item, seen: Seen, size: tuple[int, int], orientation: int) -> dict:
+def _annotations(item: Item, from_files: Seen, size: tuple[int, int], orientation: int) -> dict:
     """The content of the sample's JSON."""
     record = item.record
     annotations: dict[str, Any] = {"label": record.label, "label_name": item.label_name, "split": record.split}
-    boxes = [*_boxes(record.boxes, record.frame or size, orientation), *_boxes(seen.boxes, seen.frame or size, orientation)]
+    boxes = [*_boxes(record.boxes, record.frame or size, orientation), *_boxes(from_files.boxes, from_files.frame or size, orientation)]
     if boxes:
         annotations["boxes"] = boxes
     if record.parts:
         width, height = record.frame or size
         turn = TURNED.get(orientation, lambda x, y: (x, y))
         annotations["parts"] = {part: _rounded(turn(x / width, y / height)) for part, (x, y) in record.parts.items()}
-    if seen.parts is not None:
+    if from_files.parts is not None:
         annotations["part_names"] = list(record.part_names)
     if record.attributes is not None:
         annotations["attributes"] = list(record.attributes)

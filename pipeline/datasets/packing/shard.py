@@ -119,9 +119,9 @@ def _contents(task: Task) -> Iterator[tuple[Item, list[bytes | Exception]]]:
     items = iter(task.items)
     while batch := list(islice(items, AT_ONCE)):
         paths = [item.record.paths for item in batch]
-        found = deque(storage.read_many([storage.join(task.root, path) for some in paths for path in some]))
-        for item, some in zip(batch, paths, strict=True):
-            yield item, [found.popleft() for _ in some]  # what is packed is not held
+        found = deque(storage.read_many([storage.join(task.root, path) for item_paths in paths for path in item_paths]))
+        for item, item_paths in zip(batch, paths, strict=True):
+            yield item, [found.popleft() for _ in item_paths]  # what is packed is not held
 
 
 def _sound(item: Item, contents: list[bytes | Exception]) -> list[bytes]:
