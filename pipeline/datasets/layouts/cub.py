@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets.layouts.layout import Box, Dataset, Layout, Record, Seen
+from pipeline.datasets.layouts.layout import Box, Dataset, FileAnnotations, Layout, Record
 from pipeline.datasets.layouts.tree import Tree, brief, numbers, same_keys, whole
 from pipeline.refusal import Refusal
 
@@ -57,9 +57,9 @@ def dataset(tree: Tree, level: None) -> Dataset:
     return Dataset(classes, records, (attributes, values) if values else None)
 
 
-def look(record: Record, contents: Sequence[bytes]) -> Seen:
+def read_files(record: Record, contents: Sequence[bytes]) -> FileAnnotations:
     with Image.open(io.BytesIO(contents[0])) as image:
-        return Seen(mask=np.asarray(image.convert("L")))
+        return FileAnnotations(mask=np.asarray(image.convert("L")))
 
 
 def _by_image(tree: Tree, path: str) -> dict[str, tuple[str, str]]:
@@ -159,4 +159,4 @@ def _image_attributes(tree: Tree, names: dict, attributes: int) -> dict[str, np.
     return found
 
 
-LAYOUT = Layout(recognises, dataset, look=look, aliases=("cub_200_2011",))
+LAYOUT = Layout(recognises, dataset, read_files=read_files, aliases=("cub_200_2011",))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets.layouts.layout import SPLITS, Box, Dataset, Layout, Record, Seen
+from pipeline.datasets.layouts.layout import SPLITS, Box, Dataset, FileAnnotations, Layout, Record
 from pipeline.datasets.layouts.tree import Tree, brief, numbers, same_keys, whole
 from pipeline.refusal import Refusal
 
@@ -61,7 +61,7 @@ def dataset(tree: Tree, level: str | None) -> Dataset:
     return Dataset(_classes(labels), records)
 
 
-def look(record: Record, contents: Sequence[bytes]) -> Seen:
+def read_files(record: Record, contents: Sequence[bytes]) -> FileAnnotations:
     """The union of the masks is the object; of the ignore region, what is not."""
     regions: dict[str, list[np.ndarray]] = {"object": [], "ignore": []}
     for (what, _), content in zip(record.files, contents, strict=True):
@@ -69,7 +69,7 @@ def look(record: Record, contents: Sequence[bytes]) -> Seen:
     mask = np.where(np.any(regions["object"], axis=0), np.uint8(255), np.uint8(0))
     for ignored in regions["ignore"]:
         mask[ignored & (mask == 0)] = 128
-    return Seen(mask=mask)
+    return FileAnnotations(mask=mask)
 
 
 def _region(content: bytes) -> np.ndarray:
@@ -164,4 +164,4 @@ def _classes(labels: dict[str, dict[str, int]]) -> tuple[str, ...]:
     return tuple(names.get(label, str(label)) if distinct else str(label) for label in range(max(folders, default=-1) + 1))
 
 
-LAYOUT = Layout(recognises, dataset, levels=None, look=look, aliases=("openimages_wsol",))
+LAYOUT = Layout(recognises, dataset, levels=None, read_files=read_files, aliases=("openimages_wsol",))

@@ -1,4 +1,4 @@
-"""What a pack job comes to, before anything is written: the dataset, what a first look at it tells, and its shards."""
+"""A pack job is checked before anything is written: the dataset, a survey of its records, and its shards."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ from pipeline.refusal import Refusal
 
 @dataclass
 class Survey:
-    """What a first look at every record tells, before anything is written."""
+    """The counts and problems of all records, before anything is written."""
 
     counts: dict[str, Counter] = field(default_factory=dict)  # split -> label -> images
     problems: list[str] = field(default_factory=list)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.datasets.layouts import LAYOUTS, SHOWN, Record, Seen
+from pipeline.datasets.layouts import LAYOUTS, SHOWN, FileAnnotations, Record
 from pipeline.refusal import Refusal
 from pipeline.sources.decode import PIXEL_LIMIT
 from pipeline.sources.sample import IMAGES
@@ -63,7 +63,7 @@ def members(item: Item, layout: str, contents: Sequence[bytes], resize: int | No
     image, *others = contents
     size, orientation = _header(image)
     ending = item.record.image.rpartition(".")[2].lower()
-    from_files = _look(item.record, layout, others) if others else Seen()
+    from_files = _read_files(item.record, layout, others) if others else FileAnnotations()
     upright = size[::-1] if orientation >= 5 else size
     fitted = upright
     if resize:
@@ -100,18 +100,18 @@ def _orientation(image: Image.Image) -> int:
     return found if found in TURNED else 1
 
 
-def _look(record: Record, layout: str, contents: Sequence[bytes]) -> Seen:
-    look = LAYOUTS[layout].look
-    assert look, "a layout whose records have files of their own reads them"
+def _read_files(record: Record, layout: str, contents: Sequence[bytes]) -> FileAnnotations:
+    read_files = LAYOUTS[layout].read_files
+    assert read_files, "a layout whose records have files of their own reads them"
     try:
-        return look(record, contents)
+        return read_files(record, contents)
     except Refusal:
         raise
     except Exception as error:  # the file boundary: what is damaged is named
         raise Refusal(f"{' or '.join(record.paths[1:])} cannot be read: {' '.join(str(error).split())[:100]}") from error
 
 
-def _annotations(item: Item, from_files: Seen, size: tuple[int, int], orientation: int) -> dict:
+def _annotations(item: Item, from_files: FileAnnotations, size: tuple[int, int], orientation: int) -> dict:
     """The content of the sample's JSON."""
     record = item.record
     annotations: dict[str, Any] = {"label": record.label, "label_name": item.label_name, "split": record.split}
