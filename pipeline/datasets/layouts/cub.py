@@ -30,9 +30,9 @@ def recognises(tree: Tree) -> bool:
 def dataset(tree: Tree, level: None) -> Dataset:
     classes = _numbered(tree, tree.needed(CLASSES))
     names = _by_image(tree, tree.needed(IMAGES))
-    given = {path: _of_images(tree, tree.needed(path), names) for path in (LABELS, SPLIT)}
-    labels = {image: _position(where, text, classes, CLASSES) for image, (where, text) in given[LABELS].items()}
-    training = {image: _flag(where, text) for image, (where, text) in given[SPLIT].items()}
+    rows = {path: _of_images(tree, tree.needed(path), names) for path in (LABELS, SPLIT)}
+    labels = {image: _position(where, text, classes, CLASSES) for image, (where, text) in rows[LABELS].items()}
+    training = {image: _flag(where, text) for image, (where, text) in rows[SPLIT].items()}
     boxes = {image: _box(*row) for image, row in _of_images(tree, BOXES, names).items()} if BOXES in tree else {}
     points = _points(tree, names) if POINTS in tree else {}
     attributes = _attributes(tree)

@@ -41,20 +41,20 @@ def dataset(tree: Tree, level: str | None) -> Dataset:
     labels = {split: _labels(tree, path, ids[split]) for split, path in splits.items()}
     sizes = {split: _sizes(tree, path, ids[split]) for split, path in splits.items()}
     objects = {split: _objects(tree, path, ids[split]) for split, path in splits.items()}
-    place = _place(tree, folder, ids)
+    folder_of_images = _folder_of_images(tree, folder, ids)
 
     def records() -> Iterator[Record]:
         for split, images in ids.items():
             for image, where in images.items():
-                given = objects[split].get(image, Objects())
+                annotated = objects[split].get(image, Objects())
                 yield Record(
-                    image=place + image,
+                    image=folder_of_images + image,
                     label=labels[split][image],
                     split=split,
                     where=where,
-                    boxes=given.boxes,
+                    boxes=annotated.boxes,
                     frame=sizes[split].get(image),
-                    files=tuple((what, place + path) for what, path in given.masks),
+                    files=tuple((kind, folder_of_images + path) for kind, path in annotated.masks),
                     name=image,
                 )
 
@@ -147,17 +147,17 @@ def _rows(tree: Tree, path: str, *fields: int) -> Iterator[tuple[str, list[str]]
         yield f"{path}:{number}", found
 
 
-def _place(tree: Tree, folder: str, ids: dict[str, dict]) -> str:
+def _folder_of_images(tree: Tree, folder: str, ids: dict[str, dict]) -> str:
     """What stands before an image's path."""
     first = [next(iter(images)) for images in ids.values() if images]
     places = (f"dataset/{_dataset(folder)}/", folder, "", f"{_dataset(folder)}/", "images/")
-    return next((place for place in places if any(place + image in tree for image in first)), places[0])
+    return next((prefix for prefix in places if any(prefix + image in tree for image in first)), places[0])
 
 
 def _classes(labels: dict[str, dict[str, int]]) -> tuple[str, ...]:
     folders: dict[int, set[str]] = {}
-    for given in labels.values():
-        for image, label in given.items():
+    for labels_of in labels.values():
+        for image, label in labels_of.items():
             folders.setdefault(label, set()).add(_dataset(image.rpartition("/")[0]))
     names = {label: next(iter(found)) if len(found) == 1 else "" for label, found in folders.items()}
     distinct = "" not in names.values() and len(set(names.values())) == len(names)
