@@ -69,7 +69,7 @@ def _range_of(annotation: Any) -> Range | None:
 
 
 def choose(name: str, known: Iterable[str], what: str) -> str:
-    """Return `name` if it is one of `known`.
+    """Return `name` if it is one of `known`, which are names of a `what`.
 
     Raises:
         Refusal: naming the close matches, or everything known where nothing is close.

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from posixpath import dirname
 from typing import Any, TypeVar
 
@@ -48,7 +49,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         ValueError: the protocol is unknown. ImportError: its library is not installed.
     """
     # A remembered listing would hide what changed since; a nightly job asks for exactly that.
-    options = {"use_listings_cache": False}
+    options: dict[str, Any] = {"use_listings_cache": False}
     if protocol(url) in ("s3", "s3a"):
         # The endpoint is part of fsspec's cache key only when it is named; from the environment alone, a changed one would go unseen.
         options["endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
@@ -92,7 +93,7 @@ def transient(error: BaseException | None) -> bool:
             return False
         if isinstance(error, TimeoutError | ConnectionError | http.client.IncompleteRead):
             return True
-        if isinstance(error, OSError) and errno.errorcode.get(error.errno) in PASSING:
+        if isinstance(error, OSError) and error.errno is not None and errno.errorcode.get(error.errno) in PASSING:
             return True
         # Clients of stores are named, not imported: a local job needs none of them.
         names = {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(error).__mro__}
@@ -123,7 +124,7 @@ def retrying(call: Callable[[], Answer]) -> Answer:
             return call()
         except Exception as error:
             if wait is None or not transient(error):
-                error.in_vain = True
+                error.in_vain = True  # type: ignore[attr-defined]  # a mark for `transient`, on an exception of any class
                 raise
             _Retries.count += 1
             log.warning("%s: trying again in %.1f s", one_line(error), wait)
@@ -167,11 +168,11 @@ def read_json(url: str, noun: str, form: str, parse: Callable[[Any], Answer]) ->
 
 
 def read_many(urls: list[str]) -> list[bytes | Exception]:
-    """The contents of files of one store, asked for side by side; what cannot be read is its exception."""
+    """The contents of files of one store, asked for side by side; a file that cannot be read is its exception."""
     fs, _ = filesystem(urls[0])
     paths = [fs._strip_protocol(url) for url in urls]
-    found = fs.cat_ranges(paths, None, None, on_error="return")  # not cat: it takes [ and * in a name for a pattern
-    return [_again(url, content) if isinstance(content, Exception) else content for url, content in zip(urls, found, strict=True)]
+    contents = fs.cat_ranges(paths, None, None, on_error="return")  # not cat: it takes [ and * in a name for a pattern
+    return [_again(url, content) if isinstance(content, Exception) else content for url, content in zip(urls, contents, strict=True)]
 
 
 def _again(url: str, error: Exception) -> bytes | Exception:
@@ -188,7 +189,7 @@ def remove(urls: list[str]) -> None:
     for url in urls:
         fs, path = filesystem(url)
         try:
-            retrying(lambda fs=fs, path=path: fs.rm_file(path))
+            retrying(partial(fs.rm_file, path))
         except FileNotFoundError:
             continue
 
@@ -212,11 +213,11 @@ def etag(info: dict) -> str | None:
 
 
 def infos(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[dict]:
-    """What the store knows of each path, in the order asked; `type` is "missing" where there is nothing."""
+    """The store's description of each path, in their order; `type` is "missing" where there is nothing."""
     folders: dict[str, list[str]] = {}
     for path in paths:
         folders.setdefault(dirname(path), []).append(path)
-    known = {}
+    known: dict[str, dict] = {}
     for folder, inside in folders.items():
         if len(inside) > FEW_PATHS:
             known |= _listed(fs, folder)

@@ -26,7 +26,7 @@ from pipeline import storage
 from pipeline.refusal import Refusal
 from pipeline.sources import KINDS, Shard, ShardError, identity, index, list_shards, read
 from pipeline.sources import sample as sample_file
-from pipeline.sources.decode import PIXEL_LIMIT, Undecodable, decode, shown
+from pipeline.sources.decode import PIXEL_LIMIT, Undecodable, clipped_boxes, decode
 from pipeline.sources.labels import Classes, folder_names, read_names, resolve
 from pipeline.sources.sample import boxes_of, parse_json
 
@@ -722,7 +722,7 @@ def test_the_centre_is_cut_as_timm_cuts_it():
     # The window is 0.28125 ... 0.71875 wide and 0.0625 ... 0.9375 high.
     boxes = picture.boxes([(0.5, 0.5, 1.0, 1.0), (0.0, 0.0, 0.28, 1.0), (-1.0, -1.0, 2.0, 2.0), (0.28125, 0.0625, 0.5, 0.5)])
     assert np.allclose(boxes, [(0.5, 0.5, 1.0, 1.0), (0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.5, 0.5)])
-    assert shown([(-0.5, 0.25, 0.5, 1.5)], (0.0, 0.0, 1.0, 1.0)) == [(0.0, 0.25, 0.5, 1.0)]
+    assert clipped_boxes([(-0.5, 0.25, 0.5, 1.5)], (0.0, 0.0, 1.0, 1.0)) == [(0.0, 0.25, 0.5, 1.0)]
 
 
 def test_thin_images_are_decoded_and_do_not_grow_on_the_way():

@@ -15,7 +15,7 @@ FORM = '{"attributes": [names], "values": [[a share of each] for each class]}, a
 
 
 class Attributes(NamedTuple):
-    """A file of attributes: their names [A], and how often each is seen in a class [C A], in 0..1."""
+    """A file of attributes: their names [A], and their share of the images of each class [C A], in 0..1."""
 
     url: str
     names: tuple[str, ...]
@@ -28,14 +28,14 @@ class Attributes(NamedTuple):
 
 
 class Apart(NamedTuple):
-    """A class's rival, and what the class has and the rival has not: texts and differences, largest first."""
+    """A class's rival, and the attributes in which the class exceeds it: texts and differences, largest first."""
 
     rival: int
     attributes: tuple[tuple[str, float], ...]
 
 
 class Differing(NamedTuple):
-    """What of a file of attributes concerns a network: how each of its classes [C] differs from its rival."""
+    """The part of a file of attributes that concerns a network: how each of its classes [C] differs from its rival."""
 
     classes: tuple[Apart, ...]
 
@@ -49,7 +49,7 @@ def read(url: str) -> Attributes:
     """The attributes of a file, {"attributes": [A names], "values": [[A shares] for each class]}, as `jobs.pack` writes it.
 
     Raises:
-        Refusal: where there is no such file, or it is not one of attributes.
+        Refusal: there is no such file, or it is no file of attributes.
     """
     names, values = read_json(url, "attributes", FORM, _parse)
     return Attributes(url, tuple(names), tuple(map(tuple, values.tolist())))
@@ -65,22 +65,24 @@ def _parse(content: Any) -> tuple[list[str], np.ndarray]:
 
 def phrase(name: str) -> str:
     """An attribute as a text: `has_wing_color::blue` is `blue wing color`."""
-    what, _, value = name.removeprefix("has_").partition("::")
-    return " ".join(re.sub(r"[^\w-]+|_", " ", f"{value} {what}").split())
+    part, _, value = name.removeprefix("has_").partition("::")
+    return " ".join(re.sub(r"[^\w-]+|_", " ", f"{value} {part}").split())
 
 
 def differing(attributes: Attributes, rivals: Sequence[int], top: int) -> Differing:
-    """What tells each class c from its rival d [C]: the `top` attributes with the largest value_c - value_d above 0, the first of equals."""
-    values, texts, found = np.array(attributes.values), attributes.texts, []
-    for own, rival in zip(values, rivals, strict=True):
-        apart = own - values[rival]
-        chosen = [a for a in np.argsort(-apart, kind="stable")[:top] if apart[a] > 0]
-        found.append(Apart(rival, tuple((texts[a], float(apart[a])) for a in chosen)))
-    return Differing(tuple(found))
+    """The attributes that tell each class c from its rival d [C]: the `top` attributes with the largest value_c - value_d above 0, the first of equals."""
+    values, texts, differences = np.array(attributes.values), attributes.texts, []
+    for value, rival in zip(values, rivals, strict=True):
+        excess = value - values[rival]
+        largest = [a for a in np.argsort(-excess, kind="stable")[:top] if excess[a] > 0]
+        differences.append(Apart(rival, tuple((texts[a], float(excess[a])) for a in largest)))
+    return Differing(tuple(differences))
 
 
 def correlation(one: np.ndarray | Exception, other: np.ndarray | Exception) -> float | None:
-    """Pearson's, over the cells of two maps [h w]; None where one is constant, not finite or none."""
-    if any(isinstance(each, Exception) or not np.isfinite(each).all() or not np.ptp(each) for each in (one, other)):
+    """Pearson's correlation of the cells of two maps [h w]; None where one is constant, not finite or an error."""
+    if isinstance(one, Exception) or isinstance(other, Exception):
+        return None
+    if not all(np.isfinite(map).all() and np.ptp(map) for map in (one, other)):
         return None
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])

@@ -1,4 +1,4 @@
-"""Named sets of classes, from a JSON file: what the target class_set:NAME explains together."""
+"""Named sets of classes, from a JSON file, for the target class_set:NAME."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def read_class_sets(url: str, classes: Classes, is_a: str | None = None) -> dict
     A synset stands for all classes at or below it, the classes' names being WordNet ids and `is_a` a file of lines `parent child`.
 
     Raises:
-        Refusal: for a file that is none of this, a class that the network has not, or a set without a class.
+        Refusal: the file has another form, names a class that the network has not, or has a set without a class.
     """
     content = storage.read_json(url, "class sets", FORM, _parse)
     children = _children(is_a) if is_a else {}
@@ -35,22 +35,23 @@ def _numbers(name: str, value: list | dict, classes: Classes, children: Mapping[
         if not value.get("synset") or not children:
             raise Refusal(f"class set {name!r} is {json.dumps(value)[:60]}; write a list, or {{synset: id}} and give --is-a FILE")
         below = _below(value["synset"], children)
-        found = [number for number, known in enumerate(classes.names) if known in below]
+        numbers = [number for number, synset in enumerate(classes.names) if synset in below]
     else:
-        found = []
+        numbers = []
         for member in value:
             number, _, problem = resolve(member if isinstance(member, int) else str(member), classes)
-            if problem:
+            if problem or number is None:
+                assert problem, "a member is a number or a text"
                 raise Refusal(f"class set {name!r}: {problem[1]}")
-            found.append(number)
-    if not found:
+            numbers.append(number)
+    if not numbers:
         raise Refusal(f"class set {name!r} holds none of the network's classes; name them as in --classes FILE")
-    return tuple(sorted(set(found)))
+    return tuple(sorted(set(numbers)))
 
 
 def _children(url: str) -> dict[str, set[str]]:
-    """Synset -> those directly below it."""
-    found: dict[str, set[str]] = {}
+    """Synset -> the synsets directly below it."""
+    children: dict[str, set[str]] = {}
     try:
         lines = storage.read_bytes(url).decode().splitlines()
     except (FileNotFoundError, UnicodeDecodeError) as error:
@@ -58,15 +59,17 @@ def _children(url: str) -> dict[str, set[str]]:
     for line in lines:
         words = line.split()
         if len(words) == 2:
-            found.setdefault(words[0], set()).add(words[1])
-    return found
+            children.setdefault(words[0], set()).add(words[1])
+    return children
 
 
 def _below(synset: str, children: Mapping[str, set[str]]) -> set[str]:
-    found, asked = set(), [synset]
-    while asked:
-        each = asked.pop()
-        if each not in found:
-            found.add(each)
-            asked += children.get(each, ())
-    return found
+    """A synset and all below it."""
+    below: set[str] = set()
+    waiting = [synset]
+    while waiting:
+        synset = waiting.pop()
+        if synset not in below:
+            below.add(synset)
+            waiting += children.get(synset, ())
+    return below

@@ -1,4 +1,4 @@
-"""Pairs of classes that differ in few parts, and which pixels of an image show these: the cues of CALM's section 5.1.
+"""Pairs of classes that differ in few parts, and the pixels of an image that show these parts: the cues of CALM's section 5.1.
 
 C classes, A attributes, H W pixels
 """
@@ -52,12 +52,12 @@ def pairs_of_attributes(names: Sequence[str], values: np.ndarray) -> list[Pair]:
     own = np.asarray(values, dtype=np.float64) >= OWN
     parts = list(dict.fromkeys(WORDS.values()))
     table = np.array([[part_of(name) == part for part in parts] for name in names], dtype=np.int64).reshape(len(names), len(parts))
-    found = []
+    pairs = []
     for a, b in combinations(range(len(own)), 2):
         differs = (own[a] ^ own[b]) @ table > 0
         if 1 <= differs.sum() <= MOST_PARTS:
-            found.append(Pair(a, b, tuple(part for part, differing in zip(parts, differs, strict=True) if differing)))
-    return sorted(found, key=lambda pair: len(pair.parts))
+            pairs.append(Pair(a, b, tuple(part for part, differing in zip(parts, differs, strict=True) if differing)))
+    return sorted(pairs, key=lambda pair: len(pair.parts))
 
 
 def write(url: str, pairs: Iterable[Pair]) -> None:
@@ -70,19 +70,19 @@ def read(url: str) -> tuple[Pair, ...]:
     """The pairs of a file, each with its lower class first.
 
     Raises:
-        Refusal: where there is no such file, or it is not one of pairs.
+        Refusal: there is no such file, or it is no file of pairs.
     """
     pairs = storage.read_json(url, "pairs", FORM, _parse)
-    seen = set()
+    earlier = set()
     for pair in pairs:
         classes = pair[:2]
         if not all(type(number) is int and number >= 0 for number in classes) or pair.a == pair.b:
             raise Refusal(f"{url}: {list(classes)} are no two classes; it must hold {FORM}")
         if not pair.parts or not all(isinstance(part, str) for part in pair.parts):
             raise Refusal(f"{url}: the classes {pair.name} differ in {list(pair.parts)}, which are no names of parts; it must hold {FORM}")
-        if classes in seen:
+        if classes in earlier:
             raise Refusal(f"{url}: the classes {pair.name} come more than once")
-        seen.add(classes)
+        earlier.add(classes)
     if not pairs:
         raise Refusal(f"{url} holds no pair; it must hold {FORM}")
     return pairs
@@ -98,11 +98,11 @@ def _parse(content: Any) -> tuple[Pair, ...]:
 
 def partners(pairs: Sequence[Pair]) -> dict[int, list[tuple[int, Pair]]]:
     """Class -> each class it makes a pair with, and that pair, in the order of the pairs."""
-    found: dict[int, list[tuple[int, Pair]]] = {}
+    partners_of: dict[int, list[tuple[int, Pair]]] = {}
     for pair in pairs:
-        found.setdefault(pair.a, []).append((pair.b, pair))
-        found.setdefault(pair.b, []).append((pair.a, pair))
-    return found
+        partners_of.setdefault(pair.a, []).append((pair.b, pair))
+        partners_of.setdefault(pair.b, []).append((pair.a, pair))
+    return partners_of
 
 
 class Parts(NamedTuple):
@@ -118,14 +118,14 @@ class Parts(NamedTuple):
 
 def parts_of(row: ImageRow, size: tuple[int, int]) -> Parts | None:
     """The parts of an image: from its exact index image, cut off at its mask where it has one; else each pixel is the part of the
-    point nearest to it, cut off at the mask's silhouette (E23). None where nothing is known of its parts."""
+    point nearest to it, cut off at the mask's silhouette (E23). None where the image has neither."""
     if row.parts is not None:
-        codes, names, shown = row.parts, tuple(row.part_names), row.mask
+        codes, names, mask = row.parts, tuple(row.part_names), row.mask
     elif row.points:
-        (codes, names), shown = nearest(row.points, size), row.silhouette
+        (codes, names), mask = nearest(row.points, size), row.silhouette
     else:
         return None
-    return Parts(codes if shown is None else np.where(shown > 0, codes, 0), names)
+    return Parts(codes if mask is None else np.where(mask > 0, codes, 0), names)
 
 
 def nearest(points: Mapping[str, tuple[float, float]], size: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -134,24 +134,26 @@ def nearest(points: Mapping[str, tuple[float, float]], size: tuple[int, int]) ->
     Points are fractions of the image; their pixels are cut off to whole numbers, as in CALM's code.
     """
     height, width = size
-    placed: list[tuple[str, float, float]] = []
-    averaged = []
+    nearby: list[tuple[str, float, float]] = []
+    averaged: list[tuple[str, float, float]] = []
     for name, (x, y) in points.items():
         part = part_of(name) or name
-        (averaged if part == AVERAGED else placed).append((part, x * width, y * height))
+        (averaged if part == AVERAGED else nearby).append((part, x * width, y * height))
     if averaged:
-        placed.insert(0, (AVERAGED, *np.mean([place for _, *place in averaged], axis=0)))
+        mean_x, mean_y = np.mean([(x, y) for _, x, y in averaged], axis=0)
+        nearby.insert(0, (AVERAGED, mean_x, mean_y))
     y, x = np.mgrid[:height, :width]
-    distances = np.stack([(x - int(px)) ** 2 + (y - int(py)) ** 2 for _, px, py in placed])
-    return (distances.argmin(0) + 1).astype(np.uint8), tuple(part for part, *_ in placed)
+    distances = np.stack([(x - int(px)) ** 2 + (y - int(py)) ** 2 for _, px, py in nearby])
+    return (distances.argmin(0) + 1).astype(np.uint8), tuple(part for part, *_ in nearby)
 
 
 def running(pairs: Sequence[Pair], counts: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
-    """Counts by pair -> those of each pair and all before it, smaller groups first, as CALM's released evaluation adds them up."""
-    sums: dict[str, np.ndarray] = {}
-    found = {}
+    """Counts by pair -> the sums over each pair and all before it, smaller groups first, as CALM's released evaluation adds them up."""
+    sums: dict[str, Any] = {}
+    totals = {}
     for pair in sorted(pairs, key=lambda pair: len(pair.parts)):
         if pair.name in counts:
-            sums = {kind: sums.get(kind, 0) + counts[pair.name].get(kind, 0) for kind in {*sums, *counts[pair.name]}}
-            found[pair.name] = sums
-    return found
+            own = counts[pair.name]
+            sums = {kind: sums.get(kind, 0) + own.get(kind, 0) for kind in {*sums, *own}}
+            totals[pair.name] = sums
+    return totals

@@ -39,7 +39,7 @@ class DecodedImage:
 
     def boxes(self, boxes: Iterable[Box]) -> list[Box]:
         """Boxes from fractions of the image to fractions of what is shown."""
-        return shown(boxes, self.window)
+        return clipped_boxes(boxes, self.window)
 
     def points(self, points: Mapping[str, Point]) -> dict[str, Point]:
         """Points by name, likewise; those outside are dropped."""
@@ -65,8 +65,8 @@ class DecodedImage:
 
     def _resized(self, png: bytes, filter: Image.Resampling) -> np.ndarray:
         whole = _loaded(png, ("PNG",), _coded)
-        box = [min(edge * side, side) for edge, side in zip(self.window, whole.size * 2, strict=True)]
-        return np.asarray(whole.resize(self.pixels.shape[:0:-1], filter, box=box))
+        x0, y0, x1, y1 = (min(edge * side, side) for edge, side in zip(self.window, whole.size * 2, strict=True))
+        return np.asarray(whole.resize(self.pixels.shape[:0:-1], filter, box=(x0, y0, x1, y1)))
 
 
 def decode(
@@ -171,13 +171,13 @@ def _is_cut(image: bytes, error: Exception, message: str) -> bool:
     return not has_end or "truncated" in message.lower()
 
 
-def shown(boxes: Iterable[Box], window: Box) -> list[Box]:
+def clipped_boxes(boxes: Iterable[Box], window: Box) -> list[Box]:
     """Boxes as fractions of `window`, clipped to it; those outside are dropped."""
     x0, y0, x1, y1 = window
     mapped = []
     for left, top, right, bottom in boxes:
-        sides = ((left - x0) / (x1 - x0), (top - y0) / (y1 - y0), (right - x0) / (x1 - x0), (bottom - y0) / (y1 - y0))
-        box = tuple(min(max(side, 0.0), 1.0) for side in sides)
-        if box[0] < box[2] and box[1] < box[3]:
-            mapped.append(box)
+        left, right = (min(max((x - x0) / (x1 - x0), 0.0), 1.0) for x in (left, right))
+        top, bottom = (min(max((y - y0) / (y1 - y0), 0.0), 1.0) for y in (top, bottom))
+        if left < right and top < bottom:
+            mapped.append((left, top, right, bottom))
     return mapped

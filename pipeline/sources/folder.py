@@ -106,9 +106,9 @@ def _read(shard: Shard, positions: list[int]) -> Iterator[Sample]:
 def _sample(shard: Shard, position: int, content: bytes | Exception | None) -> Sample:
     key = _key(shard.root, shard.urls[position])
     folder = key.split("/")[0] if "/" in key else None
-    reason, shown = unsafe(key)
+    reason, printable = unsafe(key)
     if reason:
-        return Sample(shown, problems=(("UnsafeKey", reason),))
+        return Sample(printable, problems=(("UnsafeKey", reason),))
     if content is None:
         message = f"the file claims {shard.sizes[position]:,} bytes; at most {MEMBER_LIMIT:,} are read"
         return Sample(key, label=folder, problems=(("MemberTooLarge", message),))

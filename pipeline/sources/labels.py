@@ -70,6 +70,6 @@ def resolve(label: int | str | None, classes: Classes) -> tuple[int | None, str 
     if not classes.num_classes and 0 <= index < 2**31:  # nothing to be outside of
         return index, None, None
     if not 0 <= index < classes.num_classes:
-        shown = index if abs(index) < 10**18 else "of more than 18 digits"
-        return None, None, ("OutOfRangeLabel", f"label {shown} is outside 0 ... {classes.num_classes - 1}")
+        text = index if abs(index) < 10**18 else "of more than 18 digits"
+        return None, None, ("OutOfRangeLabel", f"label {text} is outside 0 ... {classes.num_classes - 1}")
     return index, classes.names[index] if classes.names else None, None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from posixpath import commonpath, dirname
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]  # its stub leaves the error out
 
 from pipeline import storage
 from pipeline.refusal import Refusal, one_line, public
@@ -66,19 +66,19 @@ class _Claim:
 
 def _readable(source: str, claim: _Claim) -> tuple[list[Match], str]:
     """What one source matches and its base; whatever the store answers becomes a `Refusal` that names the source."""
-    shown = public(source)
+    name = public(source)
     try:
         return _matches(source, claim)
     except Refusal:
         raise
     except UnbalancedBracesError as error:
-        raise Refusal(f"source {shown!r} has a brace without its partner") from error
+        raise Refusal(f"source {name!r} has a brace without its partner") from error
     except FileNotFoundError as error:
-        raise Refusal(f"source {shown!r} matches nothing: {one_line(error)}") from error
+        raise Refusal(f"source {name!r} matches nothing: {one_line(error)}") from error
     except PermissionError as error:
-        raise Refusal(f"source {shown!r} is refused to us ({one_line(error)}); check the credentials and who may list it") from error
+        raise Refusal(f"source {name!r} is refused to us ({one_line(error)}); check the credentials and who may list it") from error
     except Exception as error:
-        raise Refusal(f"cannot list source {shown!r}: {type(error).__name__}: {one_line(error)}") from error
+        raise Refusal(f"cannot list source {name!r}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _matches(source: str, claim: _Claim) -> tuple[list[Match], str]:
@@ -96,7 +96,7 @@ def _matches(source: str, claim: _Claim) -> tuple[list[Match], str]:
 
 
 def _expanded(pattern: str) -> list[str]:
-    """What the braces stand for; nothing where that is too much."""
+    """The paths that braces stand for; none where these are too many."""
     # braceexpand writes a range out in full before it gives its first member.
     sizes = [abs(int(end) - int(start)) + 1 for start, end in re.findall(r"\{(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})", pattern)]
     if math.prod(sizes) > MOST_PATHS:
@@ -140,14 +140,14 @@ def _below(fs, folder: str) -> list[Match]:
 
 
 def _one_kind(found: list[Match], source: str, claim: _Claim) -> list[Match]:
-    """Keep the files some kind claims; a folder of several kinds does not say which are the dataset."""
+    """Keep the files some kind claims; a folder with files of several kinds is refused."""
     claimed = [match for match in found if match.info["type"] != "directory" and claim(match.info["name"])]
-    kinds = sorted({claim(match.info["name"]) for match in claimed})
+    kinds = sorted({kind for match in claimed if (kind := claim(match.info["name"]))})
     if not claimed:
         raise Refusal(f"source {public(source)!r} matches nothing that ends in {claim}")
     if len(kinds) > 1:
-        shown = public(source)
-        raise Refusal(f"source {shown!r} holds files of several kinds ({', '.join(kinds)}); say which with a pattern such as DIR/*.tar")
+        name = public(source)
+        raise Refusal(f"source {name!r} holds files of several kinds ({', '.join(kinds)}); say which with a pattern such as DIR/*.tar")
     return claimed
 
 
@@ -156,7 +156,9 @@ def _sorted(matches: dict[str, Match], claim: _Claim, bases: list[tuple[str, str
     files: dict[str, list[Found]] = {}
     for url, match in sorted(matches.items()):
         path = match.info["name"]
-        files.setdefault(claim(path), []).append(
+        kind = claim(path)
+        assert kind, "every match is a file of some kind"
+        files.setdefault(kind, []).append(
             Found(
                 url=url,
                 name=_name(url, path, prefix),

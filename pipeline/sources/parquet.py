@@ -76,9 +76,9 @@ def _key(table: Table, position: int, row: dict) -> str:
 
 def _sample(table: Table, position: int, row: dict, repeated: bool) -> Sample:
     key = _key(table, position, row)
-    reason, shown = unsafe(key)
+    reason, printable = unsafe(key)
     if reason:
-        return Sample(shown or f"{position:08d}", problems=(("UnsafeKey", reason),))
+        return Sample(printable or f"{position:08d}", problems=(("UnsafeKey", reason),))
     if repeated:
         return Sample(key, problems=(("DuplicateKey", "an earlier row of this file has the key; this one is left out"),))
     problems: Problems = []

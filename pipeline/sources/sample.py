@@ -24,17 +24,17 @@ Problems = list[tuple[str, str]]
 
 def unsafe(key: str) -> tuple[str | None, str]:
     """Why `key` may not become a path or a table's key (None: it may), and a form of it that can be printed."""
-    shown = key.encode("utf-8", "surrogateescape" if _escaped(key) else "backslashreplace").decode("utf-8", "backslashreplace")
-    shown = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", shown)
-    if len(shown) > KEY_LIMIT:
-        return f"the key has {len(key):,} characters; at most {KEY_LIMIT:,} are taken", shown[:KEY_LIMIT] + "..."
-    if shown != key:
-        return "the key holds control characters or is not UTF-8", shown
+    printable = key.encode("utf-8", "surrogateescape" if _escaped(key) else "backslashreplace").decode("utf-8", "backslashreplace")
+    printable = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", printable)
+    if len(printable) > KEY_LIMIT:
+        return f"the key has {len(key):,} characters; at most {KEY_LIMIT:,} are taken", printable[:KEY_LIMIT] + "..."
+    if printable != key:
+        return "the key holds control characters or is not UTF-8", printable
     if not key:
-        return "the key is empty", shown
+        return "the key is empty", printable
     if key.startswith("/") or ".." in re.split(r"[/\\]", key):
-        return "the key leaves its folder", shown
-    return None, shown
+        return "the key leaves its folder", printable
+    return None, printable
 
 
 def _escaped(key: str) -> bool:
@@ -126,7 +126,7 @@ def _refuse_deep(value: dict) -> None:
     raise ValueError(f"it is nested more than {NESTING_LIMIT} deep")
 
 
-def _inside(value: dict | list) -> Iterable:
+def _inside(value: dict | list | tuple) -> Iterable:
     return value.values() if isinstance(value, dict) else value
 
 
@@ -151,13 +151,14 @@ def boxes_of(value: object, problems: Problems) -> list[Box]:
         problems.append(("BadAnnotation", f"boxes has {len(value):,} entries; at most {BOXES_LIMIT:,} are taken"))
         return []
     boxes = []
-    for given in value:
-        box = [given.get(side) for side in ("x0", "y0", "x1", "y1")] if isinstance(given, dict) else given
+    for item in value:
+        box = [item.get(side) for side in ("x0", "y0", "x1", "y1")] if isinstance(item, dict) else item
         reason = _bad_box(box)
         if reason:
             problems.append(("BadBox", f"{_brief(box)} {reason}"))
         else:
-            boxes.append(tuple(map(float, box)))
+            x0, y0, x1, y1 = map(float, box)
+            boxes.append((x0, y0, x1, y1))
     return boxes
 
 
@@ -193,7 +194,8 @@ def points_of(value: object, problems: Problems) -> dict[str, Point]:
         if reason:
             problems.append(("BadPoint", f"{_brief(name)}: {_brief(point)} {reason}"))
         else:
-            points[name] = tuple(map(float, point))
+            x, y = map(float, point)
+            points[name] = x, y
     return points
 
 

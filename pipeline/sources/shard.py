@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from pipeline import storage
 
@@ -76,7 +77,8 @@ class Shard:
 
     @classmethod
     def from_json(cls, fields: dict) -> "Shard":
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return cls(**arguments)
 
 
 def open_listed(shard: Shard):

@@ -52,9 +52,9 @@ class Group:
             self.contents[ending] = tape.content(member)
 
     def sample(self, repeated: bool) -> Sample:
-        reason, shown = unsafe(self.key)
+        reason, printable = unsafe(self.key)
         if reason:
-            return Sample(shown, problems=(("UnsafeKey", reason), *self.problems))
+            return Sample(printable, problems=(("UnsafeKey", reason), *self.problems))
         if repeated:
             return Sample(self.key, problems=(("DuplicateKey", "an earlier sample of this shard has the key; this one is left out"),))
         return sample_of(self.key, self.contents, self.problems)

@@ -12,10 +12,10 @@ from pipeline.targets.rivals import ranked_by_weights
 
 
 def _differing(argument: Attributes, settings: Mapping, weights: torch.Tensor | None) -> Differing:
-    """What tells each class from the one that is nearest to it by the classifier's rows."""
-    classes, described = 0 if weights is None else len(weights), len(argument.values)
-    if classes != described or classes < 2:
-        raise Refusal(f"{argument.url} describes {described} classes, the network has {classes}; both must have the same, two or more")
+    """The attributes that tell each class from the one that is nearest to it by the classifier's rows."""
+    classes, rows = 0 if weights is None else len(weights), len(argument.values)
+    if weights is None or classes != rows or classes < 2:
+        raise Refusal(f"{argument.url} describes {rows} classes, the network has {classes}; both must have the same, two or more")
     top, most = settings["top"], len(argument.names)
     if not 1 <= top <= most:
         raise Refusal(f"attributes.top is {top}; {argument.url} has {most} attributes, so it must be 1 to {most}")
@@ -44,7 +44,7 @@ def attributes(
     own = one_hot_directions(labels, answers.logits)
     rivals = labels.new_tensor([*(apart.rival for apart in argument.classes), -1])[labels]  # the last is that of no label
     finer = own.directions - gamma * one_hot_directions(rivals, answers.logits).directions
-    explained = {"#label": own, "#finer": Directions(finer, labels, rivals[:, None], gamma)}
+    directions_of = {"#label": own, "#finer": Directions(finer, labels, rivals[:, None], gamma)}
     for k in range(top):
         class_id, directions = torch.full_like(labels, -1), answers.logits.new_zeros(len(labels), 1, classes + len(answers.phrases))
         for i, c in enumerate(labels.tolist()):
@@ -52,5 +52,5 @@ def attributes(
                 class_id[i] = c
                 directions[i, 0, classes + answers.phrases.index((text, templates))] += 1
                 directions[i, 0, classes + answers.phrases.index((base, templates))] -= gamma
-        explained[f"#attribute_{k + 1}"] = Directions(directions, class_id, labels.new_empty(len(labels), 0), gamma)
-    return explained
+        directions_of[f"#attribute_{k + 1}"] = Directions(directions, class_id, labels.new_empty(len(labels), 0), gamma)
+    return directions_of

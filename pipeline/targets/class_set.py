@@ -24,22 +24,22 @@ def class_set(
     itself, and adds the maps up after each was brought to [0, 1]: what the paper sets against it as CAM + Y (section 5.4).
     """
     count, class_id = answers.logits.shape[1], answers.main
-    known = {name: [int(c) for c in members.split()] for name, _, members in (each.rpartition("=") for each in sets)}
+    known = {name: [int(c) for c in members.split()] for name, _, members in (text.rpartition("=") for text in sets)}
     if argument == "own":
-        held = {c: min((m for m in known.values() if c in m), key=len, default=[c]) for c in class_id.tolist()}
-        members = [held[c] for c in class_id.tolist()]
+        smallest = {c: min((m for m in known.values() if c in m), key=len, default=[c]) for c in class_id.tolist()}
+        members = [smallest[c] for c in class_id.tolist()]
     else:
         members = [_members(argument, known, count)] * len(class_id)
-    wrong = next((c for each in members for c in each if not 0 <= c < count), None)
+    wrong = next((c for classes in members for c in classes if not 0 <= c < count), None)
     if wrong is not None:
         raise Refusal(f"target class_set:{argument}: class {wrong} is none of the network's, 0 to {count - 1}")
     nobody = class_id.new_empty(len(class_id), 0)
     if aggregation == "sum_unit":  # a smaller set is filled up with directions of zeros, whose flat maps add nothing
         directions = answers.logits.new_zeros(len(members), max(map(len, members)), count)
-        for row, each in zip(directions, members, strict=True):
-            row[range(len(each)), each] = 1
+        for row, classes in zip(directions, members, strict=True):
+            row[range(len(classes)), classes] = 1
         return Directions(directions, class_id, nobody, join="sum_unit")
-    directions = torch.stack([F.one_hot(torch.tensor(each), count).sum(0) for each in members]).to(answers.logits)
+    directions = torch.stack([F.one_hot(torch.tensor(classes), count).sum(0) for classes in members]).to(answers.logits)
     return Directions(directions[:, None], class_id, nobody)
 
 

@@ -24,7 +24,7 @@ def finer(
     weighting: Literal["uniform", "prob_detached", "prob"] = "uniform",
     aggregation: Literal["mean_pre", "max_pre", "mean_post"] = "mean_pre",
 ) -> Directions:
-    """What tells the class from its T most similar ones: y_c - gamma y_d, averaged over d before the rectifier (Finer-CAM eq. 5 and 8).
+    """The class against its T most similar ones: y_c - gamma y_d, averaged over d before the rectifier (Finer-CAM eq. 5 and 8).
 
     `rank` leaves out the classes that are more similar: with T=1, 1, 2 and 3 are the second, third and fourth prediction of an image whose
     class is the first (its table of references).

@@ -1,4 +1,4 @@
-"""What is explained: one or more directions d in logit space, the explained scalar being <d, y>.
+"""The registry of targets. A target gives one or more directions d in logit space; the explained scalar is <d, y>.
 
 B images, C classes, P phrases, T directions
 """
@@ -18,7 +18,7 @@ Join = Literal["one", "max_pre", "mean_post", "sum_unit"]
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the network says of a batch: logits [B C], labels [B] (-1 where there is none); `class_weights` gives the last linear's rows.
+    """The predictions of a batch: logits [B C], labels [B] (-1 where there is none); `class_weights` gives the last linear's rows.
 
     `phrases` are the texts whose logits follow those of the classes, each with its templates. They are no part of `logits`.
     """

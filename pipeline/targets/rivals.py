@@ -35,7 +35,7 @@ def ranked_by_weights(weights: torch.Tensor, class_id: torch.Tensor) -> torch.Te
 
 
 def rivals(answers: Predictions) -> torch.Tensor:
-    """What the scored class is told from in Finer-CAM's relative drop [B 2]: by logit, and by weights; -1 where there is no such class."""
+    """The class next to the scored one in Finer-CAM's relative drop [B 2]: by logits, and by weights; -1 where there is no such class."""
     absent = torch.full_like(answers.labels, -1)
     if answers.logits.shape[1] < 2:
         return torch.stack([absent, absent], 1)

@@ -35,6 +35,6 @@ def _pair(argument: str) -> list[str]:
 
 @target("text_contrast", takes_argument="<phrase>|<base phrase>", texts=lambda argument, settings: _pair(argument))
 def text_contrast(answers: Predictions, argument: str, *, gamma: float = 0.6, templates: tuple[str, ...] = ()) -> Directions:
-    """What tells a phrase from a base phrase: y_phrase - gamma y_base (Finer-CAM eq. 5 on the cosines of supplement C.2)."""
+    """A phrase against a base phrase: y_phrase - gamma y_base (Finer-CAM eq. 5 on the cosines of supplement C.2)."""
     phrase, base = _pair(argument)
     return _phrased(answers, {(phrase, templates): 1.0, (base, templates): -gamma}, gamma)

@@ -103,5 +103,5 @@ def write_tables(out: str) -> None:
     for path, lines in tables.items():
         with fsspec.open(f"{out.rstrip('/')}/{path}", "w", auto_mkdir=True) as file:
             file.write("\n".join(lines) + "\n")
-    found = [Pair(*map(CLASSES.index, names), differing_parts(*names)) for count in (1, 2, 3) for names in pairs(count)]
-    write_pairs(f"{out.rstrip('/')}/pairs.json", found)
+    content = [Pair(CLASSES.index(a), CLASSES.index(b), differing_parts(a, b)) for count in (1, 2, 3) for a, b in pairs(count)]
+    write_pairs(f"{out.rstrip('/')}/pairs.json", content)

@@ -105,7 +105,7 @@ def _light(rng: np.random.Generator) -> np.ndarray:
 
 def _box(mask: np.ndarray) -> tuple[float, float, float, float]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return tuple(float(edge) / SIZE for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    return float(columns[0]) / SIZE, float(rows[0]) / SIZE, float(columns[-1] + 1) / SIZE, float(rows[-1] + 1) / SIZE
 
 
 def _points(mask: np.ndarray, pose: Pose) -> dict[str, tuple[float, float]]:

@@ -49,7 +49,7 @@ def _terrain(far: Colour, near: Colour, rng: np.random.Generator) -> np.ndarray:
     horizon = rng.uniform(0.15, 0.6)
     depth = 1 / (1 + np.exp((horizon - np.linspace(0, 1, SIZE)) * rng.uniform(6, 20)))[:, None, None]
     base = np.array(far) * (1 - depth) + np.array(near) * depth
-    rough = sum(_noise(rng, cells) * weight for cells, weight in ((4, 22), (11, 16), (30, 10)))
+    rough = np.sum([_noise(rng, cells) * weight for cells, weight in ((4, 22), (11, 16), (30, 10))], axis=0)
     return np.clip(base + rough[..., None], 0, 255).astype(np.uint8)
 
 

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 NAME = "test_resnet"  # timm: a ResNet of four blocks, 0.4 million parameters; head: average pooling + linear
 # one group per normalisation: no batch statistics; stride 8: maps of 16 x 16 cells
-ARGS = {"num_classes": 12, "norm_layer": "groupnorm1", "output_stride": 8}
+ARGS: dict[str, Any] = {"num_classes": 12, "norm_layer": "groupnorm1", "output_stride": 8}
 IMAGE_SIZE = 128
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)

@@ -13,12 +13,14 @@ Colour = tuple[int, int, int]
 def shade(colour: Colour, factor: float, warmth: float = 0.0) -> Colour:
     """A colour made darker or lighter; `warmth` moves it from blue to red (both in shares of full light)."""
     tint = np.array([1 + warmth, 1.0, 1 - warmth])
-    return tuple(int(v) for v in np.clip(np.asarray(colour) * factor * tint, 0, 255))
+    red, green, blue = (int(v) for v in np.clip(np.asarray(colour) * factor * tint, 0, 255))
+    return red, green, blue
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
     """`share` of the other colour in the first."""
-    return tuple(int(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    red, green, blue = (int(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    return red, green, blue
 
 
 def jitter(colour: Colour, rng: np.random.Generator) -> Colour:

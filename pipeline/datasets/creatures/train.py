@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -133,7 +134,7 @@ def main(how: Training) -> None:
     fit(model, images, labels, val, how)
     model = model.half().float()
     seen, unseen = predict(model, images), predict(model, val[0])
-    measured = {"train_accuracy": accuracy(seen, labels), "val_accuracy": accuracy(unseen, val[1])}
+    measured: dict[str, Any] = {"train_accuracy": accuracy(seen, labels), "val_accuracy": accuracy(unseen, val[1])}
     measured |= {"one_part_pairs_told_apart": told_apart(unseen, val[1]), "seconds": round(time.monotonic() - start)}
     save(model, how, measured)
     print(json.dumps(measured, indent=2), f"\nweights: {how.out}, {os.path.getsize(how.out)} bytes")

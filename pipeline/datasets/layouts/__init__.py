@@ -3,11 +3,11 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from pipeline.datasets.layouts.layout import SHOWN, SPLITS, Dataset, Layout, Record, Seen
+from pipeline.datasets.layouts.layout import SHOWN, SPLITS, Dataset, FileAnnotations, Layout, Record
 from pipeline.datasets.layouts.tree import Tree
 from pipeline.refusal import Refusal, choose
 
-__all__ = ["Dataset", "LAYOUTS", "Layout", "Record", "SHOWN", "SPLITS", "Seen", "Tree", "find", "level_of", "named"]
+__all__ = ["Dataset", "LAYOUTS", "Layout", "Record", "SHOWN", "SPLITS", "FileAnnotations", "Tree", "find", "level_of", "named"]
 
 
 def _layouts() -> dict[str, Layout]:

@@ -23,7 +23,7 @@ def dataset(tree: Tree, level: None) -> Dataset:
     path = _csv(tree)
     if path is None:
         raise Refusal(f"{tree.root} has no CSV file with the columns {', '.join((NUMBERS[0], *COLUMNS))}")
-    found = {}
+    found: dict[int, str] = {}
     for where, row in tree.table(path, *COLUMNS):
         name, label = row["labels"], _label(where, row)
         if found.setdefault(label, name) != name:

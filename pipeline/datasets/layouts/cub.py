@@ -8,12 +8,12 @@ pixel. It is kept, so that a pixel is the bird's where any of them did, which is
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets.layouts.layout import Dataset, Layout, Record, Seen
+from pipeline.datasets.layouts.layout import Box, Dataset, FileAnnotations, Layout, Record
 from pipeline.datasets.layouts.tree import Tree, brief, numbers, same_keys, whole
 from pipeline.refusal import Refusal
 
@@ -30,9 +30,9 @@ def recognises(tree: Tree) -> bool:
 def dataset(tree: Tree, level: None) -> Dataset:
     classes = _numbered(tree, tree.needed(CLASSES))
     names = _by_image(tree, tree.needed(IMAGES))
-    given = {path: _of_images(tree, tree.needed(path), names) for path in (LABELS, SPLIT)}
-    labels = {image: _position(where, text, classes, CLASSES) for image, (where, text) in given[LABELS].items()}
-    training = {image: _flag(where, text) for image, (where, text) in given[SPLIT].items()}
+    rows = {path: _of_images(tree, tree.needed(path), names) for path in (LABELS, SPLIT)}
+    labels = {image: _position(where, text, classes, CLASSES) for image, (where, text) in rows[LABELS].items()}
+    training = {image: _flag(where, text) for image, (where, text) in rows[SPLIT].items()}
     boxes = {image: _box(*row) for image, row in _of_images(tree, BOXES, names).items()} if BOXES in tree else {}
     points = _points(tree, names) if POINTS in tree else {}
     attributes = _attributes(tree)
@@ -57,9 +57,9 @@ def dataset(tree: Tree, level: None) -> Dataset:
     return Dataset(classes, records, (attributes, values) if values else None)
 
 
-def look(record: Record, contents: list[bytes]) -> Seen:
+def read_files(record: Record, contents: Sequence[bytes]) -> FileAnnotations:
     with Image.open(io.BytesIO(contents[0])) as image:
-        return Seen(mask=np.asarray(image.convert("L")))
+        return FileAnnotations(mask=np.asarray(image.convert("L")))
 
 
 def _by_image(tree: Tree, path: str) -> dict[str, tuple[str, str]]:
@@ -80,7 +80,7 @@ def _of_images(tree: Tree, path: str, names: dict) -> dict[str, tuple[str, str]]
 
 def _numbered(tree: Tree, path: str) -> tuple[str, ...]:
     """Names by number, from 1 on without a gap."""
-    names = []
+    names: list[str] = []
     for where, (number, name) in tree.rows(path, 2):
         if whole(number, where) != len(names) + 1:
             raise Refusal(f"{where}: number {number} comes where {len(names) + 1} should")
@@ -101,7 +101,7 @@ def _flag(where: str, text: str) -> bool:
     return text == "1"
 
 
-def _box(where: str, text: str) -> tuple[float, ...]:
+def _box(where: str, text: str) -> Box:
     sides = numbers(text.split(), where)
     if len(sides) != 4 or min(sides[2:]) <= 0:
         raise Refusal(f"{where}: {brief(text)} is not x y width height of a box")
@@ -110,13 +110,15 @@ def _box(where: str, text: str) -> tuple[float, ...]:
 
 def _points(tree: Tree, names: dict) -> dict[str, dict[str, tuple[float, float]]]:
     """The visible points of every image."""
-    parts, found = _numbered(tree, tree.needed(PARTS)), {}
+    parts = _numbered(tree, tree.needed(PARTS))
+    found: dict[str, dict[str, tuple[float, float]]] = {}
     for where, (image, part, x, y, visible) in tree.rows(POINTS, 5):
         if image not in names:
             raise Refusal(f"{where}: there is no image {brief(image)} in {IMAGES}")
         name = parts[_position(where, part, parts, PARTS)]
         if _flag(where, visible):
-            found.setdefault(image, {})[name] = tuple(numbers([x, y], where))
+            x_pixels, y_pixels = numbers([x, y], where)
+            found.setdefault(image, {})[name] = x_pixels, y_pixels
     return found
 
 
@@ -157,4 +159,4 @@ def _image_attributes(tree: Tree, names: dict, attributes: int) -> dict[str, np.
     return found
 
 
-LAYOUT = Layout(recognises, dataset, look=look, aliases=("cub_200_2011",))
+LAYOUT = Layout(recognises, dataset, read_files=read_files, aliases=("cub_200_2011",))

@@ -8,12 +8,12 @@ Levels: species and family of the classification tables, and segmentation, the s
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets.layouts.layout import SPLITS, Dataset, Layout, Record, Seen
+from pipeline.datasets.layouts.layout import SPLITS, Dataset, FileAnnotations, Layout, Record
 from pipeline.datasets.layouts.tree import Tree
 from pipeline.refusal import Refusal
 from pipeline.storage import read_json
@@ -52,7 +52,7 @@ def dataset(tree: Tree, level: str) -> Dataset:
     return Dataset(classes, records)
 
 
-def look(record: Record, contents: list[bytes]) -> Seen:
+def read_files(record: Record, contents: Sequence[bytes]) -> FileAnnotations:
     (_, path), *_ = record.files
     with Image.open(io.BytesIO(contents[0])) as image:
         if image.mode not in ("L", "P", "1"):
@@ -60,7 +60,7 @@ def look(record: Record, contents: list[bytes]) -> Seen:
         index = np.array(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
     if index.max(initial=0) > len(record.part_names):
         raise Refusal(f"{path} holds the trait {index.max()}; {TRAITS} names {len(record.part_names)}")
-    return Seen(mask=np.where(index, np.uint8(255), np.uint8(0)), parts=index)
+    return FileAnnotations(mask=np.where(index, np.uint8(255), np.uint8(0)), parts=index)
 
 
 def _tables(tree: Tree, table: str) -> dict[str, str]:
@@ -77,4 +77,4 @@ def _traits(tree: Tree) -> tuple[str, ...]:
     return tuple(named[number] for number in sorted(named))
 
 
-LAYOUT = Layout(recognises, dataset, levels=tuple(TABLES), look=look, aliases=("fish_vista",))
+LAYOUT = Layout(recognises, dataset, levels=tuple(TABLES), read_files=read_files, aliases=("fish_vista",))

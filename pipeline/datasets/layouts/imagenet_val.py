@@ -10,10 +10,10 @@ the names in the .xml files. Box coordinates count from 0.
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from pipeline.datasets.layouts.layout import Dataset, Layout, Record, Seen
+from pipeline.datasets.layouts.layout import Dataset, FileAnnotations, Layout, Record
 from pipeline.datasets.layouts.tree import Tree, brief, numbers, whole
 from pipeline.refusal import Refusal
 
@@ -83,13 +83,17 @@ def dataset(tree: Tree, level: None) -> Dataset:
     return Dataset(tuple(f"{synset} {words}".strip() for synset, words in files.synsets.items()), records)
 
 
-def look(record: Record, contents: list[bytes]) -> Seen:
+def read_files(record: Record, contents: Sequence[bytes]) -> FileAnnotations:
     (_, path), *_ = record.files
     root = _parsed(path, contents[0])
     texts = [[(box.findtext(side) or "").strip() for side in ("xmin", "ymin", "xmax", "ymax")] for box in root.iter("bndbox")]
     size = [(root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
-    frame = tuple(numbers(size, path)) if all(size) and "0" not in size else None
-    return Seen(tuple(tuple(numbers(sides, path)) for sides in texts), frame)
+    width, height = numbers(size, path) if all(size) and "0" not in size else (0.0, 0.0)
+    boxes = []
+    for sides in texts:
+        x0, y0, x1, y1 = numbers(sides, path)
+        boxes.append((x0, y0, x1, y1))
+    return FileAnnotations(tuple(boxes), (width, height) if width else None)
 
 
 def _labels(files: Files, position: dict[str, int]) -> Iterator[tuple[str, tuple[str, int]]]:
@@ -176,4 +180,4 @@ def _stem(path: str) -> str:
     return path.rpartition("/")[2].rpartition(".")[0]
 
 
-LAYOUT = Layout(recognises, dataset, look=look)
+LAYOUT = Layout(recognises, dataset, read_files=read_files)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class Record:
     part_names: tuple[str, ...] = ()  # of the index image: 1 is the first
     attributes: tuple[float, ...] | None = None
     frame: tuple[float, float] | None = None  # width and height that boxes and points are measured in; None: the image's own
-    files: tuple[tuple[str, str], ...] = ()  # what each is and its path: files of this image alone, which `Layout.look` reads
+    files: tuple[tuple[str, str], ...] = ()  # what each is and its path: files of this image alone, which `Layout.read_files` reads
     name: str | None = None  # what the key is made of; the image's path by default
 
     @property
@@ -36,7 +37,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Seen:
+class FileAnnotations:
     """What the image's own files say beyond the tables."""
 
     boxes: tuple[Box, ...] = ()
@@ -58,12 +59,12 @@ class Dataset:
 class Layout:
     """One way datasets lie on disk. A file in pipeline/datasets/layouts/ holds one as `LAYOUT`; its name is the file's.
 
-    `look` gets a record and the contents of its `files`, on the worker that packs it.
+    `read_files` gets a record and the contents of its `files`, on the worker that packs it.
     """
 
     recognises: Callable[[Tree], bool]
-    dataset: Callable[[Tree, str | None], Dataset]  # the tree, and the level that was chosen
+    dataset: Callable[[Tree, Any], Dataset]  # the tree, and the level: one of `levels`, or None where there is none
     levels: tuple[str, ...] | None = ()  # what classes may be, the first by default; None: what the files name
-    look: Callable[[Record, Sequence[bytes]], Seen] | None = None
+    read_files: Callable[[Record, Sequence[bytes]], FileAnnotations] | None = None
     aliases: tuple[str, ...] = ()
     last: bool = False  # recognised only where no other layout is

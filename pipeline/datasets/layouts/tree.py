@@ -148,18 +148,18 @@ def whole(text: str, where: str) -> int:
     return int(text)
 
 
-def same_keys(known: dict, given: dict, what: str, source: str, path: str) -> None:
+def same_keys(expected: dict, rows: dict, what: str, source: str, path: str) -> None:
     """Both name the same images.
 
     Raises:
         Refusal: one names an image that the other does not.
     """
-    lacking = next((key for key in known if key not in given), None)
+    lacking = next((key for key in expected if key not in rows), None)
     if lacking is not None:
-        raise Refusal(f"{path} has {len(given)} lines and {source} {len(known)}: {what} {lacking} of {source} has none")
-    stray = next((key for key in given if key not in known), None)
+        raise Refusal(f"{path} has {len(rows)} lines and {source} {len(expected)}: {what} {lacking} of {source} has none")
+    stray = next((key for key in rows if key not in expected), None)
     if stray is not None:
-        raise Refusal(f"{path} has {len(given)} lines and {source} {len(known)}: there is no {what} {stray} in {source}")
+        raise Refusal(f"{path} has {len(rows)} lines and {source} {len(expected)}: there is no {what} {stray} in {source}")
 
 
 def brief(text: str) -> str:

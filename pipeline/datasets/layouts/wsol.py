@@ -9,13 +9,13 @@ NAME is the level, where there are several. A class is called like the folder th
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets.layouts.layout import SPLITS, Box, Dataset, Layout, Record, Seen
+from pipeline.datasets.layouts.layout import SPLITS, Box, Dataset, FileAnnotations, Layout, Record
 from pipeline.datasets.layouts.tree import Tree, brief, numbers, same_keys, whole
 from pipeline.refusal import Refusal
 
@@ -41,35 +41,35 @@ def dataset(tree: Tree, level: str | None) -> Dataset:
     labels = {split: _labels(tree, path, ids[split]) for split, path in splits.items()}
     sizes = {split: _sizes(tree, path, ids[split]) for split, path in splits.items()}
     objects = {split: _objects(tree, path, ids[split]) for split, path in splits.items()}
-    place = _place(tree, folder, ids)
+    folder_of_images = _folder_of_images(tree, folder, ids)
 
     def records() -> Iterator[Record]:
         for split, images in ids.items():
             for image, where in images.items():
-                given = objects[split].get(image, Objects())
+                annotated = objects[split].get(image, Objects())
                 yield Record(
-                    image=place + image,
+                    image=folder_of_images + image,
                     label=labels[split][image],
                     split=split,
                     where=where,
-                    boxes=given.boxes,
+                    boxes=annotated.boxes,
                     frame=sizes[split].get(image),
-                    files=tuple((what, place + path) for what, path in given.masks),
+                    files=tuple((kind, folder_of_images + path) for kind, path in annotated.masks),
                     name=image,
                 )
 
     return Dataset(_classes(labels), records)
 
 
-def look(record: Record, contents: list[bytes]) -> Seen:
+def read_files(record: Record, contents: Sequence[bytes]) -> FileAnnotations:
     """The union of the masks is the object; of the ignore region, what is not."""
-    regions = {"object": [], "ignore": []}
+    regions: dict[str, list[np.ndarray]] = {"object": [], "ignore": []}
     for (what, _), content in zip(record.files, contents, strict=True):
         regions[what].append(_region(content))
     mask = np.where(np.any(regions["object"], axis=0), np.uint8(255), np.uint8(0))
     for ignored in regions["ignore"]:
         mask[ignored & (mask == 0)] = 128
-    return Seen(mask=mask)
+    return FileAnnotations(mask=mask)
 
 
 def _region(content: bytes) -> np.ndarray:
@@ -113,15 +113,17 @@ def _sizes(tree: Tree, folder: str, ids: dict) -> dict[str, tuple[float, float]]
         return {}
     found = {}
     for where, (image, *sides) in _rows(tree, path, 3):
-        found[image] = tuple(numbers(sides, where))
-        if min(found[image]) < 1:
+        width, height = numbers(sides, where)
+        found[image] = width, height
+        if min(width, height) < 1:
             raise Refusal(f"{where}: {brief(','.join(sides))} is not a width and a height")
     same_keys(ids, found, "image", f"{folder}{IDS}", path)
     return found
 
 
 def _objects(tree: Tree, folder: str, ids: dict) -> dict[str, Objects]:
-    path, found = f"{folder}{FOUND}", {}
+    path = f"{folder}{FOUND}"
+    found: dict[str, Objects] = {}
     if path not in tree:
         return {}
     for where, fields in _rows(tree, path, 5, 3):
@@ -145,21 +147,21 @@ def _rows(tree: Tree, path: str, *fields: int) -> Iterator[tuple[str, list[str]]
         yield f"{path}:{number}", found
 
 
-def _place(tree: Tree, folder: str, ids: dict[str, dict]) -> str:
+def _folder_of_images(tree: Tree, folder: str, ids: dict[str, dict]) -> str:
     """What stands before an image's path."""
     first = [next(iter(images)) for images in ids.values() if images]
     places = (f"dataset/{_dataset(folder)}/", folder, "", f"{_dataset(folder)}/", "images/")
-    return next((place for place in places if any(place + image in tree for image in first)), places[0])
+    return next((prefix for prefix in places if any(prefix + image in tree for image in first)), places[0])
 
 
 def _classes(labels: dict[str, dict[str, int]]) -> tuple[str, ...]:
     folders: dict[int, set[str]] = {}
-    for given in labels.values():
-        for image, label in given.items():
+    for labels_of in labels.values():
+        for image, label in labels_of.items():
             folders.setdefault(label, set()).add(_dataset(image.rpartition("/")[0]))
     names = {label: next(iter(found)) if len(found) == 1 else "" for label, found in folders.items()}
     distinct = "" not in names.values() and len(set(names.values())) == len(names)
     return tuple(names.get(label, str(label)) if distinct else str(label) for label in range(max(folders, default=-1) + 1))
 
 
-LAYOUT = Layout(recognises, dataset, levels=None, look=look, aliases=("openimages_wsol",))
+LAYOUT = Layout(recognises, dataset, levels=None, read_files=read_files, aliases=("openimages_wsol",))

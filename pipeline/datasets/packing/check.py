@@ -1,4 +1,4 @@
-"""What a pack job comes to, before anything is written: the dataset, what a first look at it tells, and its shards."""
+"""A pack job is checked before anything is written: the dataset, a survey of its records, and its shards."""
 
 import hashlib
 import re
@@ -16,7 +16,7 @@ from pipeline.refusal import Refusal
 
 @dataclass
 class Survey:
-    """What a first look at every record tells, before anything is written."""
+    """The counts and problems of all records, before anything is written."""
 
     counts: dict[str, Counter] = field(default_factory=dict)  # split -> label -> images
     problems: list[str] = field(default_factory=list)
@@ -101,33 +101,34 @@ def _splits(survey: Survey, job: Pack) -> tuple[str, ...]:
     return tuple(split for split in SPLITS if split in survey.counts and (not job.split or split in job.split))
 
 
-def tasks(plan: CheckedPack) -> Iterator[Task]:
+def tasks(checked: CheckedPack) -> Iterator[Task]:
     """The shards of each split, as soon as one is full."""
-    waiting: dict[str, list[Item]] = {split: [] for split in plan.splits}
-    shards, keys = Counter(), Keys()
-    for record in plan.dataset.records():
-        if _lost(record, plan.tree):
+    waiting: dict[str, list[Item]] = {split: [] for split in checked.splits}
+    shards: Counter[str] = Counter()
+    keys = Keys()
+    for record in checked.dataset.records():
+        if _lost(record, checked.tree):
             continue
         key = keys(record.name or record.image)  # of every split: a key does not depend on which of them are packed
         if record.split not in waiting:
             continue
-        name = None if record.label is None else plan.dataset.classes[record.label]
+        name = None if record.label is None else checked.dataset.classes[record.label]
         waiting[record.split].append(Item(key, name, record))
-        if len(waiting[record.split]) == plan.job.images_per_shard:
-            yield _task(plan, record.split, shards, waiting[record.split])
+        if len(waiting[record.split]) == checked.job.images_per_shard:
+            yield _task(checked, record.split, shards, waiting[record.split])
             waiting[record.split] = []
     for split, items in waiting.items():
         if items:
-            yield _task(plan, split, shards, items)
+            yield _task(checked, split, shards, items)
 
 
-def _task(plan: CheckedPack, split: str, shards: Counter, items: list[Item]) -> Task:
+def _task(checked: CheckedPack, split: str, shards: Counter, items: list[Item]) -> Task:
     name = f"{split}-{shards[split]:05}.tar"
     shards[split] += 1
-    stamps = [[plan.tree.files[path] for path in item.record.paths] for item in items]
-    inputs = fingerprint(items, stamps, plan.layout, plan.job.resize)
-    job = plan.job
-    return Task(name, plan.tree.root, job.out, plan.layout, split, tuple(items), job.resize, job.skip_missing, inputs)
+    stamps = [[checked.tree.files[path] for path in item.record.paths] for item in items]
+    inputs = fingerprint(items, stamps, checked.layout, checked.job.resize)
+    job = checked.job
+    return Task(name, checked.tree.root, job.out, checked.layout, split, tuple(items), job.resize, job.skip_missing, inputs)
 
 
 class Keys:

@@ -5,12 +5,14 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 
+import numpy as np
+
 from pipeline import storage
 from pipeline.classes import pairs
 from pipeline.datasets.layouts import SPLITS, Dataset
 from pipeline.datasets.packing.check import CheckedPack, check_pack, tasks
 from pipeline.datasets.packing.job import Pack
-from pipeline.datasets.packing.shard import Receipt, receipt_url, write_shard
+from pipeline.datasets.packing.shard import Receipt, Task, receipt_url, write_shard
 from pipeline.monitor.monitor import Monitor
 from pipeline.refusal import Refusal
 from pipeline.tables import files
@@ -19,24 +21,23 @@ AT_ONCE = 64  # shards that are planned and handed out together
 FEW = 3  # of a list of bad things, named in a refusal
 
 
-def pack(job: Pack, map: Callable = map) -> dict:
-    """Write the shards; returns what pack.json says. `map` maps a function over items, here or on Ray, in any order.
+def pack(job: Pack, apply: Callable = map) -> dict:
+    """Write the shards; returns the content of pack.json. `apply` maps a function over items, here or on Ray, in any order.
 
     Raises:
         Refusal: the root is in no known layout, its tables contradict each other or its images, or `out` holds another dataset.
     """
-    planned = check_pack(job)
-    _refuse_problems(planned.survey.problems, job)
+    checked = check_pack(job)
+    _refuse_problems(checked.survey.problems, job)
     files.check_writable(job.out)
-    known = _known(job.out, planned.head)
-    monitor = Monitor(job.log)
-    about = {"layout": planned.layout, "images": planned.images, "classes": len(planned.dataset.classes), "splits": planned.splits}
-    monitor.tell("planned", **about)
-    monitor.show(f"{planned.layout}: {planned.images} images of {about['classes']} classes in {' '.join(planned.splits)}")
-    _tables(job.out, planned.dataset)
-    with monitor.stage("pack", planned.images, "images"):
-        receipts = _write(planned, known, map, monitor)
-    return _finish(planned, known, receipts)
+    earlier = _known(job.out, checked.head)
+    monitor, classes = Monitor(job.log), len(checked.dataset.classes)
+    monitor.tell("planned", layout=checked.layout, images=checked.images, classes=classes, splits=checked.splits)
+    monitor.show(f"{checked.layout}: {checked.images} images of {classes} classes in {' '.join(checked.splits)}")
+    _tables(job.out, checked.dataset)
+    with monitor.stage("pack", checked.images, "images"):
+        receipts = _write(checked, earlier, apply, monitor)
+    return _finish(checked, earlier, receipts)
 
 
 def _refuse_problems(problems: Sequence[str], job: Pack) -> None:
@@ -57,8 +58,8 @@ def _known(out: str, head: dict) -> dict[str, Receipt]:
         before = head
     changed = [name for name in head if before.get(name) != head[name]]
     if changed:
-        told = ", ".join(f"{name} {before.get(name)} and not {head[name]}" for name in changed)
-        raise Refusal(f"--out {out} holds another dataset ({told}); name another place, or remove what is there")
+        differences = ", ".join(f"{name} {before.get(name)} and not {head[name]}" for name in changed)
+        raise Refusal(f"--out {out} holds another dataset ({differences}); name another place, or remove what is there")
     fs, path = storage.filesystem(out)
     sizes = {info["name"].rpartition("/")[2]: info["size"] for info in fs.ls(path, detail=True)} if fs.isdir(path) else {}
     names = [name for name in sizes if re.fullmatch(rf"({'|'.join(SPLITS)})-\d{{5,}}\.tar", name)]
@@ -74,31 +75,33 @@ def _tables(out: str, dataset: Dataset) -> None:
         names, values = dataset.attributes
         content = {"attributes": list(names), "values": [[round(value, 12) for value in row] for row in values]}
         files.write_bytes(storage.join(out, "attributes.json"), json.dumps(content).encode())
-        pairs.write(storage.join(out, "pairs.json"), pairs.pairs_of_attributes(names, values))
+        pairs.write(storage.join(out, "pairs.json"), pairs.pairs_of_attributes(names, np.array(values)))
 
 
-def _write(plan: CheckedPack, known: dict[str, Receipt], map: Callable, monitor: Monitor) -> dict[str, Receipt]:
+def _write(checked: CheckedPack, earlier: dict[str, Receipt], apply: Callable, monitor: Monitor) -> dict[str, Receipt]:
     """Receipts of all shards of these splits; those whose inputs did not change are left as they are."""
-    receipts, coming = {}, tasks(plan)
-    while some := list(islice(coming, AT_ONCE)):
-        todo, problems = [], []
-        for task in some:
-            if task.name in known and known[task.name].inputs == task.inputs:
-                receipts[task.name] = known[task.name]
-                problems += known[task.name].problems
+    receipts: dict[str, Receipt] = {}
+    shard_tasks = tasks(checked)
+    while batch := list(islice(shard_tasks, AT_ONCE)):
+        todo: list[Task] = []
+        problems: list[str] = []
+        for task in batch:
+            if task.name in earlier and earlier[task.name].inputs == task.inputs:
+                receipts[task.name] = earlier[task.name]
+                problems += earlier[task.name].problems
                 monitor.add(len(task.items))
             else:
                 todo.append(task)
         if todo:
-            _unpublish(plan.job.out)
+            _unpublish(checked.job.out)
         sizes = {task.name: len(task.items) for task in todo}
-        for receipt in map(write_shard, todo) if todo else ():
+        for receipt in apply(write_shard, todo) if todo else ():
             if receipt.refused:
                 raise Refusal(receipt.refused)
             receipts[receipt.name] = receipt
             problems += receipt.problems
             monitor.add(sizes[receipt.name], len(receipt.problems))
-        _refuse_problems(problems, plan.job)
+        _refuse_problems(problems, checked.job)
     return dict(sorted(receipts.items()))
 
 
@@ -109,31 +112,31 @@ def _unpublish(out: str) -> None:
         fs.rm_file(path)
 
 
-def _finish(plan: CheckedPack, known: dict[str, Receipt], receipts: dict[str, Receipt]) -> dict:
+def _finish(checked: CheckedPack, earlier: dict[str, Receipt], receipts: dict[str, Receipt]) -> dict:
     """Remove shards that are no longer of these splits, and write pack.json, which names all that are."""
     written = {name for name, receipt in receipts.items() if receipt.images}
-    stale = [name for name, receipt in known.items() if receipt.split in plan.splits and name not in written]
+    stale = [name for name, receipt in earlier.items() if receipt.split in checked.splits and name not in written]
     for name in stale:
-        _unpublish(plan.job.out)
-        for url in (storage.join(plan.job.out, name), receipt_url(plan.job.out, name)):
+        _unpublish(checked.job.out)
+        for url in (storage.join(checked.job.out, name), receipt_url(checked.job.out, name)):
             fs, path = storage.filesystem(url)
             fs.rm_file(path)
-    kept = {name: receipt for name, receipt in known.items() if receipt.split not in plan.splits}
-    all_of_them = [receipt for _, receipt in sorted((kept | receipts).items())]
-    shards = [receipt for receipt in all_of_them if receipt.images]
-    labels = {label for counts in plan.survey.counts.values() for label in counts}
-    content = plan.head | {
+    other_splits = {name: receipt for name, receipt in earlier.items() if receipt.split not in checked.splits}
+    all_receipts = [receipt for _, receipt in sorted((other_splits | receipts).items())]
+    shards = [receipt for receipt in all_receipts if receipt.images]
+    labels = {label for counts in checked.survey.counts.values() for label in counts}
+    content = checked.head | {
         "images": sum(receipt.images for receipt in shards),
         "splits": {split: _sums([receipt for receipt in shards if receipt.split == split]) for split in SPLITS},
-        "empty_classes": [name for label, name in enumerate(plan.dataset.classes) if label not in labels],
+        "empty_classes": [name for label, name in enumerate(checked.dataset.classes) if label not in labels],
         "shards": [
             {"name": receipt.name, "split": receipt.split, "images": receipt.images, "bytes": receipt.bytes, "sha256": receipt.sha256}
             for receipt in shards
         ],
-        "problems": plan.survey.problems + [problem for receipt in all_of_them for problem in receipt.problems],
+        "problems": checked.survey.problems + [problem for receipt in all_receipts for problem in receipt.problems],
     }
     content["splits"] = {split: sums for split, sums in content["splits"].items() if sums["shards"]}
-    files.write_json(storage.join(plan.job.out, "pack.json"), content)
+    files.write_json(storage.join(checked.job.out, "pack.json"), content)
     return content
 
 

@@ -4,11 +4,12 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.datasets.layouts import LAYOUTS, SHOWN, Record, Seen
+from pipeline.datasets.layouts import LAYOUTS, SHOWN, FileAnnotations, Record
 from pipeline.refusal import Refusal
 from pipeline.sources.decode import PIXEL_LIMIT
 from pipeline.sources.sample import IMAGES
@@ -62,17 +63,17 @@ def members(item: Item, layout: str, contents: Sequence[bytes], resize: int | No
     image, *others = contents
     size, orientation = _header(image)
     ending = item.record.image.rpartition(".")[2].lower()
-    seen = _look(item.record, layout, others) if others else Seen()
-    shown = size[::-1] if orientation >= 5 else size
-    fitted = shown
+    from_files = _read_files(item.record, layout, others) if others else FileAnnotations()
+    upright = size[::-1] if orientation >= 5 else size
+    fitted = upright
     if resize:
-        fitted = _fitted(shown, resize)
+        fitted = _fitted(upright, resize)
         image, ending = _resized(image, fitted), "jpg"
     elif ending not in IMAGES:
         raise Unpackable(f"ends in .{ending}; shards hold {' '.join(IMAGES)}, so give --resize to encode it anew")
-    told = _told(item, seen, size, orientation) | {"width": shown[0], "height": shown[1]}
-    sample = {ending: image, "json": json.dumps(told, ensure_ascii=False).encode()}
-    for name, mask in (("mask.png", seen.mask), ("parts.png", seen.parts)):
+    annotations = _annotations(item, from_files, size, orientation) | {"width": upright[0], "height": upright[1]}
+    sample = {ending: image, "json": json.dumps(annotations, ensure_ascii=False).encode()}
+    for name, mask in (("mask.png", from_files.mask), ("parts.png", from_files.parts)):
         if mask is not None:
             sample[name] = _png(mask, orientation, fitted if resize else None)
     return sample
@@ -99,31 +100,33 @@ def _orientation(image: Image.Image) -> int:
     return found if found in TURNED else 1
 
 
-def _look(record: Record, layout: str, contents: Sequence[bytes]) -> Seen:
+def _read_files(record: Record, layout: str, contents: Sequence[bytes]) -> FileAnnotations:
+    read_files = LAYOUTS[layout].read_files
+    assert read_files, "a layout whose records have files of their own reads them"
     try:
-        return LAYOUTS[layout].look(record, contents)
+        return read_files(record, contents)
     except Refusal:
         raise
     except Exception as error:  # the file boundary: what is damaged is named
         raise Refusal(f"{' or '.join(record.paths[1:])} cannot be read: {' '.join(str(error).split())[:100]}") from error
 
 
-def _told(item: Item, seen: Seen, size: tuple[int, int], orientation: int) -> dict:
-    """What the sample's JSON says."""
+def _annotations(item: Item, from_files: FileAnnotations, size: tuple[int, int], orientation: int) -> dict:
+    """The content of the sample's JSON."""
     record = item.record
-    told = {"label": record.label, "label_name": item.label_name, "split": record.split}
-    boxes = [*_boxes(record.boxes, record.frame or size, orientation), *_boxes(seen.boxes, seen.frame or size, orientation)]
+    annotations: dict[str, Any] = {"label": record.label, "label_name": item.label_name, "split": record.split}
+    boxes = [*_boxes(record.boxes, record.frame or size, orientation), *_boxes(from_files.boxes, from_files.frame or size, orientation)]
     if boxes:
-        told["boxes"] = boxes
+        annotations["boxes"] = boxes
     if record.parts:
         width, height = record.frame or size
         turn = TURNED.get(orientation, lambda x, y: (x, y))
-        told["parts"] = {part: _rounded(turn(x / width, y / height)) for part, (x, y) in record.parts.items()}
-    if seen.parts is not None:
-        told["part_names"] = list(record.part_names)
+        annotations["parts"] = {part: _rounded(turn(x / width, y / height)) for part, (x, y) in record.parts.items()}
+    if from_files.parts is not None:
+        annotations["part_names"] = list(record.part_names)
     if record.attributes is not None:
-        told["attributes"] = list(record.attributes)
-    return told
+        annotations["attributes"] = list(record.attributes)
+    return annotations
 
 
 def _boxes(boxes: Iterable, frame: tuple[float, float], orientation: int) -> list[list[float]]:

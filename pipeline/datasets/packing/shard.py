@@ -1,5 +1,6 @@
 """One shard: a tar of samples that is seen whole or not at all, and whose bytes the same records decide."""
 
+import builtins
 import hashlib
 import json
 import os
@@ -48,7 +49,7 @@ class Receipt:
     refused: str = ""
 
     @classmethod
-    def from_json(cls, text: bytes) -> "Receipt":
+    def from_json(cls, text: builtins.bytes) -> "Receipt":
         fields = json.loads(text)
         return cls(**{**fields, "problems": tuple(fields["problems"])})
 
@@ -118,16 +119,18 @@ def _contents(task: Task) -> Iterator[tuple[Item, list[bytes | Exception]]]:
     items = iter(task.items)
     while batch := list(islice(items, AT_ONCE)):
         paths = [item.record.paths for item in batch]
-        found = deque(storage.read_many([storage.join(task.root, path) for some in paths for path in some]))
-        for item, some in zip(batch, paths, strict=True):
-            yield item, [found.popleft() for _ in some]  # what is packed is not held
+        found = deque(storage.read_many([storage.join(task.root, path) for item_paths in paths for path in item_paths]))
+        for item, item_paths in zip(batch, paths, strict=True):
+            yield item, [found.popleft() for _ in item_paths]  # what is packed is not held
 
 
 def _sound(item: Item, contents: list[bytes | Exception]) -> list[bytes]:
+    sound = []
     for path, content in zip(item.record.paths, contents, strict=True):
         if isinstance(content, Exception):
             raise Unpackable(f"cannot be read: {path}: {one_line(content, 100)}")
-    return contents
+        sound.append(content)
+    return sound
 
 
 def _land(draft: Path, url: str) -> None:
