@@ -26,9 +26,10 @@ test: .venv/ready  ## all tests
 fast: .venv/ready  ## the tests without Ray and the slow ones
 	$(TWO) -m 'not slow and not ray'
 
-lint: .venv/ready  ## style
+lint: .venv/ready  ## style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 reference: .venv/ready  ## write the tables of docs/reference anew, from the registries
 	$(RUN) -m docs.reference.build

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pipeline.run.executor import Executor
 
@@ -57,7 +58,7 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    local = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    local: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     with _quiet_core():
         ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
     context = ray.data.DataContext.get_current()

@@ -14,7 +14,8 @@ FILES = {path.stem: path for path in sorted(Path(__file__).parent.glob("[!_]*.py
 
 def listing() -> str:
     """Every job with the first sentence of its docstring, a line each."""
-    return "\n".join(f"atlas {name:8} {ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]}" for name, path in FILES.items())
+    docstrings = {name: ast.get_docstring(ast.parse(path.read_text())) or "" for name, path in FILES.items()}
+    return "\n".join(f"atlas {name:8} {docstring.partition(chr(10))[0]}" for name, docstring in docstrings.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

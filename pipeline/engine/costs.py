@@ -23,13 +23,13 @@ def timed(tally: Counter, payer: str) -> Iterator[None]:
     try:
         yield
     finally:
-        tally[payer, SECONDS] += time.monotonic() - began
+        tally.update({(payer, SECONDS): time.monotonic() - began})
 
 
 def account_of(tally: Mapping[tuple[str, str], float], names: Iterable[str], images: int) -> dict[str, dict[str, int]]:
     """A task's tally by payer, each with the task's number of images: those in `names`, and all others that have spent something."""
     payers = {*names, *(payer for payer, _ in tally)}
-    return {payer: {"images": images, **{kind: tally[payer, kind] for kind in PASSES}} for payer in sorted(payers)}
+    return {payer: {"images": images, **{kind: int(tally[payer, kind]) for kind in PASSES}} for payer in sorted(payers)}
 
 
 def seconds_of(tally: Mapping[tuple[str, str], float]) -> dict[str, float]:

@@ -28,7 +28,8 @@ class Monitor:
 
     def __init__(self, log: Log = "text", out: str | None = None, name: str = ""):
         self.log = log
-        self.status, self.events = (StatusFile(out, name), EventFile(out, name)) if out else (None, None)
+        self.status = StatusFile(out, name) if out else None
+        self.events = EventFile(out, name) if out else None
         self.numbers: dict = {}
         self.progress = Progress("", 0, "")
         self.costs: Counter[tuple[str, str]] = Counter()  # by payer and kind, as in `passes`

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -149,7 +150,8 @@ def _explained(work: RunState, todo: Sequence[Task], executor: Executor, monitor
     batch_size = None if job.batch_size == "auto" else int(job.batch_size)
     stage: type[Explain] = ScoreStored if checked.spec.stored else Explain
     load = partial(stage.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if executor.gpus else 1)
-    spent, tasks = Counter(work.spent), [task.to_json() for task in todo]
+    spent: Counter[Any] = Counter(work.spent)
+    tasks = [task.to_json() for task in todo]
     with monitor.stage("explain", _images(todo), "images", tasks=len(todo), tasks_done=0) as progress:
         for text in executor.explain_tasks(tasks, Read.of(checked), load, Land(job.out), executor.workers, executor.gpus, job.task_timeout):
             failure = receipts.failure(text)
@@ -163,10 +165,10 @@ def _explained(work: RunState, todo: Sequence[Task], executor: Executor, monitor
             monitor.costs.update(passes.costs_of(receipt.facts))
             count, failed = receipt.facts["stop"] - receipt.facts["start"], receipt.facts["failed"]
             monitor.task(count, failed, "task_done", {"task": receipt.task, **receipt.facts})
-    spent["wall_seconds"] += progress.seconds
+    spent.update({"wall_seconds": progress.seconds})
     rate = {"images_per_second": round(_images(todo) / max(progress.seconds, 1e-9), 3)}
-    spent = {name: round(value, 3) for name, value in spent.items()} | rate
-    return replace(work, answered=_by_task(work.answered, fresh), failures=failures, spent=spent)
+    rounded = {name: round(value, 3) for name, value in spent.items()}
+    return replace(work, answered=_by_task(work.answered, fresh), failures=failures, spent=rounded | rate)
 
 
 def _spent(receipt: Receipt) -> dict[str, float]:

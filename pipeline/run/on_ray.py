@@ -35,7 +35,7 @@ def explain_tasks(
     ledger = f"ledger-{uuid4()}"
     kept = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ledger).options(name=ledger).remote()
     share = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 0.75}
-    rows = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
+    rows: ray.data.Dataset = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
     rows = rows.map(_Guard(read, "read", read_failure, ledger, timeout), num_cpus=0.25)
     rows = rows.map_batches(
         _Actor,
@@ -65,7 +65,7 @@ class _Ledger:
     """Which tasks were begun and never ended. Ray starts a process that died again for ever, and has no such count."""
 
     def __init__(self):
-        self.open = Counter()
+        self.open: Counter[tuple] = Counter()
 
     def begin(self, key: tuple) -> int:
         """How often the task has been begun since it last ended, this time included."""

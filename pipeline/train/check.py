@@ -1,7 +1,7 @@
 """A training is checked as far as that goes before a worker starts; and the network that it starts from."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -76,8 +76,9 @@ def check_training(job: Training) -> CheckedTraining:
         num_classes=classes.num_classes,
         classes=classes.names,
         prepare={"mean": prepare.mean, "std": prepare.std, "interpolation": prepare.interpolation},
-        **({} if job.head == "plain" else {"positive": job.positive, "normaliser": job.normaliser}),
     )
+    if job.head != "plain":
+        recipe = replace(recipe, positive=job.positive, normaliser=job.normaliser)
     frozen = job.batch_norm == "frozen" or (job.batch_norm == "auto" and pretrained and _has_folded_norm(trunk))
     augmented = job.freeze == "none"
     images = ImageSpec(_index_shards(job), classes, size, prepare.interpolation, augmented, job.train_split, job.val_share, job.seed)

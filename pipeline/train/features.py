@@ -5,6 +5,7 @@ N images, K channels, h w cells
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,8 @@ def trunk_features(checked: CheckedTraining, trunk: nn.Module, images: data.Imag
                 raise Refusal("the frozen trunk's features leave the range of half precision; train with --freeze none")
             features[batch] = maps
 
-    trunk_recipe = replace(checked.recipe, head="", positive="", normaliser="", num_classes=0, classes=())
+    without_head: dict[str, Any] = {"head": "", "positive": "", "normaliser": "", "num_classes": 0, "classes": ()}
+    trunk_recipe = replace(checked.recipe, **without_head)
     name = f"features-{digest([trunk_recipe.to_json(), checked.start, checked.image_spec.identity])}"
     folder = data.fill_folder(Path(checked.job.cache) / name, fill, team)
     return data.open_array(folder / "features.f16", shape, np.float16)
