@@ -347,7 +347,7 @@ def test_a_new_perturbation_is_a_value_and_a_painter_and_is_passed_and_counted_l
     monkeypatch.setitem(METRICS, "halves", halves)
     told, backbone = scored_maps(images, loaded(), ["halves"]), loaded()
     for (drawn, score), image in zip(told, images, strict=True):
-        generator = torch.Generator().manual_seed(seed_of(0, "subsets", drawn.row["key"], hashlib.sha256(image.tobytes()).hexdigest()))
+        generator = torch.Generator().manual_seed(seed_of(0, "subsets", drawn.row.key, hashlib.sha256(image.tobytes()).hexdigest()))
         masks = torch.rand(6, SIZE, SIZE, generator=generator).round()[:, None]
         p = backbone.logits(backbone.prepare.normalise(torch.from_numpy(image) / 255 * masks)).softmax(1)
         assert score.values["halves"] == pytest.approx(float(p[:, drawn.predicted].mean()), rel=1e-4)
