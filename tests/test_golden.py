@@ -6,6 +6,7 @@ the tables) and pin the new value with the reason in the commit. Weights are who
 
 import dataclasses
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from pipeline.plan.task import Task
 from pipeline.sources import Index, Shard
 from pipeline.sources.labels import Classes
 from pipeline.spec.explain_spec import build_spec
+from pipeline.spec.output import Output
 from pipeline.tables import files
 from pipeline.tables.identity import digest, seed_of
 from pipeline.train.data import ImageSpec
@@ -104,21 +106,46 @@ def trained() -> tuple[checkpoint.Recipe, dict[str, torch.Tensor]]:
     return recipe, headed.state_dict()
 
 
+@pytest.fixture(scope="module")
+def jobs(networks) -> dict[str, tuple[str, dict[str, Output]]]:
+    """By network, its identity and every output of a job that asks for everything, by what the job calls it."""
+    found = {}
+    for name, network in networks.items():
+        backbone = network.load()
+        targets = ["predicted", "label", "finer(T=1)", "f08=finer(gamma=0.8,T=1)", "class:1", "set=class_set:some"]
+        methods = ["all", "short=rise(masks=40)", "glas(preset=ilsvrc)"]
+        if name == "open_clip":  # without classes: embeddings of texts are sums, whose last bit is the processor's
+            targets = ["text:a wren", "text_contrast:a wren|a bird"]
+        metrics = ["all", "selectivity", "bbox_study", "max_sensitivity", "coarse=pxap(bins=100)"]
+        metrics += ["sanity"] * (name != "own")  # which has four layers, one less than sanity draws anew
+        asked = build_spec(methods, targets, metrics=metrics, select="predicted <> label", seed=3)
+        fit, _ = fit_to_backbone(with_class_sets(asked, {"some": (0, 1)}), backbone)
+        outputs = {" ".join(r.alias for r in (o.metric, o.method, o.target) if r) or o.table: o for o in outputs_of(fit, backbone, ())}
+        found[name] = backbone.identity, {f"{key} ({output.table})": output for key, output in outputs.items()}
+    return found
+
+
 @pytest.mark.parametrize("name", ["creatures", "vit", "open_clip", "checkpoint", "own"])
-def test_the_cells_of_a_job(networks, name):
-    backbone = networks[name].load()
-    targets = ["predicted", "label", "finer(T=1)", "f08=finer(gamma=0.8,T=1)", "class:1", "set=class_set:some"]
-    methods = ["all", "short=rise(masks=40)", "glas(preset=ilsvrc)"]
-    if name == "open_clip":  # without classes: embeddings of texts are sums, whose last bit is the processor's
-        targets = ["text:a wren", "text_contrast:a wren|a bird"]
-    metrics = ["all", "selectivity", "bbox_study", "max_sensitivity", "coarse=pxap(bins=100)"]
-    metrics += ["sanity"] * (name != "own")  # which has four layers, one less than sanity draws anew
-    asked = build_spec(methods, targets, metrics=metrics, select="predicted <> label", seed=3)
-    fit, _ = fit_to_backbone(with_class_sets(asked, {"some": (0, 1)}), backbone)
-    found = {" ".join(r.alias for r in (c.metric, c.method, c.target) if r) or c.table: c for c in outputs_of(fit, backbone, ())}
-    kept = {f"{key} ({cell.table})": cell.identity for key, cell in found.items()}
-    one_by_one = {key: kept[key] for key in kept if key.split()[0] in ("images", "features", "predictions", "layer_cam", "gem", "calm")}
-    assert {"backbone": backbone.identity, "all": digest(sorted(kept.items())), **one_by_one} == PINNED["cells"][name]
+def test_the_outputs_of_a_job(jobs, name):
+    identity, outputs = jobs[name]
+    some = ("images", "features", "predictions", "layer_cam", "gem", "calm")
+    assert {"backbone": identity, **{key: o.identity for key, o in outputs.items() if key.split()[0] in some}} == PINNED["cells"][name]
+
+
+def test_the_outputs_of_every_method_and_metric(jobs):
+    """An output of a method and a metric counts under the one that was pinned later, so that a new one moves no other's digest."""
+    pinned, found = PINNED["named"], defaultdict(list)
+    place = {name: number for number, name in enumerate(pinned)}
+    for network, (_, outputs) in jobs.items():
+        for key, output in outputs.items():
+            names = [choice.alias for choice in (output.method, output.metric) if choice]
+            if names:
+                found[max(names, key=lambda name: (place.get(name, len(place)), name))].append([network, key, output.identity])
+    digests = {name: digest(sorted(found[name])) for name in sorted(found)}
+    moved = {name: digests.get(name) for name in pinned if digests.get(name) != pinned[name]}
+    assert not moved, f"users would compute these anew; where that is meant, raise the version and pin in tests/golden.json: {moved}"
+    new = {name: digests[name] for name in digests if name not in pinned}
+    assert not new, f"new methods or metrics; append to `named`, at the end of tests/golden.json: {json.dumps(new)}"
 
 
 def test_a_task_and_its_cells():
