@@ -14,6 +14,7 @@ Every method of the masked family
 Every method whose noise is drawn
     NOISY      the method as written with settings by which its noise shows, and quickly
 Where they apply
+    NO_SOURCE  what it is, of one that no paper describes; the docstrings of all others name theirs in brackets
     SHORT      the method as written, where its defaults would take minutes; its defaults otherwise
     TINY       the method as written, at next to no cost, for thousands of maps; SHORT otherwise
     COUNTED    the method as written, where its passes are counted with other settings than SHORT
