@@ -62,7 +62,7 @@ def mini(request, tmp_path):
 
 
 def test_every_layout_has_a_miniature():
-    assert {layout for layout, _ in MINIATURES.values()} == set(LAYOUTS)
+    assert {layout for layout, _ in MINIATURES.values()} == set(LAYOUTS), "add a miniature to MINIATURES in tests/layouts.py"
 
 
 def test_samples_say_what_the_tables_say(mini, tmp_path):

@@ -411,7 +411,8 @@ def test_a_run_says_how_long_each_stage_took_and_how_much_it_moved(source, tmp_p
     explain.run(job(source, tmp_path / "out", **ASKED))
     spent = tables.open(str(tmp_path / "out")).manifest["spent"]
     seconds = {f"{stage}_seconds" for stage in ("list", "read", "explain", "wall", "publish")}
-    assert set(spent) == seconds | {"images_per_second", "bytes_read", "bytes_written", "retries"}
+    written = seconds | {"images_per_second", "bytes_read", "bytes_written", "retries"}
+    assert set(spent) == written, "name a new number of `spent` here; `_times` in pipeline/reduce/manifest.py says what belongs there"
     assert spent["bytes_read"] == sum(len(good(i)["png"]) for i in range(12))
     assert spent["bytes_written"] == sum(path.stat().st_size for path in tmp_path.glob("out/tasks/**/*.parquet"))
     assert spent["retries"] == 0

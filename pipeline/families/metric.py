@@ -44,6 +44,8 @@ class Metric:
 
     Attributes:
         columns: its columns -> which way is better, None where neither is; every column begins with the metric's name.
+        family: the folder of pipeline/metrics that its file lies in. `localisation` compares the map with the object, `faithfulness` with the
+            network's answers, `shape` with neither; `analysis` is computed only where it is named.
         constant: whether a constant map has a value.
         binary: the columns whose values are 0 or 1, so that their mean is a share; True for all of them.
         curves: whether `score` returns a curve for each column [columns N], in [0, 1] over equal steps. Then the column's number is the

@@ -1,4 +1,7 @@
-"""The manifest of a run, run.json: its job, network, methods, targets, metrics, shards, files, counts and costs."""
+"""The manifest of a run, run.json: its job, network, methods, targets, metrics, shards, files, counts and costs.
+
+Each function below fills some of its fields. What decides values stands in `_description`, what the run took in `_times`.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -98,7 +101,10 @@ def _costs(state: RunState) -> Iterator[dict]:
 
 
 def _times(state: RunState, publish_seconds: float) -> dict:
-    """When the run began and ended (ISO 8601, UTC), and the seconds it took."""
+    """When the run began and ended (ISO 8601, UTC), and the seconds it took.
+
+    `spent` holds numbers alone: sums over this run's tasks, which `run/execute.py` adds up from their receipts, and what publishing took.
+    """
     finished = time.time()
     return {
         "started": datetime.fromtimestamp(state.started, UTC).isoformat(),

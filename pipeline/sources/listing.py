@@ -32,9 +32,9 @@ def find(sources: Sequence[str], endings: dict[str, str]) -> dict[str, list[Foun
     Raises:
         Refusal: naming the source and the fix.
     """
-    if not sources:
-        raise Refusal("no source is given; name a folder, .tar or .parquet files, or a pattern of them")
     claim = _Claim(endings)
+    if not sources:
+        raise Refusal(f"no source is given; name a folder of images, files ending in {claim}, or a pattern of them")
     matches: dict[str, Match] = {}
     bases = []
     for source in sources:

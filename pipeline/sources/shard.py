@@ -49,7 +49,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar, one Parquet file or one chunk of an image folder, as it was listed."""
+    """One file of many images (a tar, a Parquet file) or one chunk of an image folder, as it was listed."""
 
     kind: str  # the file in pipeline/sources/ that reads it
     name: str  # path below the sources' common prefix; "" for a folder that is the only source
@@ -139,7 +139,12 @@ class Found:
 
 @dataclass(frozen=True)
 class Kind:
-    """One way images are stored. A file in pipeline/sources/ holds one as `KIND`; its name is the file's."""
+    """One way images are stored. A file in pipeline/sources/ holds one as `KIND`; its name is the file's.
+
+    `shards` cuts the listed files into shards and opens none of them. `index` counts a shard's samples, the bad ones too, and `read` gives
+    those at start <= i < stop, in the same order. A label that is a text needs class names: `labels.folder_names` finds them in the urls of
+    shards that have a `root`; those of all other shards the user names in a file (`--classes`), or the network brings them.
+    """
 
     endings: tuple[str, ...]  # of the files it claims, lower case
     shards: Callable[[Sequence[Found]], list[Shard]]
