@@ -1,9 +1,11 @@
 """The rules of the house, held by reading the code."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -172,3 +174,21 @@ def test_a_metric_is_one_short_file(path):
 @pytest.mark.parametrize("path", files("pipeline") + files("jobs") + files("cluster"), ids=str)
 def test_no_file_is_a_drawer(path):
     assert path.stem not in {"utils", "helpers", "common", "manager", "base", "misc"}
+
+
+def test_what_contributing_names_exists():
+    """Paths from the root or from pipeline/, where a word in capitals stands for any name, and targets of make."""
+    words = re.findall(r"`([^`\n]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+    paths = {word for word in words if re.fullmatch(r"[\w./]+", word) and ("/" in word or re.search(r"\.(py|md|json|toml)$", word))}
+    globs = {path: re.sub(r"\b[A-Z]+\b(?=/|\.py)", "*", path) for path in paths - {"run.json"}}
+    lost = sorted(path for path, glob in globs.items() if not any(any(start.glob(glob)) for start in (ROOT, ROOT / "pipeline")))
+    assert len(globs) > 50 and not lost, f"CONTRIBUTING.md names what is not there: {lost}"
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {word.split()[1] for word in words if word.startswith("make ")} <= {*targets}
+
+
+@pytest.mark.parametrize("folder", ["methods", "metrics"])
+def test_a_method_or_metric_lies_in_the_folder_of_its_family(folder):
+    entries = getattr(import_module(f"pipeline.{folder}"), folder.upper())
+    paths = [f"pipeline/{folder}/{entry.family}/{name}.py" for name, entry in entries.items()]
+    assert not [path for path in paths if not (ROOT / path).exists()], "the folder is what `family=` says"
