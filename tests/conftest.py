@@ -38,3 +38,9 @@ def cluster(s3_server):
 def source(tmp_path_factory) -> str:
     """Good shards, shared by the tests of a file; a file whose tests change them has a `source` of its own."""
     return dataset(tmp_path_factory.mktemp("data") / "shards")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests begin first, so that two processes end at the same time; a file's tests stay together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
