@@ -41,7 +41,7 @@ class Monitor:
         """One stage of the job, named by a verb; `add` counts what it does. Its line stays on the screen."""
         self.progress = progress = Progress(name, total, unit)
         self.numbers |= {"state": f"{name}ing", **numbers, **progress.numbers}
-        self.tell("stage_begun", stage=name)
+        self.record("stage_begun", stage=name)
         self._write()
         if self.log == "text":
             SCREEN.begin(progress.line)
@@ -51,7 +51,7 @@ class Monitor:
             self.show(progress.line)
             raise
         self.numbers |= progress.numbers
-        self.tell("stage_ended", stage=name, seconds=round(progress.seconds, 3))
+        self.record("stage_ended", stage=name, seconds=round(progress.seconds, 3))
         self.show(progress.summary)
 
     def add(self, done: int = 1, failed: int = 0) -> None:
@@ -63,7 +63,7 @@ class Monitor:
         """Count a task and its images, and record it as an event."""
         self.numbers["tasks_done"] += 1
         self._count(images, failed)
-        self.tell(event, **details)
+        self.record(event, **details)
         self._advance()
 
     def _count(self, done: int, failed: int) -> None:
@@ -76,7 +76,7 @@ class Monitor:
         if time.monotonic() - self.written >= EVERY:
             self._write()
 
-    def tell(self, event: str, **details) -> None:
+    def record(self, event: str, **details) -> None:
         """Record an event."""
         entry = {"event": event, "time": datetime.now(UTC).isoformat(), **details, "progress": dict(self.numbers)}
         if self.events:
@@ -95,7 +95,7 @@ class Monitor:
         costs: dict[str, dict] = {}
         for (payer, kind), amount in sorted(self.costs.items()):
             costs.setdefault(payer, {})[kind] = round(amount, 3)
-        self.tell("end", passes=costs)
+        self.record("end", passes=costs)
         self._write()
         self.show(*table)
 

@@ -98,7 +98,7 @@ def _from_stored(metric: Choice) -> bool:
 
 def _refuse_another_version(checked: CheckedJob, base: Run) -> None:
     """Every output of the run must be one of the new job, or the new run would not hold all of the old one."""
-    planned = {output.identity for output in checked.cells}
+    planned = {output.identity for output in checked.outputs}
     exact = {metric.alias for metric in checked.spec.metrics} - checked.spec.stored
     replaced = {entry["name"] for entry in base.manifest["metrics"] if entry["stored"] and entry["name"] in exact}
     for output in base.manifest["cells"]:
@@ -127,7 +127,7 @@ def unexplained_tasks(state: RunState) -> list[dict]:
             )
     content = storage.read_bytes(storage.join(base.out, "runs", base.run_id, "receipts.parquet"))
     published = {output for receipt in receipts.unpack(content) for output in receipt.cells}
-    required = [state.checked.cells[i].identity for i in sorted(state.required)]
+    required = [state.checked.outputs[i].identity for i in sorted(state.required)]
     unexplained = state.unexplained
     lost = sum(all(task.output_identity(identity) in published for identity in required) for task in unexplained)
     if lost:
@@ -141,7 +141,7 @@ def unexplained_tasks(state: RunState) -> list[dict]:
 
 def with_stored_maps(task: Task, state: RunState) -> Task:
     """The task with the row groups of the maps that its missing outputs are computed from as they are stored."""
-    outputs = state.checked.cells
+    outputs = state.checked.outputs
     scored = {(outputs[i].method, outputs[i].target) for i in task.missing if outputs[i].stored}
 
     def row_groups() -> Iterator[tuple[dict, int]]:

@@ -13,9 +13,9 @@ from pipeline.score.score_batch import Map, MapKey, explained_pairs
 from pipeline.sources.images import DecodedImages
 from pipeline.spec.grammar import Choice
 from pipeline.spec.output import Output
+from pipeline.stages.explain import Explain, OutputTables
 from pipeline.stages.explainer import Explainer
 from pipeline.stages.messages import ReadMessage
-from pipeline.stages.worker import Explain, OutputTables
 
 
 class NotStored(Exception):

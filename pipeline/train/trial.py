@@ -69,7 +69,7 @@ class LearningRateTrial:
     def _show(self, monitor: Monitor, row: dict, images: int) -> None:
         numbers = {name: value for name, value in row.items() if isinstance(value, float) and name not in ("lr", "seconds")}
         text = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
-        monitor.tell("epoch", **row)
+        monitor.record("epoch", **row)
         monitor.show(f"rate {row['lr']:g}, epoch {row['epoch']}: {text}, {images / max(row['seconds'], 1e-3):.1f} images/s")
 
     def _state_after(self, row: dict, optimiser: torch.optim.Optimizer, diverged: bool) -> State:

@@ -32,7 +32,7 @@ def pack(job: Pack, apply: Callable = map) -> dict:
     files.check_writable(job.out)
     earlier = _known(job.out, checked.head)
     monitor, classes = Monitor(job.log), len(checked.dataset.classes)
-    monitor.tell("planned", layout=checked.layout, images=checked.images, classes=classes, splits=checked.splits)
+    monitor.record("planned", layout=checked.layout, images=checked.images, classes=classes, splits=checked.splits)
     monitor.show(f"{checked.layout}: {checked.images} images of {classes} classes in {' '.join(checked.splits)}")
     _tables(job.out, checked.dataset)
     with monitor.stage("pack", checked.images, "images"):
