@@ -29,11 +29,11 @@ def run(job: ProbeJob) -> list[dict]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return exit_code_of(lambda: tell(command_line(ProbeJob, "jobs.probe", arguments, EPILOGUE)))
+    return exit_code_of(lambda: run_and_report(command_line(ProbeJob, "jobs.probe", arguments, EPILOGUE)))
 
 
-def tell(job: ProbeJob) -> int:
-    """Carry out a job and print how good its probes are."""
+def run_and_report(job: ProbeJob) -> int:
+    """Carry out a job and print the accuracies of its probes; returns the exit code."""
     for row in run(job):
         if row["class_id"] is None:
             how = f"{row['probe']} ({row['setting']:g}, step {row['step']})"

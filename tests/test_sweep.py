@@ -164,7 +164,7 @@ def test_status_while_a_job_runs_and_after_it_died(tmp_path, monkeypatch, capsys
 
 
 def test_a_job_that_was_killed_is_silent(tmp_path):
-    files.write_json(watch.place(str(tmp_path), "n"), {"name": "n", "started": 0, "updated": time.time() - 7200, "state": "explaining"})
+    files.write_json(watch.url_of(str(tmp_path), "n"), {"name": "n", "started": 0, "updated": time.time() - 7200, "state": "explaining"})
     assert "silent for 2:00:00, perhaps dead" in status.lines(str(tmp_path))[0]
 
 
