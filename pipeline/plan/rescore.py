@@ -60,10 +60,10 @@ def _metrics_beside(entries: Sequence[Mapping], more: Metrics, recompute: bool) 
     )
     more = more if recompute else tuple(metric for metric in more if _from_stored(metric))
     present = exact if recompute else exact + stored
-    fresh = tuple(metric for metric in with_ties(more, present) if _key_of(metric) not in map(_key_of, present))
+    additions = tuple(metric for metric in with_ties(more, present) if _key_of(metric) not in map(_key_of, present))
     if recompute:
-        return exact + fresh, tuple(metric for metric in stored if _key_of(metric) not in map(_key_of, fresh))
-    return exact, stored + fresh
+        return exact + additions, tuple(metric for metric in stored if _key_of(metric) not in map(_key_of, additions))
+    return exact, stored + additions
 
 
 def job_of(manifest: Mapping) -> Job:
@@ -79,7 +79,7 @@ def _choice_of(entry: Mapping, registry: Mapping, kind: str) -> Choice:
 
 
 def _key_of(metric: Choice) -> tuple:
-    """What two requests for one metric have in common."""
+    """The key that is the same for two requests for one metric."""
     return metric.alias, metric.name, metric.settings
 
 

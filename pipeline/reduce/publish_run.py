@@ -31,7 +31,7 @@ Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # applies 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """How a job ended: the run now published under its name, its counts, and whether it is a new one."""
+    """The result of a job: the run now published under its name, its counts, and whether it is a new one."""
 
     run_id: str
     counts: dict

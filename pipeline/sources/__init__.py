@@ -35,8 +35,8 @@ def list_shards(sources: Sequence[str]) -> list[Shard]:
     Raises:
         Refusal: a source matches nothing, mixes kinds or cannot be listed; the message names it and the fix.
     """
-    found = find(sources, {ending: name for name, kind in KINDS.items() for ending in kind.endings})
-    shards = [shard for name, files in found.items() for shard in KINDS[name].shards(files)]
+    files_of = find(sources, {ending: name for name, kind in KINDS.items() for ending in kind.endings})
+    shards = [shard for name, files in files_of.items() for shard in KINDS[name].shards(files)]
     return sorted(shards, key=lambda shard: (shard.name, shard.part, shard.kind))
 
 

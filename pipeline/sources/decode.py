@@ -56,7 +56,7 @@ class DecodedImage:
         return self._resized(png, Image.Resampling.NEAREST)
 
     def silhouette(self, png: bytes) -> np.ndarray:
-        """Where anything of a mask shows, uint8 [H W] of 0 and 1: what is above 0 once Pillow has resized it by its own filter (E23).
+        """The pixels that a mask touches, uint8 [H W] of 0 and 1: those above 0 once Pillow has resized it by its own filter (E23).
 
         Raises:
             Undecodable: as for `codes`.
@@ -122,7 +122,7 @@ def _coded(opened: Image.Image) -> Image.Image:
 
 
 def _loaded(image: bytes, formats: tuple[str, ...], keep: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """What `keep` makes of the decoded image."""
+    """Decode an image, and pass it through `keep`."""
     if not image:
         raise Undecodable("EmptyImage", "the image has no bytes")
     try:

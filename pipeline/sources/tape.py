@@ -133,7 +133,7 @@ def _header(tape: Tape) -> tarfile.TarInfo | None:
 
 
 def _extension(tape: Tape, header: tarfile.TarInfo, offset: int) -> dict[str, str]:
-    """What an extended header says of the next member's name and size."""
+    """The next member's name and size by its extended header."""
     size = _size(header.size, offset)
     if size > EXTENDED_LIMIT:
         raise Ended("DamagedShard", f"the extended header at byte {offset:,} claims {size:,} bytes")

@@ -134,7 +134,7 @@ class Explainer:
         logits = forward.logits[:, : self.backbone.num_classes]
         predictions = Predictions(logits, labels, self.backbone.class_weights, self.backbone.phrases)
         targets = dict.fromkeys(output.target for output in outputs if output.target)
-        directions = {name: each for target in targets for name, each in explain_targets(target, predictions).items()}
+        directions = {name: direction for target in targets for name, direction in explain_targets(target, predictions).items()}
 
         def seeds(name: str) -> list[int]:
             keys = zip(images.rows, images.digests, strict=True)
@@ -181,4 +181,7 @@ class Explainer:
         if METHODS[method.name].grid != "pixels":
             return list(maps)
         side = self.spec.map_size
-        return [each if isinstance(each, Exception) else reduce(torch.from_numpy(each)[None], side)[0].numpy() for each in maps]
+        return [
+            image_map if isinstance(image_map, Exception) else reduce(torch.from_numpy(image_map)[None], side)[0].numpy()
+            for image_map in maps
+        ]

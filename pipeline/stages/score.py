@@ -73,7 +73,9 @@ def scored_maps(
             if (method, target) in answered:
                 maps[MapKey(method, name, True)] = stored_maps.maps(method, name, images)
             else:
-                maps[MapKey(method, name, True)] = [_as_stored(each) for each in explainer.reduced(method, computed[MapKey(method, name)])]
+                maps[MapKey(method, name, True)] = [
+                    _as_stored(image_map) for image_map in explainer.reduced(method, computed[MapKey(method, name)])
+                ]
     return maps
 
 

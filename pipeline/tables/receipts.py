@@ -169,9 +169,9 @@ def _load(out: str, cached: Mapping[str, Receipt], prefix: str) -> tuple[list[Re
     """The receipts of tasks that begin with `prefix`, and the folders of those that do not count."""
     sizes = {f"tasks/{prefix}/{path}": record["size"] for path, record in files.below(storage.join(out, "tasks", prefix)).items()}
     folders = sorted(path.removesuffix("/receipt.json") for path in sizes if path.endswith("/receipt.json"))
-    fresh = [folder for folder in folders if folder not in cached]
-    urls = [storage.join(out, folder, "receipt.json") for folder in fresh]
-    contents = dict(zip(fresh, storage.read_many(urls) if urls else [], strict=True))
+    uncached = [folder for folder in folders if folder not in cached]
+    urls = [storage.join(out, folder, "receipt.json") for folder in uncached]
+    contents = dict(zip(uncached, storage.read_many(urls) if urls else [], strict=True))
     receipts, damaged = [], []
     for folder in folders:
         try:
@@ -269,5 +269,5 @@ class TaskOutput:
 
     @property
     def row_groups(self) -> RowGroups:
-        """Where its rows and errors are."""
+        """The row groups of its rows and errors."""
         return self.receipt.cells[self.cell]

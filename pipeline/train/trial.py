@@ -26,7 +26,7 @@ class LearningRateTrial:
 
     @property
     def state_file(self) -> StateFile:
-        """Where the state is kept between epochs."""
+        """The file of the state between epochs."""
         checked = self.learner.checked
         identity_fields = {**checked.identity_fields, "lr": self.lr}
         return StateFile(join(checked.job.out, "state", f"lr-{self.lr:g}.safetensors"), checked.recipe, identity_fields)

@@ -43,7 +43,7 @@ class Layers:
         return grid_format_of(shape.dims, shape.channels_last, self.image_size, self.prefix) if isinstance(shape, Shape) else None
 
     def defaults(self) -> Iterator[fx.Node]:
-        """Where to cut, best first.
+        """Nodes to cut at, best first.
 
         A network that ends in a spatial map is cut at the last one before pooling. One that ends in tokens is cut at the first norm of its
         last block, else at the last tokens that all of it passes through, else at its last normalised tokens.

@@ -24,7 +24,7 @@ LISTED, SOLUTION, TRUTH, META = "val.txt", "LOC_val_solution.csv", "ILSVRC2012_v
 
 
 class Files:
-    """Where the parts of the set lie below a root."""
+    """The paths of the parts of the set below a root."""
 
     def __init__(self, tree: Tree):
         self.tree = tree
@@ -49,7 +49,7 @@ class Files:
     @cached_property
     def synsets(self) -> dict[str, str]:
         """Synset -> class name, in class order."""
-        path = next((found for name in SYNSETS if (found := self.tree.named(name))), None)
+        path = next(filter(None, map(self.tree.named, SYNSETS)), None)
         if path:
             return _listed(self.tree, path)
         if not self.meta:
@@ -109,7 +109,7 @@ def _labels(files: Files, position: dict[str, int]) -> Iterator[tuple[str, tuple
         for number, (where, (synset,)) in enumerate(tree.rows(by_line, 1), start=1):
             yield _name(number), (where, _label(where, synset, position))
     elif path := tree.named(SOLUTION):
-        for where, row in sorted(tree.table(path, "imageid", "predictionstring"), key=lambda found: found[1]["imageid"]):
+        for where, row in sorted(tree.table(path, "imageid", "predictionstring"), key=lambda line: line[1]["imageid"]):
             yield row["imageid"], (where, _label(where, row["predictionstring"].split(" ")[0], position))
     elif path := tree.named(TRUTH):
         if not files.meta:
@@ -153,13 +153,13 @@ def _parsed(path: str, content: bytes):
 
 
 def _listed(tree: Tree, path: str) -> dict[str, str]:
-    found = {}
+    words_of = {}
     for number, line in tree.lines(path):
         synset, _, words = line.strip().partition(" ")
-        if not SYNSET.fullmatch(synset) or synset in found:
+        if not SYNSET.fullmatch(synset) or synset in words_of:
             raise Refusal(f"{path}:{number}: {brief(synset)} is not a synset such as n01440764, or comes a second time")
-        found[synset] = words.strip()
-    return dict(sorted(found.items()))
+        words_of[synset] = words.strip()
+    return dict(sorted(words_of.items()))
 
 
 def _meta(tree: Tree, path: str) -> dict[int, tuple[str, str]]:
