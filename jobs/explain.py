@@ -49,9 +49,9 @@ def report(result: PublishResult | None) -> int:
     """Print the last line of the log; returns the exit code."""
     if result is None:
         return 0
-    counts, news = result.counts, "published" if result.new else "nothing new: still"
+    counts, verb = result.counts, "published" if result.new else "nothing new: still"
     print(
-        f"{news} run {result.run_id}: {counts['explained']} of {counts['images']} images explained, "
+        f"{verb} run {result.run_id}: {counts['explained']} of {counts['images']} images explained, "
         f"{counts['failed']} failed, {counts['shards_failed']} of {counts['shards']} shards with problems, {counts['errors']} errors"
     )
     return 0 if result.complete else 3

@@ -36,8 +36,8 @@ def run_and_report(job: ProbeJob) -> int:
     """Carry out a job and print the accuracies of its probes; returns the exit code."""
     for row in run(job):
         if row["class_id"] is None:
-            how = f"{row['probe']} ({row['setting']:g}, step {row['step']})"
-            print(f"{how}: {row['split']} {row['n']} images, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
+            description = f"{row['probe']} ({row['setting']:g}, step {row['step']})"
+            print(f"{description}: {row['split']} {row['n']} images, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
     print(f"the probes are below {storage.join(job.out, 'probes', job.name)}")
     return 0
 

@@ -220,13 +220,13 @@ def infos(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[dict]:
     info_of: dict[str, dict] = {}
     for folder, folder_paths in folders.items():
         if len(folder_paths) > FEW_PATHS:
-            info_of |= _listed(fs, folder)
+            info_of |= _list_folder(fs, folder)
         else:
             info_of |= {path: info for path in folder_paths if (info := _info(fs, path))}
     return [info_of.get(path) or {"name": path, "size": 0, "type": "missing"} for path in paths]
 
 
-def _listed(fs, folder: str) -> dict[str, dict]:
+def _list_folder(fs, folder: str) -> dict[str, dict]:
     try:
         return {info["name"].rstrip("/"): info for info in retrying(lambda: fs.ls(folder, detail=True))}
     except (FileNotFoundError, NotADirectoryError):

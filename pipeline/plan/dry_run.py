@@ -17,10 +17,10 @@ def print_dry_run(open_tasks: Sequence[Task], outputs: Sequence[Output], tasks: 
     shards = {shard["name"]: shard["identity"] for shard in before["shards"]} if before else {}
     for i, output in enumerate(outputs):
         missing = [task for task in open_tasks if i in task.missing]
-        news = _news(output, methods, before) if before else "never answered"
-        reasons = Counter(news or _why(task, shards) for task in missing)
-        why = f" ({', '.join(f'{count} {reason}' for reason, count in sorted(reasons.items()))})" if missing else ""
-        print(f"{_name(output)}: {len(missing)} of {tasks} tasks to compute{why}")
+        reason_for_all = _reason_for_all(output, methods, before) if before else "never answered"
+        reasons = Counter(reason_for_all or _reason_for_one(task, shards) for task in missing)
+        reasons_text = f" ({', '.join(f'{count} {reason}' for reason, count in sorted(reasons.items()))})" if missing else ""
+        print(f"{_name(output)}: {len(missing)} of {tasks} tasks to compute{reasons_text}")
     print(f"{sum(task.stop - task.start for task in open_tasks)} images would be read")
 
 
@@ -28,14 +28,14 @@ def _name(output: Output) -> str:
     return " ".join([output.table, *(part.alias for part in (output.metric, output.method, output.target) if part)])
 
 
-def _why(task: Task, shards: dict[str, str]) -> str:
+def _reason_for_one(task: Task, shards: dict[str, str]) -> str:
     """Why an output that the last run had is missing for this task."""
     if task.shard.name not in shards:
         return "shard new"
     return "never answered" if shards[task.shard.name] == task.index.identity else "shard changed"
 
 
-def _news(output: Output, methods: Iterable[dict], before: dict) -> str | None:
+def _reason_for_all(output: Output, methods: Iterable[dict], before: dict) -> str | None:
     """The reason why no task of the run published last had the output; None where one had."""
     if output.identity in {cell["identity"] for cell in before["cells"]}:
         return None

@@ -58,7 +58,7 @@ def _metrics_beside(entries: Sequence[Mapping], more: Metrics, recompute: bool) 
     exact, stored = (
         tuple(_choice_of(entry, METRICS, "metric") for entry in entries if entry["stored"] is of_stored) for of_stored in (False, True)
     )
-    more = more if recompute else tuple(metric for metric in more if _from_stored(metric))
+    more = more if recompute else tuple(metric for metric in more if _needs_no_new_map(metric))
     present = exact if recompute else exact + stored
     additions = tuple(metric for metric in with_ties(more, present) if _key_of(metric) not in map(_key_of, present))
     if recompute:
@@ -83,7 +83,7 @@ def _key_of(metric: Choice) -> tuple:
     return metric.alias, metric.name, metric.settings
 
 
-def _from_stored(metric: Choice) -> bool:
+def _needs_no_new_map(metric: Choice) -> bool:
     """Whether a metric can be had from stored maps.
 
     Raises:
@@ -129,10 +129,10 @@ def unexplained_tasks(state: RunState) -> list[dict]:
     published = {output for receipt in receipts.unpack(content) for output in receipt.cells}
     required = [state.checked.outputs[i].identity for i in sorted(state.required)]
     unexplained = state.unexplained
-    lost = sum(all(task.output_identity(identity) in published for identity in required) for task in unexplained)
-    if lost:
+    lost_count = sum(all(task.output_identity(identity) in published for identity in required) for task in unexplained)
+    if lost_count:
         raise Refusal(
-            f"files of {lost} tasks that run {base.run_id} was made of are missing or damaged; "
+            f"files of {lost_count} tasks that run {base.run_id} was made of are missing or damaged; "
             "run jobs.explain again, which mends them, then jobs.score"
         )
     error = ShardError("NotExplained", "not all of it was explained; run jobs.explain again")

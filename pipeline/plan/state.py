@@ -50,14 +50,14 @@ class RunState:
     def unfinished(self) -> list[Task]:
         """The tasks with missing outputs, and which; where a run is scored, of the tasks that it has explained."""
         tasks = ((task, self.missing(task)) for task in self.tasks)
-        return [replace(task, missing=missing) for task, missing in tasks if missing and not self._unexplained(missing)]
+        return [replace(task, missing=missing) for task, missing in tasks if missing and not self._is_unexplained(missing)]
 
     @property
     def unexplained(self) -> list[Task]:
         """The tasks that the run to be scored has not explained as a whole; none where no run is scored."""
-        return [task for task in self.tasks if self._unexplained(self.missing(task))]
+        return [task for task in self.tasks if self._is_unexplained(self.missing(task))]
 
-    def _unexplained(self, missing: Sequence[int]) -> bool:
+    def _is_unexplained(self, missing: Sequence[int]) -> bool:
         return self.checked.base is not None and not self.required.isdisjoint(missing)
 
     @cached_property

@@ -72,8 +72,8 @@ def read(shard: Shard, start: int = 0, stop: int | None = None, index: Index | N
     except Exception as error:
         raise _failure(error) from error
     if stop is not None and count < stop - start:
-        lost = ConnectionError("the store gave fewer bytes than it had claimed")
-        raise ShardError("ShortRead", f"{count} of the {stop - start} samples from position {start} came") from lost
+        cause = ConnectionError("the store gave fewer bytes than it had claimed")
+        raise ShardError("ShortRead", f"{count} of the {stop - start} samples from position {start} came") from cause
 
 
 def identity(shard: Shard) -> str | None:

@@ -97,8 +97,8 @@ def read(shard: Shard, start: int, stop: int | None, index: Index | None) -> Ite
 
 
 def _read(shard: Shard, positions: list[int]) -> Iterator[Sample]:
-    wanted = [shard.urls[position] for position in positions if shard.sizes[position] <= MEMBER_LIMIT]
-    contents = dict(zip(wanted, storage.read_many(wanted) if wanted else [], strict=True))
+    urls = [shard.urls[position] for position in positions if shard.sizes[position] <= MEMBER_LIMIT]
+    contents = dict(zip(urls, storage.read_many(urls) if urls else [], strict=True))
     for position in positions:
         yield _sample(shard, position, contents.get(shard.urls[position]))
 

@@ -49,7 +49,7 @@ class Table:
 
     def read(self, columns: Sequence[str | None], start: int, stop: int) -> Iterator[tuple[int, dict]]:
         """Yield (row number, row) for start <= row < stop from the row groups that hold them."""
-        wanted = [name for name in columns if name]
+        column_names = [name for name in columns if name]
         groups, first, before = [], None, 0
         for number in range(self.file.num_row_groups):
             size = self.file.metadata.row_group(number).num_rows
@@ -58,7 +58,7 @@ class Table:
                 first = before if first is None else first
             before += size
         position = first or 0
-        for batch in self.file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=wanted) if groups else ():
+        for batch in self.file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=column_names) if groups else ():
             skip = max(start - position, 0)
             for offset, row in enumerate(batch.slice(skip, max(stop - position - skip, 0)).to_pylist()):
                 yield position + skip + offset, row

@@ -115,8 +115,8 @@ def index(shard: Shard) -> Index:
             problems.append(_problem(shard, ended, tape, count))
         tape.drain()
     if tape.position < shard.size:
-        lost = ConnectionError("the answer was cut")
-        raise ShardError("ShortRead", f"the store gave {tape.position:,} of {shard.size:,} bytes") from lost
+        cause = ConnectionError("the answer was cut")
+        raise ShardError("ShortRead", f"the store gave {tape.position:,} of {shard.size:,} bytes") from cause
     if not count and not problems:
         problems.append(shard.problem("EmptyShard", "the tar holds no samples"))
     identity = shard.identity(tape.digest.hexdigest() if tape.digest else None)

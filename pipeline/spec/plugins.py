@@ -102,7 +102,7 @@ def _install(name: str, code: str | None, replaces: bool = False) -> Plugin:
     earlier = _INSTALLED.get(name)
     old = _INSTALLED.values() if replaces else filter(None, [earlier])
     try:
-        installation = earlier if earlier and earlier.plugin.code == code else _loaded(name, code)
+        installation = earlier if earlier and earlier.plugin.code == code else _collect_entries(name, code)
         _refuse_taken_names(installation, [installation, *old])
     except Exception as error:  # importing runs the user's code
         reason = str(error) if isinstance(error, Refusal) else f"cannot be imported ({type(error).__name__}: {one_line(error)})"
@@ -124,10 +124,10 @@ def _refuse_taken_names(installation: _Installed, replaced: Sequence[_Installed]
                 raise Refusal(f"two entries are named {key!r}; rename one")
 
 
-def _loaded(name: str, code: str | None) -> _Installed:
+def _collect_entries(name: str, code: str | None) -> _Installed:
     """Run a plugin's code, and collect its methods and metrics."""
     with collected() as entries:
-        module = _imported(name) if code is None else _executed(name, code)
+        module = _import_module(name) if code is None else _execute(name, code)
     before = ({key: entry for key, entry in table.items() if _made_in(module, entry)} for table in TABLES)  # imported before it was named
     methods, metrics = (old | new for old, new in zip(before, entries, strict=True))
     if not methods and not metrics:
@@ -141,13 +141,13 @@ def _made_in(module: ModuleType, entry: object) -> bool:
     return any(home == module.__name__ or home.startswith(f"{module.__name__}.") for home in homes)
 
 
-def _imported(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(name)
 
 
-def _executed(name: str, code: str) -> ModuleType:
+def _execute(name: str, code: str) -> ModuleType:
     """A file's code as a module that no other file's takes the place of."""
     module = ModuleType(f"plugin_{hashlib.sha256(code.encode()).hexdigest()[:16]}")
     module.__file__ = name

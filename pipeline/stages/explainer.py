@@ -91,7 +91,7 @@ class Explainer:
         batch, predictions = self._batch(images, outputs, tally)
         finite = batch.forward.logits.isfinite().all(1).cpu().numpy()
         columns = rows.prediction_columns(batch, predictions)
-        chosen = finite & self._selected(images, columns)
+        chosen = finite & self._select(images, columns)
         # A map is computed once for its own output and all of its metrics, also where one of these is all that is missing.
         maps = maps_of(outputs, batch, images)
         scores = score_batch(outputs, ScoredBatch(batch, predictions, images.rows, chosen, maps), self.spec.class_pairs)
@@ -116,7 +116,7 @@ class Explainer:
                 class_id = batch.targets[batch.names.index(output.target.alias)].class_id.tolist()
                 rows.add_scores(into, output, images.rows, scores[output], class_id)
 
-    def _selected(self, images: DecodedImages, columns: Mapping[str, list]) -> np.ndarray:
+    def _select(self, images: DecodedImages, columns: Mapping[str, list]) -> np.ndarray:
         """Whether the user's SQL condition over its prediction keeps each image [B]."""
         if not self.spec.select:
             return np.ones(len(images), dtype=bool)

@@ -81,7 +81,7 @@ class Receipt:
             body, _, check = text.rpartition(', "check": ')
             if check != f'"{_checksum(body)}"}}':
                 raise ValueError("its checksum is another")
-            fields = json.loads(text, object_pairs_hook=_interned)
+            fields = json.loads(text, object_pairs_hook=_intern)
             if fields.pop("format") != FORMAT:
                 raise ValueError("it is of another format")
         except ValueError as error:
@@ -94,7 +94,7 @@ class Receipt:
         return Receipt(**{**fields, "cells": cells, "facts": facts})
 
 
-def _interned(pairs: list[tuple[str, Any]]) -> dict:
+def _intern(pairs: list[tuple[str, Any]]) -> dict:
     """A JSON object that shares its keys with all others, but for the identities of cells: each of those occurs once."""
     return {intern(key) if len(key) < IDENTITY else key: value for key, value in pairs}
 

@@ -26,7 +26,7 @@ def dataset(tree: Tree, level: None) -> Dataset:
         raise Refusal(f"{tree.root} has not one CSV file with the columns {' and '.join(COLUMNS)}")
     labels = {row["label"] for _, row in tree.table(path, *COLUMNS)}
     numbered = bool(labels) and all(label.isdecimal() for label in labels)
-    classes = _numbered(tree, max(map(int, labels))) if numbered else tuple(sorted(labels))
+    classes = _read_numbered(tree, max(map(int, labels))) if numbered else tuple(sorted(labels))
     position = {str(label): label for label in range(len(classes))} if numbered else {name: label for label, name in enumerate(classes)}
     records: dict[str, Record] = {}
     for where, row in tree.table(path, *COLUMNS):
@@ -41,7 +41,7 @@ def dataset(tree: Tree, level: None) -> Dataset:
     return Dataset(classes, records.values)
 
 
-def _numbered(tree: Tree, largest: int) -> tuple[str, ...]:
+def _read_numbered(tree: Tree, largest: int) -> tuple[str, ...]:
     if largest >= 10**6:
         raise Refusal(f"the largest label is {largest}; number the classes from 0 without gaps")
     if "classes.txt" not in tree:

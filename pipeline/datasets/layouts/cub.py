@@ -28,7 +28,7 @@ def recognises(tree: Tree) -> bool:
 
 
 def dataset(tree: Tree, level: None) -> Dataset:
-    classes = _numbered(tree, tree.needed(CLASSES))
+    classes = _read_numbered(tree, tree.needed(CLASSES))
     names = _by_image(tree, tree.needed(IMAGES))
     rows = {path: _of_images(tree, tree.needed(path), names) for path in (LABELS, SPLIT)}
     labels = {image: _position(where, text, classes, CLASSES) for image, (where, text) in rows[LABELS].items()}
@@ -78,7 +78,7 @@ def _of_images(tree: Tree, path: str, names: dict) -> dict[str, tuple[str, str]]
     return rows
 
 
-def _numbered(tree: Tree, path: str) -> tuple[str, ...]:
+def _read_numbered(tree: Tree, path: str) -> tuple[str, ...]:
     """Names by number, from 1 on without a gap."""
     names: list[str] = []
     for where, (number, name) in tree.rows(path, 2):
@@ -110,7 +110,7 @@ def _box(where: str, text: str) -> Box:
 
 def _points(tree: Tree, names: dict) -> dict[str, dict[str, tuple[float, float]]]:
     """The visible points of every image."""
-    parts = _numbered(tree, tree.needed(PARTS))
+    parts = _read_numbered(tree, tree.needed(PARTS))
     points: dict[str, dict[str, tuple[float, float]]] = {}
     for where, (image, part, x, y, visible) in tree.rows(POINTS, 5):
         if image not in names:
@@ -126,12 +126,12 @@ def _attributes(tree: Tree) -> tuple[str, ...]:
     """The attributes' names; the official archive holds them beside the folder of the dataset."""
     path = tree.first("attributes/attributes.txt", "attributes.txt")
     if path:
-        return _numbered(tree, path)
+        return _read_numbered(tree, path)
     above = tree.root.rpartition("/")[0]
     if not above or above.endswith("/"):
         return ()  # the root is a whole disk or bucket
     try:
-        return _numbered(Tree(above, {}), "attributes.txt")
+        return _read_numbered(Tree(above, {}), "attributes.txt")
     except FileNotFoundError:
         return ()
 

@@ -51,7 +51,7 @@ class Files:
         """Synset -> class name, in class order."""
         path = next(filter(None, map(self.tree.named, SYNSETS)), None)
         if path:
-            return _listed(self.tree, path)
+            return _read_synsets(self.tree, path)
         if not self.meta:
             raise Refusal(f"{self.tree.root} has no list of synsets: add {SYNSETS[0]} or devkit's {META}")
         return dict(sorted(self.meta.values()))
@@ -85,7 +85,7 @@ def dataset(tree: Tree, level: None) -> Dataset:
 
 def read_files(record: Record, contents: Sequence[bytes]) -> FileAnnotations:
     (_, path), *_ = record.files
-    root = _parsed(path, contents[0])
+    root = _parse(path, contents[0])
     texts = [[(box.findtext(side) or "").strip() for side in ("xmin", "ymin", "xmax", "ymax")] for box in root.iter("bndbox")]
     size = [(root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
     width, height = numbers(size, path) if all(size) and "0" not in size else (0.0, 0.0)
@@ -120,7 +120,7 @@ def _labels(files: Files, position: dict[str, int]) -> Iterator[tuple[str, tuple
             yield _name(number), (where, _label(where, files.meta[identity][0], position))
     elif files.boxes:
         for name, path in sorted(files.boxes.items()):
-            synset = _parsed(path, tree.content(path)).findtext("object/name") or ""
+            synset = _parse(path, tree.content(path)).findtext("object/name") or ""
             yield name, (path, _label(path, synset.strip(), position))
     else:
         raise Refusal(f"{tree.root} has no labels: add {LISTED}, {SOLUTION}, {TRUTH} with {META}, or the boxes' .xml files")
@@ -139,7 +139,7 @@ def _label(where: str, synset: str, position: dict[str, int]) -> int:
     return position[synset]
 
 
-def _parsed(path: str, content: bytes):
+def _parse(path: str, content: bytes):
     """An XML file's root element. Entities, which let a small file grow without bound or name other files, are refused."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, fromstring
@@ -152,7 +152,7 @@ def _parsed(path: str, content: bytes):
         raise Refusal(f"{path} is not XML: {brief(str(error))}") from error
 
 
-def _listed(tree: Tree, path: str) -> dict[str, str]:
+def _read_synsets(tree: Tree, path: str) -> dict[str, str]:
     words_of = {}
     for number, line in tree.lines(path):
         synset, _, words = line.strip().partition(" ")
