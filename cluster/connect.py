@@ -1,4 +1,4 @@
-"""Where a job runs: in this process, on the cluster it was submitted to, or on a Ray of its own on this machine."""
+"""The choice where a job runs: in this process, on the cluster it was submitted to, or on a Ray of its own on this machine."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ STDERR = 2
 
 @contextmanager
 def executor_for(workers: int | None, device: str | None = None) -> Iterator[Executor]:
-    """The one place that decides where a job runs: in this process where it asks for 0 workers, or else on the Ray it finds.
+    """Decide where a job runs, here alone: in this process where it asks for 0 workers, or else on the Ray it finds.
 
     Parameters:
         workers: as many as there are GPUs, or CPUs, where it is None.
@@ -32,8 +32,8 @@ def executor_for(workers: int | None, device: str | None = None) -> Iterator[Exe
     from pipeline.run import on_ray
 
     with connected():
-        found = resources()
-        yield Executor.of(on_ray, found["cpus"], found["gpus"], workers, device or "cpu")
+        counts = resources()
+        yield Executor.of(on_ray, counts["cpus"], counts["gpus"], workers, device or "cpu")
 
 
 def _own_gpus() -> int:
@@ -76,7 +76,7 @@ def connected() -> Iterator[None]:
 
 @contextmanager
 def _quiet_core() -> Iterator[None]:
-    """Have the C++ part of Ray that is started in this process meanwhile write down nothing but what ends it; what fails is raised anyway.
+    """Have the C++ part of Ray that is started in this process meanwhile log fatal errors alone; other errors are raised anyway.
 
     Ray Data builds every actor from two references, whatever its arguments are, and of the first one Ray's core writes that a restart may
     fail, as it would if nobody kept the references. Ray Data keeps them for as long as its actors live.
@@ -95,17 +95,17 @@ def _quiet_core() -> Iterator[None]:
 
 @contextmanager
 def _without_line(words: str) -> Iterator[None]:
-    """Hold back what C++ writes to standard error meanwhile, and pass it on afterwards without lines that hold these words."""
+    """Hold back the standard error of C++ meanwhile, and pass it on afterwards without lines that hold these words."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as sink:
-        kept = os.dup(STDERR)
+        stderr_copy = os.dup(STDERR)
         os.dup2(sink.fileno(), STDERR)
         try:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(kept, STDERR)
-            os.close(kept)
+            os.dup2(stderr_copy, STDERR)
+            os.close(stderr_copy)
             sink.seek(0)
             os.write(STDERR, b"".join(line for line in sink if words.encode() not in line))
 
@@ -128,5 +128,5 @@ def resources() -> dict[str, int]:
     """CPUs and GPUs of the connected cluster."""
     import ray
 
-    found = ray.cluster_resources()
-    return {"cpus": max(1, int(found.get("CPU", 1))), "gpus": int(found.get("GPU", 0))}
+    totals = ray.cluster_resources()
+    return {"cpus": max(1, int(totals.get("CPU", 1))), "gpus": int(totals.get("GPU", 0))}

@@ -15,7 +15,7 @@ from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.spec.job import Job
 
-# How much of each map's positive part falls into the creature's box: the maps are square grids, so cell i of `width` is at
+# The share of each map's positive part in the creature's box: the maps are square grids, so cell i of `width` is at
 # (i % width + 0.5) / width.
 QUESTION = """
 WITH cells AS (
@@ -31,7 +31,7 @@ SELECT method, target, count(DISTINCT image_id) AS images,
 FROM mass JOIN (SELECT image_id, boxes[1] AS box FROM images) USING (image_id) GROUP BY method, target
 ORDER BY share_in_box DESC, method, target
 """
-# How well each method finds the parts in which two creatures differ (mPxAP, beside what chance would get): by the map of the creature
+# The score of each method at finding the parts in which two creatures differ (mPxAP, beside what chance would get): by the map of the creature
 # itself, by that of Finer-CAM, by the difference of the maps of both creatures, and by the map of the difference of both answers.
 CUES = """
 SELECT method, round(max(mean) FILTER (target IN ('none', 'label')), 3) AS own, round(max(mean) FILTER (target = 'finer'), 3) AS finer,
@@ -47,9 +47,9 @@ class Demo:
     """Draw a small fine-grained dataset, explain it with the shipped network, and ask the tables a question."""
 
     out: str = "out/demo"
-    """Where the drawn shards and the tables go."""
+    """Folder or URL of the drawn shards and the tables."""
     images_per_class: int = 20
-    """How many images of each of the twelve creatures are drawn."""
+    """Count of images of each of the twelve creatures."""
     workers: int | None = None
     """As for jobs.explain."""
     log: Literal["text", "json"] = "text"
@@ -81,19 +81,19 @@ def job_of(demo: Demo) -> Job:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
-    return exit_code_of(lambda: tell(job_of(command_line(Demo, "jobs.demo", arguments))))
+    return exit_code_of(lambda: run_and_report(job_of(command_line(Demo, "jobs.demo", arguments))))
 
 
-def tell(job: Job) -> int:
-    """Carry out the demo's job and ask its tables."""
-    outcome = explain.run(job)
+def run_and_report(job: Job) -> int:
+    """Carry out the demo's job and print the answers of its tables; returns the exit code."""
+    result = explain.run(job)
     run = tables.open(job.out, job.name)
     with run.connect() as connection:
         for question in (ACCURACY, QUESTION, CUES):
             print(question.strip())
             print(connection.sql(question))
     print(f"the tables are below {job.out}/runs/{run.run_id}")
-    return explain.tell(outcome)
+    return explain.report(result)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from pipeline.spec.grammar import describe_registry
 from pipeline.spec.job import Job
 from pipeline.targets import TARGETS
 
-ASKED = {"Methods": METHODS, "Targets": TARGETS, "Metrics": METRICS}
+REGISTRIES = {"Methods": METHODS, "Targets": TARGETS, "Metrics": METRICS}
 
 
-def about(registries: Mapping[str, Mapping[str, Any]]) -> str:
+def epilogue_of(registries: Mapping[str, Mapping[str, Any]]) -> str:
     """The end of `--help`: every entry of some registries with its settings, those of installed plugins too."""
     plugins.load(())
     return "\n\n".join([*(f"{name}\n\n{describe_registry(registry)}" for name, registry in registries.items()), CODES])
@@ -42,19 +42,19 @@ def carry_out(checked: CheckedJob) -> PublishResult | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return exit_code_of(lambda: tell(run(command_line(Job, "jobs.explain", arguments, about(ASKED)))))
+    return exit_code_of(lambda: report(run(command_line(Job, "jobs.explain", arguments, epilogue_of(REGISTRIES)))))
 
 
-def tell(outcome: PublishResult | None) -> int:
+def report(result: PublishResult | None) -> int:
     """Print the last line of the log; returns the exit code."""
-    if outcome is None:
+    if result is None:
         return 0
-    counts, news = outcome.counts, "published" if outcome.new else "nothing new: still"
+    counts, verb = result.counts, "published" if result.new else "nothing new: still"
     print(
-        f"{news} run {outcome.run_id}: {counts['explained']} of {counts['images']} images explained, "
+        f"{verb} run {result.run_id}: {counts['explained']} of {counts['images']} images explained, "
         f"{counts['failed']} failed, {counts['shards_failed']} of {counts['shards']} shards with problems, {counts['errors']} errors"
     )
-    return 0 if outcome.complete else 3
+    return 0 if result.complete else 3
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Remove what no kept run refers to: tasks' files, superseded runs, and runs that were begun and never finished.
+"""Remove everything that no kept run refers to: tasks' files, superseded runs, and runs that were begun and never finished.
 
-python -m jobs.gc --out s3://b/atlas            # says what it would remove
+python -m jobs.gc --out s3://b/atlas            # prints the folders it would remove
 python -m jobs.gc --out s3://b/atlas --delete
 """
 
@@ -17,7 +17,7 @@ PATHS_PRINTED = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Gc:
-    """Remove what no kept run refers to; without --delete only say what that would be. A job may be running meanwhile."""
+    """Remove the folders that no kept run refers to; without --delete only print them. A job may be running meanwhile."""
 
     out: str
     """Where tables go: the --out of the jobs."""
@@ -36,11 +36,11 @@ class Gc:
 
 def main(arguments: list[str] | None = None) -> int:
     """Collect the garbage a command line describes; returns the exit code."""
-    return exit_code_of(lambda: tell(command_line(Gc, "jobs.gc", arguments)))
+    return exit_code_of(lambda: run_and_report(command_line(Gc, "jobs.gc", arguments)))
 
 
-def tell(job: Gc) -> int:
-    """Collect the garbage and print the folders that went."""
+def run_and_report(job: Gc) -> int:
+    """Collect the garbage and print the removed folders; returns the exit code."""
     garbage = collect_garbage(job.out, job.keep, job.runs, job.min_age, job.delete)
     for folder in (*garbage.runs, *garbage.tasks)[:PATHS_PRINTED]:
         print(f"{folder.path}  {folder.size:,} bytes")

@@ -23,18 +23,18 @@ EPILOGUE = (
 
 
 def run(job: Pack) -> dict:
-    """Carry out a job on the Ray it finds, or in this process where it asks for no workers; returns what pack.json says."""
+    """Carry out a job on the Ray it finds, or in this process where it asks for no workers; returns the content of pack.json."""
     with executor_for(job.workers) as executor:
         return pack(job, partial(executor.map, workers=job.workers))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return exit_code_of(lambda: tell(command_line(Pack, "jobs.pack", arguments, EPILOGUE)))
+    return exit_code_of(lambda: run_and_report(command_line(Pack, "jobs.pack", arguments, EPILOGUE)))
 
 
-def tell(job: Pack) -> int:
-    """Carry out a job and print what it packed."""
+def run_and_report(job: Pack) -> int:
+    """Carry out a job and print its counts; returns the exit code."""
     content = run(job)
     splits = ", ".join(f"{sums['images']} {split}" for split, sums in content["splits"].items())
     print(

@@ -29,15 +29,15 @@ def run(job: ProbeJob) -> list[dict]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return exit_code_of(lambda: tell(command_line(ProbeJob, "jobs.probe", arguments, EPILOGUE)))
+    return exit_code_of(lambda: run_and_report(command_line(ProbeJob, "jobs.probe", arguments, EPILOGUE)))
 
 
-def tell(job: ProbeJob) -> int:
-    """Carry out a job and print how good its probes are."""
+def run_and_report(job: ProbeJob) -> int:
+    """Carry out a job and print the accuracies of its probes; returns the exit code."""
     for row in run(job):
         if row["class_id"] is None:
-            how = f"{row['probe']} ({row['setting']:g}, step {row['step']})"
-            print(f"{how}: {row['split']} {row['n']} images, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
+            description = f"{row['probe']} ({row['setting']:g}, step {row['step']})"
+            print(f"{description}: {row['split']} {row['n']} images, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
     print(f"the probes are below {storage.join(job.out, 'probes', job.name)}")
     return 0
 

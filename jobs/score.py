@@ -59,19 +59,21 @@ class Score:
 
 def run(score: Score) -> PublishResult | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
-    found = tables.open(score.out, score.name, score.run)
-    name = score.as_ or found.manifest["job"]["name"]
+    base = tables.open(score.out, score.name, score.run)
+    name = score.as_ or base.manifest["job"]["name"]
     if score.run and not score.as_ and tables.open(score.out, name).run_id != score.run:
         raise Refusal(f"run {score.run} is not the one published as {name!r} any more; give the new run another name with --as")
-    asked = {key: getattr(score, key) for key in ("source", "weights", "plugins", "batch_size", "workers", "device")}
-    changes = {key: value for key, value in asked.items() if value not in (None, ())}
+    settings = {key: getattr(score, key) for key in ("source", "weights", "plugins", "batch_size", "workers", "device")}
+    changes = {key: value for key, value in settings.items() if value not in (None, ())}
     changes |= {"name": name, "single_writer": score.single_writer, "dry": score.dry, "log": score.log}
-    return explain.carry_out(rescore.check_rescoring(found, score.metrics, score.metric_args, score.recompute, **changes))
+    return explain.carry_out(rescore.check_rescoring(base, score.metrics, score.metric_args, score.recompute, **changes))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
-    return exit_code_of(lambda: explain.tell(run(command_line(Score, "jobs.score", arguments, explain.about({"Metrics": METRICS})))))
+    return exit_code_of(
+        lambda: explain.report(run(command_line(Score, "jobs.score", arguments, explain.epilogue_of({"Metrics": METRICS}))))
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How far a job has come: counts, rate, time left, failures so far, and the run published last.
+"""Print the progress of jobs: counts, rate, time left, failures so far, and the run published last.
 
 python -m jobs.status --out s3://b/atlas
 """
@@ -19,7 +19,7 @@ UNITS = {"listing": "shards", "publishing": "groups"}  # what a stage counts, wh
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """How far the jobs below a place have come, running or finished."""
+    """Print the progress of the jobs below a folder, running or finished."""
 
     out: str
     """Where tables go: the --out of the jobs."""
@@ -28,7 +28,7 @@ class Status:
 
 
 def lines(out: str, name: str | None = None) -> list[str]:
-    """What there is to say of each name, line by line.
+    """The lines about each name: one about its last job, one about its published run.
 
     Raises:
         Refusal: where no job has ever run, or none of that name.
@@ -37,13 +37,14 @@ def lines(out: str, name: str | None = None) -> list[str]:
     names = sorted({*status.names(out), *published})
     if not names:
         raise Refusal(f"no job has run below {out} yet; check --out")
-    told = []
-    for each in [choose(name, names, "name")] if name else names:
-        told += [f"{each}: {_running(status.read(out, each))}", f"{each}: {_published(out, published.get(each))}"]
-    return told
+    text_lines = []
+    for job_name in [choose(name, names, "name")] if name else names:
+        text_lines.append(f"{job_name}: {_describe_job(status.read(out, job_name))}")
+        text_lines.append(f"{job_name}: {_describe_run(out, published.get(job_name))}")
+    return text_lines
 
 
-def _running(facts: dict | None) -> str:
+def _describe_job(facts: dict | None) -> str:
     if not facts:
         return "no job has told anything"
     ago, state = time.time() - facts["updated"], facts.get("state", "listing")
@@ -58,11 +59,11 @@ def _running(facts: dict | None) -> str:
     if unit == "images":
         done += f", {facts.get('tasks_done', 0)}/{facts.get('tasks', 0)} tasks"
     rate, seconds, failed = (facts.get(name) for name in (f"{unit}_per_second", "seconds_left", f"{unit}_failed"))
-    speed, left = f", {rate:.1f}/s" if rate else "", "" if seconds is None else f", {clock(seconds)} left"
-    return f"{state}, {done}{speed}{left}, {failed or 0} failed so far"
+    speed, remainder = f", {rate:.1f}/s" if rate else "", "" if seconds is None else f", {clock(seconds)} left"
+    return f"{state}, {done}{speed}{remainder}, {failed or 0} failed so far"
 
 
-def _published(out: str, run: str | None) -> str:
+def _describe_run(out: str, run: str | None) -> str:
     if not run:
         return "nothing is published"
     facts = publish.read_manifest(out, run)
@@ -71,13 +72,13 @@ def _published(out: str, run: str | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the job a command line describes; returns the exit code."""
+    return exit_code_of(lambda: report(command_line(Status, "jobs.status", arguments)))
+
+
+def report(job: Status) -> int:
     """Print the status; returns the exit code."""
-    return exit_code_of(lambda: tell(command_line(Status, "jobs.status", arguments)))
-
-
-def tell(asked: Status) -> int:
-    """Print the status."""
-    print("\n".join(lines(asked.out, asked.name)))
+    print("\n".join(lines(job.out, job.name)))
     return 0
 
 

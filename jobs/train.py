@@ -22,7 +22,7 @@ EPILOGUE = (
 
 
 def run(job: Training) -> dict:
-    """Carry out a training on the Ray it finds, or in this process where it asks for no workers; returns what training.json holds."""
+    """Carry out a training on the Ray it finds, or in this process where it asks for no workers; returns the content of training.json."""
     checked = check_training(job)
     with executor_for(job.workers, job.device) as executor:
         if executor.on_ray:
@@ -34,21 +34,21 @@ def run(job: Training) -> dict:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the training a command line describes; returns the exit code."""
-    return exit_code_of(lambda: tell(command_line(Training, "jobs.train", arguments, EPILOGUE)))
+    return exit_code_of(lambda: run_and_report(command_line(Training, "jobs.train", arguments, EPILOGUE)))
 
 
-def tell(job: Training) -> int:
-    """Carry out a training and print how good the network is."""
+def run_and_report(job: Training) -> int:
+    """Carry out a training and print the accuracies of the network; returns the exit code."""
     try:
-        told = run(job)
+        training = run(job)
     except RuntimeError as failure:
         print(f"error: {one_line(failure)}; the same command goes on from the last whole epoch", file=sys.stderr)
         return 3
-    accuracies = {"validation": told["val_accuracy"], "test": told["test_accuracy"]}
-    shown = ", ".join(f"{name} accuracy {value:.3f}" for name, value in accuracies.items() if value is not None)
+    accuracies = {"validation": training["val_accuracy"], "test": training["test_accuracy"]}
+    accuracies_text = ", ".join(f"{name} accuracy {value:.3f}" for name, value in accuracies.items() if value is not None)
     print(
-        f"trained {told['recipe']['head']} at rate {told['lr']:g} on {told['images']['train']} images, {len(told['errors'])} errors: "
-        f"{shown or 'nothing to validate on'}; explain it with --backbone train/{storage.join(job.out, 'checkpoint.safetensors')}"
+        f"trained {training['recipe']['head']} at rate {training['lr']:g} on {training['images']['train']} images, {len(training['errors'])} errors: "
+        f"{accuracies_text or 'nothing to validate on'}; explain it with --backbone train/{storage.join(job.out, 'checkpoint.safetensors')}"
     )
     return 0
 

@@ -4,7 +4,7 @@ __all__ = ["Network", "explain"]
 
 
 def __getattr__(name: str):
-    """What a notebook asks for, with all of torch behind it; a worker that lists, decodes or publishes does without."""
+    """Import the names for a notebook on demand, and torch with them; a worker that lists, decodes or publishes does without."""
     if name not in __all__:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
     from pipeline.run import notebook

@@ -1,4 +1,4 @@
-"""What a job shows of its progress on standard error: whole lines, and below them, on a terminal, one line that moves."""
+"""The progress of a job on standard error: whole lines, and below them, on a terminal, one line that moves."""
 
 import logging
 import shutil
@@ -14,38 +14,39 @@ class Screen:
     """Standard error of this process. Everybody writes through the one `SCREEN`, so that a whole line never ends up in the moving one."""
 
     def __init__(self):
-        self.moving, self.drawn = False, 0.0
+        self.has_moving_line, self.redraw_time = False, 0.0
 
     def line(self, text: str) -> None:
         """Write a whole line, after the time of day."""
-        print(f"{self._cleared()}{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+        print(f"{self._clear_moving_line()}{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     def raw(self, text: str) -> None:
         """Write a line as it is: it is for a program to read."""
-        print(f"{self._cleared()}{text}", file=sys.stderr, flush=True)
+        print(f"{self._clear_moving_line()}{text}", file=sys.stderr, flush=True)
 
     def begin(self, text: str) -> None:
         """Show that a stage begins: a terminal at once, elsewhere its first line is due after a while."""
-        self.drawn = 0.0 if sys.stderr.isatty() else time.monotonic()
+        self.redraw_time = 0.0 if sys.stderr.isatty() else time.monotonic()
         self.progress(text)
 
     def progress(self, text: str) -> None:
         """Show how far a stage is: in the moving line of a terminal, elsewhere in a whole line now and then."""
-        terminal, moment = sys.stderr.isatty(), time.monotonic()
-        if moment - self.drawn < (REDRAW_SECONDS if terminal else PLAIN_SECONDS):
+        is_terminal, now = sys.stderr.isatty(), time.monotonic()
+        if now - self.redraw_time < (REDRAW_SECONDS if is_terminal else PLAIN_SECONDS):
             return
-        if not terminal:
+        if not is_terminal:
             self.line(text)
         else:
-            cleared = self._cleared()
+            clear = self._clear_moving_line()
             width = shutil.get_terminal_size().columns - 1  # a line that wraps cannot be cleared
-            print(f"{cleared}{time.strftime('%H:%M:%S')} {text}"[: len(cleared) + width], end="", file=sys.stderr, flush=True)
-            self.moving = True
-        self.drawn = moment
+            print(f"{clear}{time.strftime('%H:%M:%S')} {text}"[: len(clear) + width], end="", file=sys.stderr, flush=True)
+            self.has_moving_line = True
+        self.redraw_time = now
 
-    def _cleared(self) -> str:
-        was, self.moving = self.moving, False
-        return "\r\x1b[K" if was else ""
+    def _clear_moving_line(self) -> str:
+        """Forget the moving line; returns the characters that clear it, none where there was no such line."""
+        escape, self.has_moving_line = "\r\x1b[K" if self.has_moving_line else "", False
+        return escape
 
 
 SCREEN = Screen()
@@ -60,11 +61,11 @@ class ScreenHandler(logging.Handler):
 
 @dataclass
 class Progress:
-    """Counts what a stage has done, out of a total, and what of that has failed.
+    """Counts the finished units of a stage, out of a total, and the failed ones among them.
 
     Attributes:
-        stage: what is being done, a verb: `list`.
-        unit: what is counted, in the plural.
+        stage: the stage's name, a verb: `list`.
+        unit: the name of the counted things, in the plural.
     """
 
     stage: str
@@ -94,24 +95,24 @@ class Progress:
     @property
     def numbers(self) -> dict:
         """The counts under the names that the status file and the events have for them."""
-        left = self.seconds_left
+        seconds_left = self.seconds_left
         return {
             self.unit: self.total,
             f"{self.unit}_done": self.done,
             f"{self.unit}_failed": self.failed,
             f"{self.unit}_per_second": round(self.rate, 3),
-            "seconds_left": None if left is None else round(left),
+            "seconds_left": None if seconds_left is None else round(seconds_left),
         }
 
     @property
     def line(self) -> str:
-        """How far it is."""
-        left = "" if self.seconds_left is None else f", {clock(self.seconds_left)} left"
-        return f"{self.stage}: {self.done}/{self.total} {self.unit}, {self.rate:.1f}/s{left}, {self.failed} failed"
+        """One line about a stage that goes on."""
+        remainder = "" if self.seconds_left is None else f", {clock(self.seconds_left)} left"
+        return f"{self.stage}: {self.done}/{self.total} {self.unit}, {self.rate:.1f}/s{remainder}, {self.failed} failed"
 
     @property
     def summary(self) -> str:
-        """What it has come to, once it is over."""
+        """One line about a stage that is over."""
         count = str(self.done) if self.done == self.total else f"{self.done}/{self.total}"
         return f"{self.stage}: {count} {self.unit} in {clock(self.seconds)}, {self.rate:.1f}/s, {self.failed} failed"
 

@@ -68,17 +68,17 @@ def _range_of(annotation: Any) -> Range | None:
     return next(filter(None, map(_range_of, get_args(annotation))), None)
 
 
-def choose(name: str, known: Iterable[str], what: str) -> str:
+def choose(name: str, names: Iterable[str], what: str) -> str:
     """Return `name` if it is one of `known`, which are names of a `what`.
 
     Raises:
         Refusal: naming the close matches, or everything known where nothing is close.
     """
-    known = sorted(known)
-    if name in known:
+    names = sorted(names)
+    if name in names:
         return name
-    close = get_close_matches(name, known, n=5, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
+    close = get_close_matches(name, names, n=5, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
     raise Refusal(f"unknown {what} {name!r}; {hint}")
 
 

@@ -84,7 +84,7 @@ def join(url: str, *parts: str) -> str:
 def transient(error: BaseException | None) -> bool:
     """Whether the same request may well succeed a moment later: a busy or failing server, a lost connection, a cut answer.
 
-    What is missing, forbidden (expired credentials too), full or damaged stays so.
+    A path that is missing, forbidden (expired credentials too), full or damaged stays so.
     """
     import http.client
 
@@ -104,13 +104,13 @@ def transient(error: BaseException | None) -> bool:
 
 
 class _Retries:
-    """How often this process has asked again."""
+    """Counts the repeated requests of this process."""
 
     count = 0
 
 
 def retries() -> int:
-    """How often this process has asked a store again."""
+    """The number of requests that this process has repeated."""
     return _Retries.count
 
 
@@ -217,16 +217,16 @@ def infos(fs: fsspec.AbstractFileSystem, paths: list[str]) -> list[dict]:
     folders: dict[str, list[str]] = {}
     for path in paths:
         folders.setdefault(dirname(path), []).append(path)
-    known: dict[str, dict] = {}
-    for folder, inside in folders.items():
-        if len(inside) > FEW_PATHS:
-            known |= _listed(fs, folder)
+    info_of: dict[str, dict] = {}
+    for folder, folder_paths in folders.items():
+        if len(folder_paths) > FEW_PATHS:
+            info_of |= _list_folder(fs, folder)
         else:
-            known |= {path: info for path in inside if (info := _info(fs, path))}
-    return [known.get(path) or {"name": path, "size": 0, "type": "missing"} for path in paths]
+            info_of |= {path: info for path in folder_paths if (info := _info(fs, path))}
+    return [info_of.get(path) or {"name": path, "size": 0, "type": "missing"} for path in paths]
 
 
-def _listed(fs, folder: str) -> dict[str, dict]:
+def _list_folder(fs, folder: str) -> dict[str, dict]:
     try:
         return {info["name"].rstrip("/"): info for info in retrying(lambda: fs.ls(folder, detail=True))}
     except (FileNotFoundError, NotADirectoryError):

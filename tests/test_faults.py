@@ -67,13 +67,13 @@ def test_an_object_that_vanishes_between_the_listing_and_the_reading_is_told(stu
     from pipeline.run import execute
 
     faults, place = stumbling
-    undisturbed = execute._explained
+    undisturbed = execute._explain_missing
 
     def disturbed(*arguments):
         storage.remove([f"{place}/shards/00002.tar"])
         return undisturbed(*arguments)
 
-    monkeypatch.setattr(execute, "_explained", disturbed)
+    monkeypatch.setattr(execute, "_explain_missing", disturbed)
     outcome = explain.run(job(f"{place}/shards/*.tar", f"{place}/atlas", **ASKED))
     assert outcome.counts["explained"] == 8
     assert {(row["shard"], row["error"]) for row in content(f"{place}/atlas")["errors"]} == {("00002.tar", "NotFound")}
@@ -149,13 +149,13 @@ def test_retries_are_counted_where_they_happen(stumbling, monkeypatch):
     from pipeline.run import execute
 
     faults, place = stumbling
-    undisturbed = execute._explained
+    undisturbed = execute._explain_missing
 
     def disturbed(*arguments):
         faults.share, faults.kinds, faults.where, faults.left = 1.0, ("busy",), "/shards/00001.tar", 3
         return undisturbed(*arguments)
 
-    monkeypatch.setattr(execute, "_explained", disturbed)
+    monkeypatch.setattr(execute, "_explain_missing", disturbed)
     explain.run(job(f"{place}/shards/*.tar", f"{place}/atlas", **ASKED))
     assert faults.injected["busy"] == 3
     assert tables.open(f"{place}/atlas").manifest["spent"]["retries"] == 3

@@ -146,12 +146,12 @@ def test_the_same_plan_again_publishes_nothing(source, plain, tmp_path, capsys):
     outcome = explain.run(job(source, tmp_path / "plain"))
     assert not outcome.new
     assert (tmp_path / "plain" / "current.json").read_text() == before
-    assert explain.tell(outcome) == 0
+    assert explain.report(outcome) == 0
     assert "nothing new" in capsys.readouterr().out
 
 
 def test_dry_computes_and_publishes_nothing(source, tmp_path, capsys):
-    assert explain.tell(explain.run(job(source, tmp_path / "out", methods=("grad_cam",), dry=True))) == 0
+    assert explain.report(explain.run(job(source, tmp_path / "out", methods=("grad_cam",), dry=True))) == 0
     assert "maps grad_cam finer: 6 of 6 tasks to compute" in capsys.readouterr().out
     assert not (tmp_path / "out" / "current.json").exists()
     assert not list((tmp_path / "out").rglob("*.parquet"))
@@ -262,7 +262,7 @@ def test_bad_images_are_rows_in_errors_and_their_neighbours_are_explained(tmp_pa
     assert counts["images"] == counts["explained"] + counts["failed"]
     assert counts["errors"] == len(found["errors"])
     assert not outcome.complete, "some shards had problems"
-    assert explain.tell(outcome) == 3
+    assert explain.report(outcome) == 3
     last = capsys.readouterr().out.splitlines()[-1]
     assert f"{counts['explained']} of {counts['images']} images explained" in last
     assert f"{counts['errors']} errors" in last

@@ -104,14 +104,14 @@ def test_beside_a_running_job_it_costs_that_job_work_and_nothing_else(tmp_path, 
     out, source = str(tmp_path / "out"), dataset(tmp_path / "shards", shards=2)
     for method in ("grad_cam", "layer_cam", "xgrad_cam"):
         explain.run(job(source, out, methods=(method,), **ONE))
-    undisturbed = execute._explained
+    undisturbed = execute._explain_missing
 
     def disturbed(*arguments):
-        monkeypatch.setattr(execute, "_explained", undisturbed)
+        monkeypatch.setattr(execute, "_explain_missing", undisturbed)
         assert collect_garbage(out, keep=1, min_age=0, delete=True).tasks
         return undisturbed(*arguments)
 
-    monkeypatch.setattr(execute, "_explained", disturbed)
+    monkeypatch.setattr(execute, "_explain_missing", disturbed)
     asked = {"methods": ("grad_cam", "layer_cam"), **ONE}
     assert explain.run(job(source, out, **asked)).complete
     explain.run(job(source, tmp_path / "fresh", **asked))
@@ -164,7 +164,7 @@ def test_status_while_a_job_runs_and_after_it_died(tmp_path, monkeypatch, capsys
 
 
 def test_a_job_that_was_killed_is_silent(tmp_path):
-    files.write_json(watch.place(str(tmp_path), "n"), {"name": "n", "started": 0, "updated": time.time() - 7200, "state": "explaining"})
+    files.write_json(watch.url_of(str(tmp_path), "n"), {"name": "n", "started": 0, "updated": time.time() - 7200, "state": "explaining"})
     assert "silent for 2:00:00, perhaps dead" in status.lines(str(tmp_path))[0]
 
 

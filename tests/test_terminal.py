@@ -44,7 +44,7 @@ def line(source: str, out, *more: str) -> list[str]:
 
 
 def records(out, name: str = "default", kind: str = "events.jsonl") -> list[dict]:
-    return [json.loads(each) for each in storage.read_bytes(watch.place(str(out), name, kind)).decode().splitlines()]
+    return [json.loads(each) for each in storage.read_bytes(watch.url_of(str(out), name, kind)).decode().splitlines()]
 
 
 def test_the_screen_has_a_readable_line_a_stage_and_no_json(source, tmp_path, capsys):
@@ -219,7 +219,7 @@ def test_packing_shows_its_lines_or_its_events(tmp_path, capsys):
 
 def test_status_and_gc_do_not_stumble_over_the_events(source, tmp_path, capsys):
     explain.run(job(source, tmp_path))
-    files.write_bytes(watch.place(str(tmp_path), "default", "events.1.jsonl"), b"{}\n")
+    files.write_bytes(watch.url_of(str(tmp_path), "default", "events.1.jsonl"), b"{}\n")
     before = content(tmp_path)
     assert watch.names(str(tmp_path)) == ["default"]
     assert status.main(["--out", str(tmp_path)]) == 0
@@ -271,7 +271,7 @@ def terminal():
         patch.setenv("COLUMNS", "40")
         patch.setattr(progress, "REDRAW_SECONDS", 0)
         yield stream
-    SCREEN.moving = False
+    SCREEN.has_moving_line = False
 
 
 def visible(text: str) -> list[str]:

@@ -14,8 +14,8 @@ import pytest
 from jobs import explain
 from pipeline.plan.task import Task
 from pipeline.run import on_ray
+from pipeline.stages.explain import Explain
 from pipeline.stages.read import Read
-from pipeline.stages.worker import Explain
 from tests.chaos import below
 from tests.test_run import content, job
 from tests.test_run import undisturbed as undisturbed_job

@@ -9,7 +9,7 @@ from pipeline.targets.registry import Phrase
 
 @dataclass(frozen=True)
 class Network:
-    """How to load a backbone; the arguments of `pipeline.backbones.load`."""
+    """A description of a backbone to load: the arguments of `pipeline.backbones.load`."""
 
     name: str
     weights: str | None = None

@@ -18,7 +18,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interp
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image reaches the network: the geometry is done where it is decoded (PIL), the arithmetic here, on the device.
+    """The steps from an image to the network's input: the geometry is done where it is decoded (PIL), the arithmetic here, on the device.
 
     Attributes:
         size: (H, W) in pixels.

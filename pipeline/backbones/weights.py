@@ -34,7 +34,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
     broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise Refusal(f"weights {source!r} hold NaN or infinity in {first_few(broken)}; the training that wrote them diverged")
-    return {_unwrapped(name): value for name, value in state.items()}
+    return {_unwrap(name): value for name, value in state.items()}
 
 
 def install_weights(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -125,7 +125,7 @@ def _from_hub(source: str) -> object:
         raise Refusal(f"weights {source!r} cannot be fetched ({type(error).__name__}); check the id, or pass --weights FILE") from error
 
 
-def _unwrapped(name: str) -> str:
+def _unwrap(name: str) -> str:
     for prefix in ("_orig_mod.", "module.", "_orig_mod."):
         name = name.removeprefix(prefix)
     return name
@@ -137,19 +137,19 @@ def _differences(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     kinds = {
         "missing": [name for name in current if name not in state and not name.endswith(COUNTERS)],
         "unexpected": [name for name in state if name not in current],
-        "mis-shaped": [f"{name} {list(state[name].shape)} for {list(current[name].shape)}" for name in _misshaped(current, state)],
+        "mis-shaped": [f"{name} {list(state[name].shape)} for {list(current[name].shape)}" for name in _list_misfits(current, state)],
     }
     return [f"{len(names)} {kind} ({first_few(names)})" for kind, names in kinds.items() if names]
 
 
-def _misshaped(current: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+def _list_misfits(current: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
     return [name for name in current if name in state and state[name].shape != current[name].shape]
 
 
 def _class_advice(network: nn.Module, state: Mapping[str, Tensor]) -> str:
     """The advice where nothing but the number of classes differs."""
     current = network.state_dict()
-    misshaped = _misshaped(current, state)
+    misshaped = _list_misfits(current, state)
     counts = {(len(state[name]), len(current[name])) for name in misshaped}
     if set(current) != set(state) or len(counts) != 1 or any(state[name].shape[1:] != current[name].shape[1:] for name in misshaped):
         return ""

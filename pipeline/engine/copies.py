@@ -44,7 +44,7 @@ def pass_copies(
     def one_pass(start: int, stop: int) -> None:
         numbers, images = order[start:stop] // len(pixels), order[start:stop] % len(pixels)
         originals = pixels[images]
-        x = torch.lerp(backdrop[images], originals, _painted(masks, numbers, images)[:, None])
+        x = torch.lerp(backdrop[images], originals, _paint(masks, numbers, images)[:, None])
         with autocast(x.device, batch.precision):
             y = batch.backbone.logits(batch.backbone.prepare.normalise(x)).float()
         if own:
@@ -56,7 +56,7 @@ def pass_copies(
     batch.tally[payer, "forwards"] += len(order)
 
 
-def _painted(masks: Masks, numbers: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+def _paint(masks: Masks, numbers: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Masks [n H W] of the rows of a pass; one that all images share is painted once."""
     if not masks.shared:
         return masks.paint(numbers, images)

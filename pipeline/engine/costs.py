@@ -38,7 +38,7 @@ def seconds_of(tally: Mapping[tuple[str, str], float]) -> dict[str, float]:
 
 
 def costs_of(facts: Mapping) -> Counter[tuple[str, str]]:
-    """What a receipt's facts say of passes and seconds, by payer and kind."""
+    """The passes and seconds in a receipt's facts, by payer and kind."""
     costs = Counter({(payer, kind): spent[kind] for payer, spent in facts.get("passes", {}).items() for kind in PASSES})
     costs.update({(payer, SECONDS): seconds for payer, seconds in facts.get("payer_seconds", {}).items()})
     return costs

@@ -69,7 +69,7 @@ class ScoredMaps:
 
     def stacked(self, batch: Batch) -> torch.Tensor:
         """The maps [B H W], zero where there is none."""
-        return _stacked(self.S, torch.float32, batch)
+        return _stack(self.S, torch.float32, batch)
 
 
 @dataclass(frozen=True)
@@ -171,24 +171,24 @@ class _ClassProbs:
         return [ClassProbs(p[i, :, :2], q[i, :, :2], p[i, :, 2:], top[i]) for i in range(len(p))]
 
 
-def _dimmed(dimmed: Dimmed, batch: Batch, maps: ScoredMaps) -> Painting:
+def _dim(dimmed: Dimmed, batch: Batch, maps: ScoredMaps) -> Painting:
     S = maps.stacked(batch)
     S = 1 - S if dimmed.inverse else S
     return Painting(1, lambda copies, images: S[images])
 
 
-def _powered(powered: Powered, batch: Batch, maps: ScoredMaps) -> Painting:
+def _raise_to_power(powered: Powered, batch: Batch, maps: ScoredMaps) -> Painting:
     S, powers = maps.stacked(batch), torch.tensor(powered.powers, device=batch.pixels.device)
     return Painting(len(powers), lambda copies, images: S[images] ** powers[copies][:, None, None])
 
 
-def _boxed(boxed: Boxed, batch: Batch, maps: ScoredMaps) -> Painting:
-    B = _stacked(maps.inside, torch.bool, batch)
+def _box(boxed: Boxed, batch: Batch, maps: ScoredMaps) -> Painting:
+    B = _stack(maps.inside, torch.bool, batch)
     S = maps.stacked(batch) if boxed.dimmed else torch.ones(B.shape, device=B.device)
     return Painting(2, lambda copies, images: S[images] * (B[images] ^ (copies == 1)[:, None, None]))
 
 
-def _removed(removed: Removed, batch: Batch, maps: ScoredMaps) -> Painting:
+def _remove(removed: Removed, batch: Batch, maps: ScoredMaps) -> Painting:
     device, blank = batch.pixels.device, np.zeros(batch.size)
     scores = [S if S is not None and removed.by_map else blank for S in maps.S]
     seeds = batch.seeds("ties" if removed.by_map else "removed")
@@ -203,7 +203,7 @@ def _removed(removed: Removed, batch: Batch, maps: ScoredMaps) -> Painting:
     return Painting(len(counts), paint, removed.fill, whole=whole)
 
 
-def _cropped(cropped: Cropped, batch: Batch, maps: ScoredMaps) -> Painting:
+def _crop(cropped: Cropped, batch: Batch, maps: ScoredMaps) -> Painting:
     pixels, size = pixels_of(batch), batch.size
     crops = torch.zeros_like(pixels)
     for i, S in enumerate(maps.S):
@@ -215,15 +215,15 @@ def _cropped(cropped: Cropped, batch: Batch, maps: ScoredMaps) -> Painting:
 
 
 PAINTERS: dict[type, Callable[[Any, Batch, ScoredMaps], Painting]] = {
-    Dimmed: _dimmed,
-    Powered: _powered,
-    Boxed: _boxed,
-    Removed: _removed,
-    Cropped: _cropped,
+    Dimmed: _dim,
+    Powered: _raise_to_power,
+    Boxed: _box,
+    Removed: _remove,
+    Cropped: _crop,
 }
 
 
-def _stacked(arrays: Sequence[np.ndarray | None], dtype: torch.dtype, batch: Batch) -> torch.Tensor:
+def _stack(arrays: Sequence[np.ndarray | None], dtype: torch.dtype, batch: Batch) -> torch.Tensor:
     """Arrays [H W], one for each image of a batch, as one tensor [B H W]; zero where there is none."""
     blank = np.zeros(batch.size)
     stack = np.stack([blank if array is None else array for array in arrays])

@@ -15,7 +15,7 @@ STREAM = frozenset({"q", "k", "v", "x", "stream", "added"})
 
 @dataclass(frozen=True)
 class Attention:
-    """How the class token attends to the grid, block upon block.
+    """A method made of the class token's attention to the grid, block upon block.
 
     `map` may take lists with an entry per block, first block first
         A   [B N N]        attention, averaged over heads
@@ -57,7 +57,7 @@ class Attention:
         return bool(self.inputs & STREAM)
 
     def render(self, settings: Mapping[str, Any]) -> str:
-        """How the stored map becomes an image."""
+        """The way from the stored map to an image."""
         return "bilinear"
 
 

@@ -55,7 +55,7 @@ class Cam:
         return "noise" in self.inputs
 
     def render(self, settings: Mapping[str, Any]) -> str:
-        """How the stored map becomes an image."""
+        """The way from the stored map to an image."""
         return "area" if self.grid == "pixels" else "bilinear"
 
 

@@ -36,7 +36,7 @@ class Latent:
         object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.map))))
 
     def render(self, settings: Mapping[str, Any]) -> str:
-        """How the stored map becomes an image."""
+        """The way from the stored map to an image."""
         return "bilinear"
 
 

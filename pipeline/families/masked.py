@@ -123,8 +123,8 @@ class Masked:
     parameters: Mapping[str, Parameter] = field(init=False)
 
     def __post_init__(self):
-        known = {"clean", "A", "drops", "pixels", "again", "draw", *self.recipes}
-        object.__setattr__(self, "inputs", checked_inputs(self.name, self.map, known, self.family))
+        vocabulary = {"clean", "A", "drops", "pixels", "again", "draw", *self.recipes}
+        object.__setattr__(self, "inputs", checked_inputs(self.name, self.map, vocabulary, self.family))
         settings = dict(parameters(self.map))
         if self.fill:
             settings["fill"] = Parameter(str, self.fill)
@@ -147,11 +147,11 @@ class Masked:
         return {name: _call(recipe, settings) for name, recipe in self.recipes.items()}
 
     def render(self, settings: Mapping[str, Any]) -> str:
-        """How the stored map becomes an image."""
+        """The way from the stored map to an image."""
         return "area" if self.grid == "pixels" else self.cell_render(settings)
 
     def cell_render(self, settings: Mapping[str, Any]) -> str:
-        """How a map on the method's own grid becomes an image."""
+        """The way from a map on the method's own grid to an image."""
         return _call(self.rendering, settings) if self.rendering else "bilinear"
 
 

@@ -32,15 +32,15 @@ def inputs_of(function: Callable) -> frozenset[str]:
     return frozenset(p.name for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD)
 
 
-def checked_inputs(name: str, function: Callable, known: set[str], family: str) -> frozenset[str]:
+def checked_inputs(name: str, function: Callable, vocabulary: set[str], family: str) -> frozenset[str]:
     """The inputs of `function`, all of which its family offers.
 
     Raises:
         Refusal: where one is not among the `known`.
     """
     inputs = inputs_of(function)
-    if inputs - known:
-        raise Refusal(f"{name!r} asks for {sorted(inputs - known)}; the {family} family offers {sorted(known)}")
+    if inputs - vocabulary:
+        raise Refusal(f"{name!r} asks for {sorted(inputs - vocabulary)}; the {family} family offers {sorted(vocabulary)}")
     return inputs
 
 

@@ -36,12 +36,12 @@ def overlaps(some: np.ndarray, others: np.ndarray, edge: float = 0) -> np.ndarra
 
 def parts(mask: np.ndarray) -> np.ndarray:
     """Tight boxes in pixels [N 4], far edge outside, of the connected parts of a mask [H W]."""
-    return _outlined(mask)[0]
+    return _outline(mask)[0]
 
 
 def contours(mask: np.ndarray) -> np.ndarray:
     """Boxes in pixels [N 4] of the outlines of a mask's parts, and of the rims of its holes: the pixels of the mask all around each."""
-    return np.concatenate(_outlined(mask))
+    return np.concatenate(_outline(mask))
 
 
 def largest(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +70,7 @@ def share(boxes: np.ndarray) -> float:
     return float(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum())
 
 
-def _outlined(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The boxes of the parts, and those of the rims of holes."""
     import cv2
 

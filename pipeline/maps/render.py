@@ -1,4 +1,4 @@
-"""How a stored map becomes an image: `render` in the maps table."""
+"""The way from a stored map to an image: `render` in the maps table."""
 
 import numpy as np
 

@@ -8,14 +8,14 @@ not yet written when it was killed is lost. A job goes on behind the lines of th
 at a time, the file has the events of the one that wrote last.
 
 Every event has `event`, `time` (ISO 8601, UTC) and `progress`, the numbers of the status file at that moment. `stage_begun` and
-`stage_ended` name their `stage`, the latter with its `seconds`; `planned` counts the work; `task_done` has what the task's receipt
-tells, `task_failed` the reason; `end` has the counts, or the reason why the job broke off, and the passes that it cost.
+`stage_ended` name their `stage`, the latter with its `seconds`; `planned` counts the work; `task_done` has the facts of the task's
+receipt, `task_failed` the reason; `end` has the counts, or the reason why the job broke off, and the passes that it cost.
 """
 
 import json
 
 from pipeline import storage
-from pipeline.monitor.status import place
+from pipeline.monitor.status import url_of
 from pipeline.tables import files
 
 LIMIT = 4 << 20  # bytes
@@ -25,7 +25,7 @@ class EventFile:
     """The event files of the jobs of one name."""
 
     def __init__(self, out: str, name: str):
-        self.url, self.older_url = (place(out, name, kind) for kind in ("events.jsonl", "events.1.jsonl"))
+        self.url, self.older_url = (url_of(out, name, kind) for kind in ("events.jsonl", "events.1.jsonl"))
         self.lines: list[bytes] = []
         self.size = 0
         self.older: bytes | None = None  # lines that are yet to be written to the second file
@@ -36,9 +36,9 @@ class EventFile:
         self._append(json.dumps(event, sort_keys=True).encode() + b"\n")
 
     def write(self) -> None:
-        """Replace the files that have changed. What the store raises is raised here, and nothing is lost by trying again."""
+        """Replace the files that have changed. An error of the store is raised as it is, and nothing is lost by trying again."""
         if not self.is_read:
-            self._go_on()
+            self._prepend_earlier()
         if self.older is not None:
             files.write_bytes(self.older_url, self.older)
             self.older = None
@@ -50,13 +50,13 @@ class EventFile:
         self.lines.append(line)
         self.size += len(line)
 
-    def _go_on(self) -> None:
+    def _prepend_earlier(self) -> None:
         """Put the events of earlier jobs in front of those at hand."""
         try:
             earlier = storage.read_bytes(self.url).splitlines(keepends=True)
         except FileNotFoundError:
             earlier = []
-        since, self.lines, self.size = self.lines, [], 0
-        for line in (*earlier, *since):
+        later, self.lines, self.size = self.lines, [], 0
+        for line in (*earlier, *later):
             self._append(line)
         self.is_read = True

@@ -1,4 +1,4 @@
-"""How far a job has come: counted in one place, which feeds the screen, the status file and the events."""
+"""The progress of a job: counted in one place, which feeds the screen, the status file and the events."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ Log = Literal["text", "json"]
 
 
 class Monitor:
-    """The numbers of one job, and everybody they are told to.
+    """Counts the work of one job, and writes the counts to the screen and to files.
 
     The screen gets readable lines or, where `log` is json, the events. The files are written where the job has an `out`; a store that
     refuses them stops no job.
@@ -32,16 +32,16 @@ class Monitor:
         self.events = EventFile(out, name) if out else None
         self.numbers: dict = {}
         self.progress = Progress("", 0, "")
-        self.costs: Counter[tuple[str, str]] = Counter()  # by payer and kind, as in `passes`
-        self.written = 0.0
-        self.refused = False
+        self.costs: Counter[tuple[str, str]] = Counter()  # by payer and kind, as in `engine.costs`
+        self.write_time = 0.0
+        self.write_failed = False
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str, **numbers) -> Iterator[Progress]:
-        """One stage of the job, named by a verb; `add` counts what it does. Its line stays on the screen."""
+        """One stage of the job, named by a verb; `add` counts its units. Its line stays on the screen."""
         self.progress = progress = Progress(name, total, unit)
         self.numbers |= {"state": f"{name}ing", **numbers, **progress.numbers}
-        self.tell("stage_begun", stage=name)
+        self.record("stage_begun", stage=name)
         self._write()
         if self.log == "text":
             SCREEN.begin(progress.line)
@@ -51,11 +51,11 @@ class Monitor:
             self.show(progress.line)
             raise
         self.numbers |= progress.numbers
-        self.tell("stage_ended", stage=name, seconds=round(progress.seconds, 3))
+        self.record("stage_ended", stage=name, seconds=round(progress.seconds, 3))
         self.show(progress.summary)
 
     def add(self, done: int = 1, failed: int = 0) -> None:
-        """Count what the stage has done."""
+        """Count finished units of the stage, and failed ones among them."""
         self._count(done, failed)
         self._advance()
 
@@ -63,7 +63,7 @@ class Monitor:
         """Count a task and its images, and record it as an event."""
         self.numbers["tasks_done"] += 1
         self._count(images, failed)
-        self.tell(event, **details)
+        self.record(event, **details)
         self._advance()
 
     def _count(self, done: int, failed: int) -> None:
@@ -73,10 +73,10 @@ class Monitor:
     def _advance(self) -> None:
         if self.log == "text":
             SCREEN.progress(self.progress.line)
-        if time.monotonic() - self.written >= EVERY:
+        if time.monotonic() - self.write_time >= EVERY:
             self._write()
 
-    def tell(self, event: str, **details) -> None:
+    def record(self, event: str, **details) -> None:
         """Record an event."""
         entry = {"event": event, "time": datetime.now(UTC).isoformat(), **details, "progress": dict(self.numbers)}
         if self.events:
@@ -95,18 +95,18 @@ class Monitor:
         costs: dict[str, dict] = {}
         for (payer, kind), amount in sorted(self.costs.items()):
             costs.setdefault(payer, {})[kind] = round(amount, 3)
-        self.tell("end", passes=costs)
+        self.record("end", passes=costs)
         self._write()
         self.show(*table)
 
     def _write(self) -> None:
-        self.written = time.monotonic()
+        self.write_time = time.monotonic()
         if not (self.status and self.events):
             return
         try:
             self.events.write()
             self.status.update(self.numbers)
         except Exception as error:
-            if not self.refused:  # once is enough
+            if not self.write_failed:  # once is enough
                 log.warning("the status and the events of the job cannot be written: %s", one_line(error))
-            self.refused = True
+            self.write_failed = True

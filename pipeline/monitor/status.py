@@ -16,31 +16,31 @@ SILENT = 900.0  # seconds; a job that has written nothing for so long has probab
 
 @dataclass
 class StatusFile:
-    """Where the job of a name stands."""
+    """The status file of the jobs of one name."""
 
     out: str
     name: str
     started: float = field(default_factory=time.time)
 
     def update(self, numbers: dict) -> None:
-        """Replace the file. What the store raises is raised here."""
+        """Replace the file. An error of the store is raised as it is."""
         content = {"name": self.name, "started": self.started, "updated": time.time(), **numbers}
-        files.write_json(place(self.out, self.name), content)
+        files.write_json(url_of(self.out, self.name), content)
 
 
-def place(out: str, name: str, kind: str = "json") -> str:
+def url_of(out: str, name: str, kind: str = "json") -> str:
     """The URL of one of a job's own files; a name is no path."""
     return storage.join(out, "jobs", f"{quote(name, safe='')}.{kind}")
 
 
 def read(out: str, name: str) -> dict | None:
-    """What the last job of this name wrote last; None where there was none."""
+    """Read the last state that a job of this name wrote; None where there was none."""
     try:
-        return json.loads(storage.read_bytes(place(out, name)))
+        return json.loads(storage.read_bytes(url_of(out, name)))
     except FileNotFoundError:
         return None
 
 
 def names(out: str) -> list[str]:
-    """The names jobs have run under."""
+    """The names under which jobs have run."""
     return sorted(unquote(path.removesuffix(".json")) for path in files.below(storage.join(out, "jobs")) if path.endswith(".json"))

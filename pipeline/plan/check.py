@@ -41,7 +41,7 @@ class CheckedJob:
     base: Run | None = None
 
     @cached_property
-    def cells(self) -> list[Output]:
+    def outputs(self) -> list[Output]:
         return outputs_of(self.spec, self.backbone, self.classes.names)
 
 

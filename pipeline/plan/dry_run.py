@@ -9,41 +9,41 @@ from pipeline.spec.output import Output
 _PARTS = ("method", "target", "metric")
 
 
-def print_dry_run(todo: Sequence[Task], outputs: Sequence[Output], tasks: int, methods: Iterable[dict], before: dict | None) -> None:
+def print_dry_run(open_tasks: Sequence[Task], outputs: Sequence[Output], tasks: int, methods: Iterable[dict], before: dict | None) -> None:
     """Print for every output how many of all `tasks` it is missing in, and for which reasons.
 
     `methods` are this job's as run.json describes them; `before` is the run.json of the run published last.
     """
     shards = {shard["name"]: shard["identity"] for shard in before["shards"]} if before else {}
     for i, output in enumerate(outputs):
-        missing = [task for task in todo if i in task.missing]
-        news = _news(output, methods, before) if before else "never answered"
-        reasons = Counter(news or _why(task, shards) for task in missing)
-        why = f" ({', '.join(f'{count} {reason}' for reason, count in sorted(reasons.items()))})" if missing else ""
-        print(f"{_name(output)}: {len(missing)} of {tasks} tasks to compute{why}")
-    print(f"{sum(task.stop - task.start for task in todo)} images would be read")
+        missing = [task for task in open_tasks if i in task.missing]
+        reason_for_all = _reason_for_all(output, methods, before) if before else "never answered"
+        reasons = Counter(reason_for_all or _reason_for_one(task, shards) for task in missing)
+        reasons_text = f" ({', '.join(f'{count} {reason}' for reason, count in sorted(reasons.items()))})" if missing else ""
+        print(f"{_name(output)}: {len(missing)} of {tasks} tasks to compute{reasons_text}")
+    print(f"{sum(task.stop - task.start for task in open_tasks)} images would be read")
 
 
 def _name(output: Output) -> str:
     return " ".join([output.table, *(part.alias for part in (output.metric, output.method, output.target) if part)])
 
 
-def _why(task: Task, shards: dict[str, str]) -> str:
+def _reason_for_one(task: Task, shards: dict[str, str]) -> str:
     """Why an output that the last run had is missing for this task."""
     if task.shard.name not in shards:
         return "shard new"
     return "never answered" if shards[task.shard.name] == task.index.identity else "shard changed"
 
 
-def _news(output: Output, methods: Iterable[dict], before: dict) -> str | None:
+def _reason_for_all(output: Output, methods: Iterable[dict], before: dict) -> str | None:
     """The reason why no task of the run published last had the output; None where one had."""
     if output.identity in {cell["identity"] for cell in before["cells"]}:
         return None
     names = {part: (choice := getattr(output, part)) and choice.alias for part in _PARTS}
     same = [cell for cell in before["cells"] if cell["table"] == output.table and all(cell[part] == names[part] for part in _PARTS)]
     if not same:
-        fresh = [part for part in _PARTS if names[part] and names[part] not in {cell[part] for cell in before["cells"]}]
-        return f"{(fresh or [output.table])[0]} new"
+        new_parts = [part for part in _PARTS if names[part] and names[part] not in {cell[part] for cell in before["cells"]}]
+        return f"{(new_parts or [output.table])[0]} new"
     if output.method:
         alias = output.method.alias
         now, then = (next((entry for entry in entries if entry["name"] == alias), {}) for entries in (methods, before["methods"]))

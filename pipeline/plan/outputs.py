@@ -47,11 +47,15 @@ def outputs_of(spec: ExplainSpec, backbone: backbones.Backbone, classes: Sequenc
             outputs.append(Output("attributes", digest({"kind": "attributes", "map": output.identity}), output.method, output.target))
     # Maps that are there to be compared: other metrics would say the same of many, and cost as much for each.
     return outputs + [
-        scores for output in maps for metric in spec.metrics if _scored(output, metric) for scores in _metric_outputs(output, metric, spec)
+        scores
+        for output in maps
+        for metric in spec.metrics
+        if _is_scored(output, metric)
+        for scores in _metric_outputs(output, metric, spec)
     ]
 
 
-def _scored(map: Output, metric: Choice) -> bool:
+def _is_scored(map: Output, metric: Choice) -> bool:
     """Whether the metric scores the map: every single map, and of those to be compared the pairs by the metrics of pairs."""
     assert map.target, "a map explains a target"
     return not TARGETS[map.target.name].compared or (map.target.name == "pairs" and METRICS[metric.name].of_pairs)

@@ -58,12 +58,12 @@ def _metrics_beside(entries: Sequence[Mapping], more: Metrics, recompute: bool) 
     exact, stored = (
         tuple(_choice_of(entry, METRICS, "metric") for entry in entries if entry["stored"] is of_stored) for of_stored in (False, True)
     )
-    more = more if recompute else tuple(metric for metric in more if _from_stored(metric))
+    more = more if recompute else tuple(metric for metric in more if _needs_no_new_map(metric))
     present = exact if recompute else exact + stored
-    fresh = tuple(metric for metric in with_ties(more, present) if _key_of(metric) not in map(_key_of, present))
+    additions = tuple(metric for metric in with_ties(more, present) if _key_of(metric) not in map(_key_of, present))
     if recompute:
-        return exact + fresh, tuple(metric for metric in stored if _key_of(metric) not in map(_key_of, fresh))
-    return exact, stored + fresh
+        return exact + additions, tuple(metric for metric in stored if _key_of(metric) not in map(_key_of, additions))
+    return exact, stored + additions
 
 
 def job_of(manifest: Mapping) -> Job:
@@ -79,11 +79,11 @@ def _choice_of(entry: Mapping, registry: Mapping, kind: str) -> Choice:
 
 
 def _key_of(metric: Choice) -> tuple:
-    """What two requests for one metric have in common."""
+    """The key that is the same for two requests for one metric."""
     return metric.alias, metric.name, metric.settings
 
 
-def _from_stored(metric: Choice) -> bool:
+def _needs_no_new_map(metric: Choice) -> bool:
     """Whether a metric can be had from stored maps.
 
     Raises:
@@ -98,7 +98,7 @@ def _from_stored(metric: Choice) -> bool:
 
 def _refuse_another_version(checked: CheckedJob, base: Run) -> None:
     """Every output of the run must be one of the new job, or the new run would not hold all of the old one."""
-    planned = {output.identity for output in checked.cells}
+    planned = {output.identity for output in checked.outputs}
     exact = {metric.alias for metric in checked.spec.metrics} - checked.spec.stored
     replaced = {entry["name"] for entry in base.manifest["metrics"] if entry["stored"] and entry["name"] in exact}
     for output in base.manifest["cells"]:
@@ -127,12 +127,12 @@ def unexplained_tasks(state: RunState) -> list[dict]:
             )
     content = storage.read_bytes(storage.join(base.out, "runs", base.run_id, "receipts.parquet"))
     published = {output for receipt in receipts.unpack(content) for output in receipt.cells}
-    required = [state.checked.cells[i].identity for i in sorted(state.required)]
+    required = [state.checked.outputs[i].identity for i in sorted(state.required)]
     unexplained = state.unexplained
-    lost = sum(all(task.output_identity(identity) in published for identity in required) for task in unexplained)
-    if lost:
+    lost_count = sum(all(task.output_identity(identity) in published for identity in required) for task in unexplained)
+    if lost_count:
         raise Refusal(
-            f"files of {lost} tasks that run {base.run_id} was made of are missing or damaged; "
+            f"files of {lost_count} tasks that run {base.run_id} was made of are missing or damaged; "
             "run jobs.explain again, which mends them, then jobs.score"
         )
     error = ShardError("NotExplained", "not all of it was explained; run jobs.explain again")
@@ -141,7 +141,7 @@ def unexplained_tasks(state: RunState) -> list[dict]:
 
 def with_stored_maps(task: Task, state: RunState) -> Task:
     """The task with the row groups of the maps that its missing outputs are computed from as they are stored."""
-    outputs = state.checked.cells
+    outputs = state.checked.outputs
     scored = {(outputs[i].method, outputs[i].target) for i in task.missing if outputs[i].stored}
 
     def row_groups() -> Iterator[tuple[dict, int]]:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:  # its module loads torch, which the state of a job does witho
 class RunState:
     """The state of a job.
 
-    `answered` has the receipts of every task by its id; the last one with an output answers it. `failures` are those of tasks that came
-    back without a receipt; `previous` is the run published when the job began.
+    `receipts_of` has the receipts of every task by its id; the last one with an output answers it. `failures` are those of tasks that
+    came back without a receipt; `previous` is the run published when the job began.
     """
 
     checked: "CheckedJob"
     tasks: Sequence[Task]
     indexes: Mapping[sources.Shard, sources.Index]
-    answered: Mapping[str, tuple[Receipt, ...]]
+    receipts_of: Mapping[str, tuple[Receipt, ...]]
     failures: Sequence[dict]
     previous: str | None
     started: float
@@ -35,40 +35,40 @@ class RunState:
     def required(self) -> frozenset[int]:
         """Positions of the outputs without which a task is left out of the run: all; where a run is scored, those that it holds."""
         base = self.checked.base
-        known = {output["identity"] for output in base.manifest["cells"]} if base else set()
-        return frozenset(i for i, output in enumerate(self.checked.cells) if not base or output.identity in known)
+        identities = {output["identity"] for output in base.manifest["cells"]} if base else set()
+        return frozenset(i for i, output in enumerate(self.checked.outputs) if not base or output.identity in identities)
 
     def receipt(self, task: Task, output: str) -> Receipt | None:
         """The receipt that answers a task's output, given by its identity; None where it is missing."""
-        return next((receipt for receipt in reversed(self.answered.get(task.id, ())) if output in receipt.cells), None)
+        return next((receipt for receipt in reversed(self.receipts_of.get(task.id, ())) if output in receipt.cells), None)
 
     def missing(self, task: Task) -> tuple[int, ...]:
         """Positions of a task's missing outputs in the job's list."""
-        return tuple(i for i, output in enumerate(self.checked.cells) if not self.receipt(task, task.output_identity(output.identity)))
+        return tuple(i for i, output in enumerate(self.checked.outputs) if not self.receipt(task, task.output_identity(output.identity)))
 
     @property
     def unfinished(self) -> list[Task]:
         """The tasks with missing outputs, and which; where a run is scored, of the tasks that it has explained."""
         tasks = ((task, self.missing(task)) for task in self.tasks)
-        return [replace(task, missing=missing) for task, missing in tasks if missing and not self._unexplained(missing)]
+        return [replace(task, missing=missing) for task, missing in tasks if missing and not self._is_unexplained(missing)]
 
     @property
     def unexplained(self) -> list[Task]:
         """The tasks that the run to be scored has not explained as a whole; none where no run is scored."""
-        return [task for task in self.tasks if self._unexplained(self.missing(task))]
+        return [task for task in self.tasks if self._is_unexplained(self.missing(task))]
 
-    def _unexplained(self, missing: Sequence[int]) -> bool:
+    def _is_unexplained(self, missing: Sequence[int]) -> bool:
         return self.checked.base is not None and not self.required.isdisjoint(missing)
 
     @cached_property
     def done(self) -> list[tuple[Task, list[TaskOutput]]]:
         """The tasks without a missing output among the required ones, with all of their outputs that are answered."""
         outputs = ((task, self._outputs(task)) for task in self.tasks)
-        return [(task, answered) for task, answered in outputs if self.required <= {output.position for output in answered}]
+        return [(task, of_task) for task, of_task in outputs if self.required <= {output.position for output in of_task}]
 
     def _outputs(self, task: Task) -> list[TaskOutput]:
         outputs = []
-        for position, output in enumerate(self.checked.cells):
+        for position, output in enumerate(self.checked.outputs):
             identity = task.output_identity(output.identity)
             receipt = self.receipt(task, identity)
             if receipt:

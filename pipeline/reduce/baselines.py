@@ -1,4 +1,4 @@
-"""What a row of the summary is compared with: maps of the control `random`, and the same method's maps of the target `label`."""
+"""The baselines of a row of the summary: maps of the control `random`, and the same method's maps of the target `label`."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple

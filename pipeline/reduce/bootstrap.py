@@ -22,7 +22,7 @@ _DRAWS = np.searchsorted(np.cumsum([exp(-1) / factorial(k) for k in range(MOST)]
 
 
 def draws_of(names: Sequence[str] | np.ndarray) -> np.ndarray:
-    """How often each resample draws each of N items: whole numbers [N R]."""
+    """The number of times that each resample draws each of N items: whole numbers [N R]."""
     bits = b"".join(hashlib.shake_128(name.encode()).digest(2 * RESAMPLES) for name in names)
     return _DRAWS[np.frombuffer(bits, "<u2")].reshape(len(names), RESAMPLES)
 

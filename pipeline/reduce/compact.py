@@ -78,7 +78,7 @@ def compact(context: CompactionContext, run: str, group: Sequence[TaskOutput]) -
     entries, reader = [], _TaskFiles(context.out)
     for path, (table, outputs) in files_of(group, context.columns).items():
         url, entry = context.url(run, path), context.previous_files.get(path)
-        if entry and _copied(context.url(context.previous, path), url, entry["bytes"]):
+        if entry and _copy(context.url(context.previous, path), url, entry["bytes"]):
             entries.append(entry)
             continue
         rows = pa.concat_tables([reader.rows(output, "scores" if table == "metrics" else table) for output in outputs])
@@ -88,7 +88,7 @@ def compact(context: CompactionContext, run: str, group: Sequence[TaskOutput]) -
     return entries
 
 
-def _copied(source: str, target: str, size: int) -> bool:
+def _copy(source: str, target: str, size: int) -> bool:
     """Copy a published file; False where it is no longer there in full, and must be made anew."""
     try:
         files.copy(source, target)

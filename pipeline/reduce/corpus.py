@@ -37,7 +37,7 @@ class MetricKey(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """How many maps (or pairs) have a value, `n`, and have none, `n_null`; and the value of each of the metric's columns."""
+    """The counts of maps (or pairs) with a value, `n`, and without, `n_null`; and the value of each of the metric's columns."""
 
     counts: dict[str, int]
     values: dict[str, float | None]

@@ -61,7 +61,7 @@ def _description(state: RunState) -> dict:
         ],
         "skipped": checked.skipped,
         "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in state.indexes.items()],
-        "cells": [{"table": output.table, "identity": output.identity, **_aliases(output)} for output in checked.cells],
+        "cells": [{"table": output.table, "identity": output.identity, **_aliases(output)} for output in checked.outputs],
         "versions": {name: version(name) for name in ("torch", "timm", "open_clip_torch", "pyarrow", "numpy")},
     }
 
@@ -88,7 +88,7 @@ def _costs(state: RunState) -> Iterator[dict]:
     """The costs of each receipt of this run, whenever it was computed; of a call that served other runs as well, this run's share."""
     payers_of = [
         {"look", *([output.method.alias] if output.method else ()), *([output.metric.name] if output.metric else ())}
-        for output in state.checked.cells
+        for output in state.checked.outputs
     ]
     for _, outputs in state.done:
         payers: dict[str, set[str]] = {}

@@ -31,7 +31,7 @@ Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # applies 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """How a job ended: the run now published under its name, its counts, and whether it is a new one."""
+    """The result of a job: the run now published under its name, its counts, and whether it is a new one."""
 
     run_id: str
     counts: dict
@@ -154,7 +154,7 @@ def _write_problems_and_empty_tables(state: RunState, context: compact.Compactio
     backbone, spec = state.checked.backbone, state.checked.spec
     schemas = {"errors": schema.ERRORS, "images": schema.IMAGES} | ({"maps": schema.MAPS} if spec.methods else {})
     schemas["predictions"] = schema.predictions(backbone.num_classes, "logits" not in spec.no_store)
-    if any(output.table == "attributes" for output in state.checked.cells):
+    if any(output.table == "attributes" for output in state.checked.outputs):
         schemas["attributes"] = schema.ATTRIBUTES
     if spec.metrics:
         schemas["metrics"] = schema.metrics(spec.columns)

@@ -41,11 +41,11 @@ def summarise(metrics: pa.Table, partials: pa.Table, spec: ExplainSpec) -> pa.Ta
 
 def summarise_files(out: str, run: str, spec: ExplainSpec, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
     """The summary of one method of `run`, from the files of its metrics and from those of the control `random`."""
-    own, control = (pa.concat_tables([_published(out, run, path) for path in sorted(of_method)]) for of_method in paths)
+    own, control = (pa.concat_tables([_read_published(out, run, path) for path in sorted(of_method)]) for of_method in paths)
     return summarise_method(own, control, spec)
 
 
-def _published(out: str, run: str, path: str) -> pa.Table:
+def _read_published(out: str, run: str, path: str) -> pa.Table:
     """The rows of a published file of `metrics` with their method, which only the folder's name holds."""
     rows = files.read_parquet(storage.join(out, "runs", run, path))
     method = path.split("/")[1].partition("=")[2]
@@ -63,8 +63,8 @@ def summarise_method(metrics: pa.Table, control: pa.Table, spec: ExplainSpec) ->
     for target in sorted(pc.unique(metrics["target"]).to_pylist()):
         own = metrics.filter(pc.field("target") == target).sort_by("image_id")
         plain = metrics.filter(pc.field("target") == "label") if compared_to_label(target) else metrics.slice(0, 0)
-        values = _aligned(own, own, columns)
-        values = np.stack([values, values - _aligned(own, control, columns), values - _aligned(own, plain, columns)])
+        values = _align(own, own, columns)
+        values = np.stack([values, values - _align(own, control, columns), values - _align(own, plain, columns)])
         maps = {"model": own["model"][0].as_py(), "method": own["method"][0].as_py(), "target": target}
         images = own["image_id"].to_numpy()
         for scopes, group in ((["all"], np.zeros(len(images), int)), _classes(own)):
@@ -93,7 +93,7 @@ def _classes(own: pa.Table) -> tuple[list[str], np.ndarray]:
     return [str(label) for label in classes], np.where(labels >= 0, np.searchsorted(classes, labels), -1)
 
 
-def _aligned(own: pa.Table, other: pa.Table, columns: Sequence[MetricColumn]) -> np.ndarray:
+def _align(own: pa.Table, other: pa.Table, columns: Sequence[MetricColumn]) -> np.ndarray:
     """The columns of `other` for each image of `own` [C N]; NaN where `other` lacks the image or its value."""
     row_of = pc.index_in(own["image_id"], other["image_id"].combine_chunks()).combine_chunks()
     values = (other[c.name].combine_chunks().take(row_of).cast(pa.float64()).to_numpy(zero_copy_only=False) for c in columns)

@@ -1,4 +1,4 @@
-"""How similar the classes of a network are in the weights of its classifier (Finer-CAM supplement, eq. 11-12; E39).
+"""The similarity of a network's classes in the weights of its classifier (Finer-CAM supplement, eq. 11-12; E39).
 
 C classes, D features
 """

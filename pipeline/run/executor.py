@@ -1,4 +1,4 @@
-"""Where a job runs. A backend, `on_ray` or `in_process`, has a function for every kind of work that is spread out."""
+"""The workers of a job. A backend, `on_ray` or `in_process`, has a function for every kind of work that is spread out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Executor:
         map: (function, items, workers=None) -> the function's results, in the order in which they are finished; `workers` at a time.
         explain_tasks: the stages of tasks, see `on_ray.explain_tasks`.
         workers: processes that hold a network.
-        gpus: those of the cluster or the machine; 0 where the job is to run on CPUs.
+        gpus: GPUs of the cluster or the machine; 0 where the job runs on CPUs.
         on_ray: whether the workers are Ray's; else all work is done in this process.
     """
 

@@ -1,4 +1,4 @@
-"""How every job ends: one line of what went wrong, and an exit code that means something."""
+"""The end of every job: one line that says what went wrong, and an exit code that means something."""
 
 import logging
 import sys
@@ -12,11 +12,11 @@ from pipeline.tables.receipts import Damaged
 CODES = "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
 
 
-def exit_code_of(work: Callable[[], int]) -> int:
-    """Do a job's work, whose warnings go to the screen and which returns an exit code of its own; the job's exit code."""
+def exit_code_of(job: Callable[[], int]) -> int:
+    """Run a job, which returns an exit code of its own; returns that or the code of its error. Its warnings go to the screen."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[ScreenHandler()])
     try:
-        return work()
+        return job()
     except Refusal as refusal:
         print(f"error: {refusal}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""The same work in this process, one piece after the other: for a notebook, a test, or a machine without Ray."""
+"""The stages of a job's tasks in this process, one piece after the other: for a notebook, a test, or a machine without Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from pipeline.stages.read import Read
 
 
 def explain_tasks(
-    tasks: Sequence[str], read: Read, explain: Callable[[], Stage], land: Land, workers: int, gpus: int, timeout: float
+    tasks: Sequence[str], read: Read, load: Callable[[], Stage], land: Land, workers: int, gpus: int, timeout: float
 ) -> Iterator[str]:
     """Receipts of tasks (both as JSON), in order. There is nobody here to stop a task after `timeout` seconds."""
-    explainer = explain()
+    explain = load()
     for task in tasks:
-        yield land(explainer(read({"task": task})))["receipt"]
+        yield land(explain(read({"task": task})))["receipt"]
 
 
 def map(function: Callable[[Any], Any], items: Sequence[Any], workers: int | None = None) -> Iterator[Any]:

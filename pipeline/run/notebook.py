@@ -76,9 +76,9 @@ def explain(
     _refuse_misfit(images, labels, parts, part_names, backbone)
     sets = {name: tuple(members) for name, members in (class_sets or {}).items()}
     spec, _ = fit_to_backbone(with_class_sets(spec, sets), backbone)
-    decoded = _decoded(images, labels, keys, boxes, masks, parts, part_names)
+    decoded = _decode(images, labels, keys, boxes, masks, parts, part_names)
     results = Explainer(backbone, spec, device, batch_size)(decoded, outputs_of(spec, backbone, ()))
-    return gathered(results, spec)
+    return _gather(results, spec)
 
 
 def _refuse_misfit(
@@ -92,9 +92,9 @@ def _refuse_misfit(
     size = tuple(backbone.image_size)
     if images.dtype != np.uint8 or images.shape[1:] != (3, *size):
         raise Refusal(f"images are {images.dtype} {images.shape}; {backbone.name} takes uint8 [N 3 {' '.join(map(str, size))}]")
-    wrong = [label for label in (labels if labels is not None else ()) if label is not None and label >= backbone.num_classes > 0]
-    if wrong:
-        raise Refusal(f"label {wrong[0]} is outside 0 ... {backbone.num_classes - 1}, the classes of {backbone.name}")
+    outside = [label for label in (labels if labels is not None else ()) if label is not None and label >= backbone.num_classes > 0]
+    if outside:
+        raise Refusal(f"label {outside[0]} is outside 0 ... {backbone.num_classes - 1}, the classes of {backbone.name}")
     if parts is not None and len(parts) != len(images):
         raise Refusal(f"parts of {len(parts)} images for {len(images)} images; give one of each, None where nothing is known")
     for i, codes in enumerate(parts if parts is not None else ()):
@@ -109,7 +109,7 @@ def _refuse_misfit(
             raise Refusal(f"the parts of image {i} do not go with part_names: {misfit}; name every code")
 
 
-def _decoded(
+def _decode(
     images: np.ndarray,
     labels: Sequence[int | None] | None,
     keys: Sequence[str] | None,
@@ -118,7 +118,7 @@ def _decoded(
     parts: Sequence[Mapping[str, Point] | np.ndarray | None] | None,
     part_names: Sequence[str],
 ) -> DecodedImages:
-    """Images held in memory as a task has them once its shard is decoded."""
+    """Bring arrays into the form that images of a shard have once they are decoded."""
     rows, digests = [], []
     for i, image in enumerate(images):
         key = str(keys[i]) if keys is not None else f"{i:08d}"
@@ -143,8 +143,8 @@ def _decoded(
     return DecodedImages(images, rows, digests)
 
 
-def gathered(results: Sequence[tuple[Output, pa.Table, pa.Table]], spec: ExplainSpec) -> dict[str, pa.Table]:
-    """Results put together into the tables of a run; an error that several outputs met is told once."""
+def _gather(results: Sequence[tuple[Output, pa.Table, pa.Table]], spec: ExplainSpec) -> dict[str, pa.Table]:
+    """Put results together into the tables of a run; an error that several outputs met has one row."""
     tables = {"errors": pa.Table.from_pylist([], schema.ERRORS), "maps": pa.Table.from_pylist([], schema.MAPS)}
     for output, rows, errors in results:
         tables[output.table] = pa.concat_tables([tables[output.table], rows]) if output.table in tables else rows

@@ -23,7 +23,7 @@ STDERR = 2
 
 
 def explain_tasks(
-    tasks: Sequence[str], read: Read, explain: Callable[[], Stage], land: Land, workers: int, gpus: int, timeout: float
+    tasks: Sequence[str], read: Read, load: Callable[[], Stage], land: Land, workers: int, gpus: int, timeout: float
 ) -> Iterator[str]:
     """Receipts of tasks (both as JSON), in the order they are finished.
 
@@ -32,14 +32,14 @@ def explain_tasks(
     import ray
 
     # Workers find the ledger by its name, so that what they are built from holds nothing that lives on some node. This process keeps it alive.
-    ledger = f"ledger-{uuid4()}"
-    kept = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ledger).options(name=ledger).remote()
+    ledger_name = f"ledger-{uuid4()}"
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Ledger).options(name=ledger_name).remote()
     share = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 0.75}
     rows: ray.data.Dataset = ray.data.from_items([{"task": task} for task in tasks], override_num_blocks=len(tasks))
-    rows = rows.map(_Guard(read, "read", read_failure, ledger, timeout), num_cpus=0.25)
+    rows = rows.map(_Guard(read, "read", read_failure, ledger_name, timeout), num_cpus=0.25)
     rows = rows.map_batches(
         _Actor,
-        fn_constructor_args=(explain, ledger, timeout),
+        fn_constructor_args=(load, ledger_name, timeout),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(tasks))),
         **share,
@@ -47,28 +47,28 @@ def explain_tasks(
     rows = rows.map(land, num_cpus=0.25)
     for row in rows.iter_rows():
         yield row["receipt"]
-    del kept
+    del actor
 
 
 class _Actor:
     """Holds one backbone for as long as the job runs."""
 
-    def __init__(self, explain: Callable[[], Stage], ledger: str, timeout: float):
-        self.explain = _Guard(explain(), "explain", explain_failure, ledger, timeout)
+    def __init__(self, load: Callable[[], Stage], ledger_name: str, timeout: float):
+        self.explain = _Guard(load(), "explain", explain_failure, ledger_name, timeout)
 
     def __call__(self, batch: dict) -> dict:
-        answer = self.explain({name: column[0] for name, column in batch.items()})
-        return {name: [value] for name, value in answer.items()}
+        result = self.explain({name: column[0] for name, column in batch.items()})
+        return {name: [value] for name, value in result.items()}
 
 
 class _Ledger:
-    """Which tasks were begun and never ended. Ray starts a process that died again for ever, and has no such count."""
+    """Counts the tasks that were begun and never ended. Ray starts a process that died again for ever, and has no such count."""
 
     def __init__(self):
         self.open: Counter[tuple] = Counter()
 
     def begin(self, key: tuple) -> int:
-        """How often the task has been begun since it last ended, this time included."""
+        """Count a beginning of the task; returns how often it has been begun since it last ended."""
         self.open[key] += 1
         return self.open[key]
 
@@ -85,20 +85,20 @@ class _Guard:
 
     stage: Stage
     name: str
-    failed: Callable[[dict, dict], dict]
-    ledger: str
+    fail: Callable[[dict, dict], dict]
+    ledger_name: str
     timeout: float
 
     def __call__(self, row: dict) -> dict:
         import ray
 
         task = Task.from_json(row["task"])
-        key, ledger = (self.name, task.id), _named(self.ledger)
+        key, ledger = (self.name, task.id), _actor_of(self.ledger_name)
         try:
             if ray.get(ledger.begin.remote(key)) > ATTEMPTS:
                 images = f"images {task.start} to {task.stop - 1} of the shard"
                 reason = f"{ATTEMPTS} times the worker died or was stopped after {self.timeout:g} s over {images}"
-                return self.failed(row, task.failure(ShardError("WorkerDied", reason), self.name))
+                return self.fail(row, task.failure(ShardError("WorkerDied", reason), self.name))
             faulthandler.dump_traceback_later(self.timeout, exit=True, file=STDERR)
             return self.stage(row)
         finally:
@@ -107,7 +107,7 @@ class _Guard:
 
 
 @cache
-def _named(name: str):
+def _actor_of(name: str):
     """The actor of this name in the job's namespace, looked up once in each process."""
     import ray
 
@@ -117,7 +117,7 @@ def _named(name: str):
 def map(function: Callable[[Any], Any], items: Sequence[Any], workers: int | None = None) -> Iterator[Any]:
     """`function` of every item, as Ray tasks of a quarter CPU each, at most `workers` at a time, in the order they are finished.
 
-    What it raises is raised here as it is, not as Ray wraps it.
+    An error of the function is raised as it is, not as Ray wraps it.
     """
     import ray
     from ray import cloudpickle

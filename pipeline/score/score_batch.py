@@ -114,7 +114,7 @@ class _Scorer:
         name, batch, by_class = output.target.alias, self.scored.batch, partners(pairs)
         for i, row in enumerate(self.scored.rows):
             own = by_class.get(row.label, ()) if row.label is not None else ()
-            views = {each: self._view(MapKey(output.method, each, output.stored), i) for each in target_names(output.target, batch)}
+            views = {alias: self._view(MapKey(output.method, alias, output.stored), i) for alias in target_names(output.target, batch)}
             parts = parts_of(row, batch.backbone.image_size) if own else None
             for k, (_, pair) in enumerate(own, 1):
                 forms = {name: [name]}

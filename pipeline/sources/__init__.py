@@ -35,8 +35,8 @@ def list_shards(sources: Sequence[str]) -> list[Shard]:
     Raises:
         Refusal: a source matches nothing, mixes kinds or cannot be listed; the message names it and the fix.
     """
-    found = find(sources, {ending: name for name, kind in KINDS.items() for ending in kind.endings})
-    shards = [shard for name, files in found.items() for shard in KINDS[name].shards(files)]
+    files_of = find(sources, {ending: name for name, kind in KINDS.items() for ending in kind.endings})
+    shards = [shard for name, files in files_of.items() for shard in KINDS[name].shards(files)]
     return sorted(shards, key=lambda shard: (shard.name, shard.part, shard.kind))
 
 
@@ -72,8 +72,8 @@ def read(shard: Shard, start: int = 0, stop: int | None = None, index: Index | N
     except Exception as error:
         raise _failure(error) from error
     if stop is not None and count < stop - start:
-        lost = ConnectionError("the store gave fewer bytes than it had claimed")
-        raise ShardError("ShortRead", f"{count} of the {stop - start} samples from position {start} came") from lost
+        cause = ConnectionError("the store gave fewer bytes than it had claimed")
+        raise ShardError("ShortRead", f"{count} of the {stop - start} samples from position {start} came") from cause
 
 
 def identity(shard: Shard) -> str | None:

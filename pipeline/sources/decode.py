@@ -53,18 +53,18 @@ class DecodedImage:
         Raises:
             Undecodable: as for images, and BadMask where a pixel is not one code.
         """
-        return self._resized(png, Image.Resampling.NEAREST)
+        return self._resize(png, Image.Resampling.NEAREST)
 
     def silhouette(self, png: bytes) -> np.ndarray:
-        """Where anything of a mask shows, uint8 [H W] of 0 and 1: what is above 0 once Pillow has resized it by its own filter (E23).
+        """The pixels that a mask touches, uint8 [H W] of 0 and 1: those above 0 once Pillow has resized it by its own filter (E23).
 
         Raises:
             Undecodable: as for `codes`.
         """
-        return (self._resized(png, Image.Resampling.BICUBIC) > 0).astype(np.uint8)
+        return (self._resize(png, Image.Resampling.BICUBIC) > 0).astype(np.uint8)
 
-    def _resized(self, png: bytes, filter: Image.Resampling) -> np.ndarray:
-        whole = _loaded(png, ("PNG",), _coded)
+    def _resize(self, png: bytes, filter: Image.Resampling) -> np.ndarray:
+        whole = _load(png, ("PNG",), _to_codes)
         x0, y0, x1, y1 = (min(edge * side, side) for edge, side in zip(self.window, whole.size * 2, strict=True))
         return np.asarray(whole.resize(self.pixels.shape[:0:-1], filter, box=(x0, y0, x1, y1)))
 
@@ -111,18 +111,18 @@ def _centre(image: Image.Image, size: tuple[int, int], filter: Image.Resampling,
 
 def _upright(image: bytes) -> Image.Image:
     """The whole image in RGB, as a viewer shows it."""
-    return _loaded(image, FORMATS, lambda opened: _rgb(_rotated(opened)))
+    return _load(image, FORMATS, lambda opened: _rgb(_rotate(opened)))
 
 
-def _coded(opened: Image.Image) -> Image.Image:
+def _to_codes(opened: Image.Image) -> Image.Image:
     if opened.mode not in ("1", "L", "P"):
         raise Undecodable("BadMask", f"its mode is {opened.mode}; an annotation is a PNG of 8 bits a pixel, grey or with a palette")
     # Of a palette the codes count, not the colours.
     return opened.convert("L") if opened.mode == "1" else Image.fromarray(np.asarray(opened))
 
 
-def _loaded(image: bytes, formats: tuple[str, ...], keep: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """What `keep` makes of the decoded image."""
+def _load(image: bytes, formats: tuple[str, ...], keep: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Decode an image, and pass it through `keep`."""
     if not image:
         raise Undecodable("EmptyImage", "the image has no bytes")
     try:
@@ -138,7 +138,7 @@ def _loaded(image: bytes, formats: tuple[str, ...], keep: Callable[[Image.Image]
         raise _undecodable(image, error) from error
 
 
-def _rotated(image: Image.Image) -> Image.Image:
+def _rotate(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF beside sound pixels: they are shown as they are stored

@@ -13,13 +13,13 @@ CUT_ONE_IN = 256
 AT_ONCE_FILES, AT_ONCE_BYTES = 32, 64 << 20  # asked of the store side by side
 
 
-def shards(found: Sequence[Found]) -> list[Shard]:
+def shards(files: Sequence[Found]) -> list[Shard]:
     """Cut each folder's sorted files into chunks.
 
     A chunk ends behind a file whose path hashes to 0, so a file that comes or goes changes its own chunk only.
     """
     roots: dict[str, list[Found]] = {}
-    for file in found:
+    for file in files:
         roots.setdefault(file.root, []).append(file)
     return [_shard(root, chunk) for root, files in sorted(roots.items()) for chunk in _chunks(root, files)]
 
@@ -97,8 +97,8 @@ def read(shard: Shard, start: int, stop: int | None, index: Index | None) -> Ite
 
 
 def _read(shard: Shard, positions: list[int]) -> Iterator[Sample]:
-    wanted = [shard.urls[position] for position in positions if shard.sizes[position] <= MEMBER_LIMIT]
-    contents = dict(zip(wanted, storage.read_many(wanted) if wanted else [], strict=True))
+    urls = [shard.urls[position] for position in positions if shard.sizes[position] <= MEMBER_LIMIT]
+    contents = dict(zip(urls, storage.read_many(urls) if urls else [], strict=True))
     for position in positions:
         yield _sample(shard, position, contents.get(shard.urls[position]))
 

@@ -38,16 +38,16 @@ def find(sources: Sequence[str], endings: dict[str, str]) -> dict[str, list[Foun
     matches: dict[str, Match] = {}
     bases = []
     for source in sources:
-        found, base = _readable(str(source), claim)
+        source_matches, base = _match_source(str(source), claim)
         bases.append((storage.protocol(source), base))
-        for match in found:
+        for match in source_matches:
             url = storage.url_of(match.fs, match.info["name"])
             # A file that two sources name belongs to the outer one, whatever their order.
             if url not in matches or len(match.root) < len(matches[url].root):
                 matches[url] = match
     if all(match.info["type"] == "missing" for match in matches.values()):
         raise Refusal(f"nothing exists at {public(' '.join(map(str, sources)))}; check the path, the bucket and the endpoint")
-    return _sorted(matches, claim, bases)
+    return _sort_files(matches, claim, bases)
 
 
 class _Claim:
@@ -64,8 +64,8 @@ class _Claim:
         return " ".join(sorted(self.endings))
 
 
-def _readable(source: str, claim: _Claim) -> tuple[list[Match], str]:
-    """What one source matches and its base; whatever the store answers becomes a `Refusal` that names the source."""
+def _match_source(source: str, claim: _Claim) -> tuple[list[Match], str]:
+    """The matches of one source and its base; an error of the store becomes a `Refusal` that names the source."""
     name = public(source)
     try:
         return _matches(source, claim)
@@ -83,19 +83,19 @@ def _readable(source: str, claim: _Claim) -> tuple[list[Match], str]:
 
 def _matches(source: str, claim: _Claim) -> tuple[list[Match], str]:
     fs, pattern = storage.filesystem(source)
-    paths = _expanded(pattern) if "{" in pattern else [pattern]
+    paths = _expand_braces(pattern) if "{" in pattern else [pattern]
     if not paths:
         raise Refusal(f"source {public(source)!r} expands to more than {MOST_PATHS:,} paths; use a glob such as *.tar")
     globs = {path for path in paths if _is_glob(fs, path)}
-    found = [match for path in sorted(globs) for match in _globbed(fs, path, source, claim)]
+    matches = [match for path in sorted(globs) for match in _match_glob(fs, path, source, claim)]
     for info in storage.infos(fs, [path for path in paths if path not in globs]):
-        found += _named(fs, info, source, claim)
+        matches += _match_path(fs, info, source, claim)
     if globs or paths != [pattern]:
-        return found, _literal_folder(pattern)
-    return found, pattern if found[0].root == pattern else dirname(pattern)
+        return matches, _literal_folder(pattern)
+    return matches, pattern if matches[0].root == pattern else dirname(pattern)
 
 
-def _expanded(pattern: str) -> list[str]:
+def _expand_braces(pattern: str) -> list[str]:
     """The paths that braces stand for; none where these are too many."""
     # braceexpand writes a range out in full before it gives its first member.
     sizes = [abs(int(end) - int(start)) + 1 for start, end in re.findall(r"\{(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})", pattern)]
@@ -114,20 +114,20 @@ def _literal_folder(pattern: str) -> str:
     return dirname(re.split(r"[*?\[{]", pattern, maxsplit=1)[0])
 
 
-def _globbed(fs, pattern: str, source: str, claim: _Claim) -> list[Match]:
-    found = []
+def _match_glob(fs, pattern: str, source: str, claim: _Claim) -> list[Match]:
+    matches = []
     for info in fs.glob(pattern, detail=True).values():
         if info["type"] == "directory":
-            found += _below(fs, info["name"].rstrip("/"))
+            matches += _list_below(fs, info["name"].rstrip("/"))
         else:
-            found.append(Match(fs, info, _literal_folder(pattern)))
-    return _one_kind(found, source, claim)
+            matches.append(Match(fs, info, _literal_folder(pattern)))
+    return _keep_one_kind(matches, source, claim)
 
 
-def _named(fs, info: dict, source: str, claim: _Claim) -> list[Match]:
+def _match_path(fs, info: dict, source: str, claim: _Claim) -> list[Match]:
     path = info["name"].rstrip("/")
     if info["type"] == "directory":
-        return _one_kind(_below(fs, path), source, claim)
+        return _keep_one_kind(_list_below(fs, path), source, claim)
     if claim(path):
         return [Match(fs, info, dirname(path))]
     if info["type"] == "missing":
@@ -135,13 +135,13 @@ def _named(fs, info: dict, source: str, claim: _Claim) -> list[Match]:
     raise Refusal(f"source {public(source)!r} is of no known kind; give a folder of images or files ending in {claim}")
 
 
-def _below(fs, folder: str) -> list[Match]:
+def _list_below(fs, folder: str) -> list[Match]:
     return [Match(fs, info, folder) for info in fs.find(folder, detail=True).values() if "/." not in info["name"][len(folder) :]]
 
 
-def _one_kind(found: list[Match], source: str, claim: _Claim) -> list[Match]:
+def _keep_one_kind(matches: list[Match], source: str, claim: _Claim) -> list[Match]:
     """Keep the files some kind claims; a folder with files of several kinds is refused."""
-    claimed = [match for match in found if match.info["type"] != "directory" and claim(match.info["name"])]
+    claimed = [match for match in matches if match.info["type"] != "directory" and claim(match.info["name"])]
     kinds = sorted({kind for match in claimed if (kind := claim(match.info["name"]))})
     if not claimed:
         raise Refusal(f"source {public(source)!r} matches nothing that ends in {claim}")
@@ -151,7 +151,7 @@ def _one_kind(found: list[Match], source: str, claim: _Claim) -> list[Match]:
     return claimed
 
 
-def _sorted(matches: dict[str, Match], claim: _Claim, bases: list[tuple[str, str]]) -> dict[str, list[Found]]:
+def _sort_files(matches: dict[str, Match], claim: _Claim, bases: list[tuple[str, str]]) -> dict[str, list[Found]]:
     prefix = _common(bases)
     files: dict[str, list[Found]] = {}
     for url, match in sorted(matches.items()):

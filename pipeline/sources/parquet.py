@@ -19,8 +19,8 @@ MASK_COLUMNS = ("mask.png", "parts.png")
 ROWS_AT_ONCE = 32
 
 
-def shards(found: Sequence[Found]) -> list[Shard]:
-    return [Shard("parquet", file.name, (file.url,), file.size, file.etag) for file in found]
+def shards(files: Sequence[Found]) -> list[Shard]:
+    return [Shard("parquet", file.name, (file.url,), file.size, file.etag) for file in files]
 
 
 class Table:
@@ -32,7 +32,7 @@ class Table:
         except pa.ArrowInvalid as error:
             raise ShardError("UnreadableShard", f"this is no Parquet file, or it is cut: {one_line(error)}") from error
         names = set(self.file.schema_arrow.names)
-        self.image, self.key, self.label = (_first(known, names) for known in (IMAGE_COLUMNS, KEY_COLUMNS, LABEL_COLUMNS))
+        self.image, self.key, self.label = (_first(candidates, names) for candidates in (IMAGE_COLUMNS, KEY_COLUMNS, LABEL_COLUMNS))
         self.others = [name for name in OTHER_COLUMNS if name in names]
         self.masks = [name for name in MASK_COLUMNS if name in names]
         if self.image is None:
@@ -49,7 +49,7 @@ class Table:
 
     def read(self, columns: Sequence[str | None], start: int, stop: int) -> Iterator[tuple[int, dict]]:
         """Yield (row number, row) for start <= row < stop from the row groups that hold them."""
-        wanted = [name for name in columns if name]
+        column_names = [name for name in columns if name]
         groups, first, before = [], None, 0
         for number in range(self.file.num_row_groups):
             size = self.file.metadata.row_group(number).num_rows
@@ -58,15 +58,15 @@ class Table:
                 first = before if first is None else first
             before += size
         position = first or 0
-        for batch in self.file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=wanted) if groups else ():
+        for batch in self.file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=column_names) if groups else ():
             skip = max(start - position, 0)
             for offset, row in enumerate(batch.slice(skip, max(stop - position - skip, 0)).to_pylist()):
                 yield position + skip + offset, row
             position += batch.num_rows
 
 
-def _first(known: Sequence[str], names: set[str]) -> str | None:
-    return next((name for name in known if name in names), None)
+def _first(candidates: Sequence[str], names: set[str]) -> str | None:
+    return next((name for name in candidates if name in names), None)
 
 
 def _key(table: Table, position: int, row: dict) -> str:
@@ -118,13 +118,13 @@ def index(shard: Shard) -> Index:
             return _empty(shard, digest)
         handle.seek(0)
         table = Table(handle)
-        labelled, seen, duplicates = 0, set(), []
+        labelled, keys, duplicates = 0, set(), []
         for position, row in table.read((table.key, table.label, *table.others), 0, table.rows):
             key = _key(table, position, row)
-            if key in seen:
+            if key in keys:
                 duplicates.append(position)
-            labelled += _sample(table, position, row, key in seen).label is not None
-            seen.add(key)
+            labelled += _sample(table, position, row, key in keys).label is not None
+            keys.add(key)
     problems = () if table.rows else (shard.problem("EmptyShard", "the file holds no rows"),)
     return Index(shard.identity(digest), table.rows, labelled, problems, duplicates=tuple(duplicates))
 
@@ -137,16 +137,16 @@ def read(shard: Shard, start: int, stop: int | None, index: Index | None) -> Ite
     with open_listed(shard) as handle:
         table = Table(handle)
         stop = table.rows if stop is None else min(stop, table.rows)
-        seen: set[str] = set()
+        keys: set[str] = set()
         if table.key and not index:
-            seen.update(_key(table, position, row) for position, row in table.read((table.key,), 0, start))
+            keys.update(_key(table, position, row) for position, row in table.read((table.key,), 0, start))
         repeated = set(index.duplicates) if index else None
         columns = (table.image, table.key, table.label, *table.others, *table.masks)
         for position, row in table.read(columns, start, stop):
             key = _key(table, position, row)
-            yield _sample(table, position, row, key in seen if repeated is None else position in repeated)
+            yield _sample(table, position, row, key in keys if repeated is None else position in repeated)
             if repeated is None:
-                seen.add(key)
+                keys.add(key)
 
 
 KIND = Kind((".parquet",), shards, index, read)

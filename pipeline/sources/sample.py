@@ -24,7 +24,7 @@ Problems = list[tuple[str, str]]
 
 def unsafe(key: str) -> tuple[str | None, str]:
     """Why `key` may not become a path or a table's key (None: it may), and a form of it that can be printed."""
-    printable = key.encode("utf-8", "surrogateescape" if _escaped(key) else "backslashreplace").decode("utf-8", "backslashreplace")
+    printable = key.encode("utf-8", "surrogateescape" if _is_escaped(key) else "backslashreplace").decode("utf-8", "backslashreplace")
     printable = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", printable)
     if len(printable) > KEY_LIMIT:
         return f"the key has {len(key):,} characters; at most {KEY_LIMIT:,} are taken", printable[:KEY_LIMIT] + "..."
@@ -37,7 +37,7 @@ def unsafe(key: str) -> tuple[str | None, str]:
     return None, printable
 
 
-def _escaped(key: str) -> bool:
+def _is_escaped(key: str) -> bool:
     """Whether all surrogates in `key` stand for bytes that were no UTF-8."""
     return all(0xDC80 <= ord(letter) <= 0xDCFF for letter in key if 0xD800 <= ord(letter) <= 0xDFFF)
 

@@ -1,4 +1,4 @@
-"""What passes between a dataset on disk and the rest of the program."""
+"""The types between a dataset on disk and the rest of the program: shards, indexes, samples."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ class Shard:
         return Problem(None if key is None else self.image_id(key), self.name, stage, error, message)
 
     def identity(self, digest: str | None = None) -> str:
-        """What decides the shard's content: its name, size and etag, or `digest` of the bytes where the store has no etag."""
+        """A hash of the shard's name, size and content: its etag, or `digest` of its bytes where the store has no etag."""
         content = self.etag or digest
         return hashlib.sha256(json.dumps([self.name, self.size, content]).encode()).hexdigest()
 
@@ -98,7 +98,7 @@ def open_listed(shard: Shard):
 
 @dataclass(frozen=True)
 class Index:
-    """What one pass over a shard tells. Positions count every sample in stored order, the bad ones too."""
+    """The facts that one pass over a shard gives. Positions count every sample in stored order, the bad ones too."""
 
     identity: str
     count: int

@@ -102,7 +102,7 @@ def members(tape: Tape) -> Iterator[Member]:
             extended |= _extension(tape, header, offset)
             continue
         size = _size(extended.get("size", header.size), offset)
-        tape.unread = _padded(size) if header.isreg() or header.type not in tarfile.SUPPORTED_TYPES else 0
+        tape.unread = _pad(size) if header.isreg() or header.type not in tarfile.SUPPORTED_TYPES else 0
         if not header.isdir():
             is_file = header.type in PLAIN and not any(field.startswith("GNU.sparse") for field in extended)
             yield Member(first, extended.get("path", header.name), size, is_file)
@@ -133,11 +133,11 @@ def _header(tape: Tape) -> tarfile.TarInfo | None:
 
 
 def _extension(tape: Tape, header: tarfile.TarInfo, offset: int) -> dict[str, str]:
-    """What an extended header says of the next member's name and size."""
+    """The next member's name and size by its extended header."""
     size = _size(header.size, offset)
     if size > EXTENDED_LIMIT:
         raise Ended("DamagedShard", f"the extended header at byte {offset:,} claims {size:,} bytes")
-    tape.unread = _padded(size)
+    tape.unread = _pad(size)
     content = tape.content(Member(offset, "an extended header", size, False))
     if header.type == tarfile.GNUTYPE_LONGNAME:
         return {"path": content.split(b"\0")[0].decode("utf-8", "surrogateescape")}
@@ -168,5 +168,5 @@ def _size(claimed: int | str, offset: int) -> int:
     return int(text)
 
 
-def _padded(size: int) -> int:
+def _pad(size: int) -> int:
     return -(-size // BLOCK) * BLOCK

@@ -15,8 +15,8 @@ from pipeline.sources.tape import Ended, Member, Tape, Trailing, members
 MARK_EVERY = 100  # samples
 
 
-def shards(found: Sequence[Found]) -> list[Shard]:
-    return [Shard("webdataset", file.name, (file.url,), file.size, file.etag) for file in found]
+def shards(files: Sequence[Found]) -> list[Shard]:
+    return [Shard("webdataset", file.name, (file.url,), file.size, file.etag) for file in files]
 
 
 def split(name: str) -> tuple[str | None, str]:
@@ -99,24 +99,24 @@ def _is_whole(group: Group, before: Group | None, ended: Ended, last: int | None
 
 
 def index(shard: Shard) -> Index:
-    count, labelled, marks, seen, duplicates, problems = 0, 0, [], set(), [], []
+    count, labelled, marks, keys, duplicates, problems = 0, 0, [], set(), [], []
     with open_listed(shard) as handle:
         tape = Tape(handle, hashed=shard.etag is None)
         try:
             for group in groups(tape, 0, 0, last=None):
-                if group.key in seen:
+                if group.key in keys:
                     duplicates.append(group.position)
                 if count % MARK_EVERY == 0:
                     marks.append((group.position, group.offset))
-                labelled += group.sample(group.key in seen).label is not None
-                seen.add(group.key)
+                labelled += group.sample(group.key in keys).label is not None
+                keys.add(group.key)
                 count += 1
         except Ended as ended:
             problems.append(_problem(shard, ended, tape, count))
         tape.drain()
     if tape.position < shard.size:
-        lost = ConnectionError("the answer was cut")
-        raise ShardError("ShortRead", f"the store gave {tape.position:,} of {shard.size:,} bytes") from lost
+        cause = ConnectionError("the answer was cut")
+        raise ShardError("ShortRead", f"the store gave {tape.position:,} of {shard.size:,} bytes") from cause
     if not count and not problems:
         problems.append(shard.problem("EmptyShard", "the tar holds no samples"))
     identity = shard.identity(tape.digest.hexdigest() if tape.digest else None)
@@ -140,15 +140,15 @@ def read(shard: Shard, start: int, stop: int | None, index: Index | None) -> Ite
         stop = index.count if stop is None else min(stop, index.count)
     repeated = set(index.duplicates) if index else None
     last = index.count - 1 if index and index.problems else None
-    seen = set()
+    keys = set()
     with open_listed(shard) as handle:
-        passing = groups(Tape(handle, start=offset), position, start, last)
+        groups_of_range = groups(Tape(handle, start=offset), position, start, last)
         try:
-            for group in islice(passing, None if stop is None else max(stop - position, 0)):
-                twice = group.key in seen if repeated is None else group.position in repeated
-                seen.add(group.key)
+            for group in islice(groups_of_range, None if stop is None else max(stop - position, 0)):
+                is_repeated = group.key in keys if repeated is None else group.position in repeated
+                keys.add(group.key)
                 if group.wanted:
-                    yield group.sample(twice)
+                    yield group.sample(is_repeated)
         except Ended:
             return  # `index` told it; whoever asked for more than there is, is told by `sources.read`
 

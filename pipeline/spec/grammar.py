@@ -114,13 +114,13 @@ def parse(text: str, registry: Mapping[str, Any], what: str) -> Choice:
 def _with_settings(choice: Choice, entry: Any, items: Iterable[str], what: str) -> Choice:
     """A preset is a word for several settings: the choice then has them, and a setting written beside it is stronger."""
     values, presets = {}, getattr(entry, "presets", {})
-    known = {**entry.parameters, "preset": Parameter(Literal[tuple(presets)], None)} if presets else entry.parameters
+    parameters = {**entry.parameters, "preset": Parameter(Literal[tuple(presets)], None)} if presets else entry.parameters
     for item in items:
         key, equals, text = (part.strip() for part in item.partition("="))
         if not equals:
             raise Refusal(f"cannot read {item!r} for {what} {choice.alias!r}; write setting=value")
-        choose(key, known, f"setting of {what} {choice.name!r}")
-        values[key] = read_value(text, known[key].type, f"{choice.alias}.{key}")
+        choose(key, parameters, f"setting of {what} {choice.name!r}")
+        values[key] = read_value(text, parameters[key].type, f"{choice.alias}.{key}")
     settings = choice.args or {key: parameter.default for key, parameter in entry.parameters.items()}
     settings |= presets.get(values.pop("preset", None), {}) | values
     return replace(choice, settings=tuple(sorted(settings.items())))

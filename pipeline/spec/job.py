@@ -22,11 +22,11 @@ class Job:
     """timm/NAME for a timm network, open_clip/ARCH/TAG for an open_clip network, train/PATH for a checkpoint of jobs.train, or
     my_module:build for your own."""
     out: str
-    """Where tables go: a folder or bucket, shared by all runs."""
+    """The folder or bucket of the tables, shared by all runs."""
     methods: tuple[str, ...] = ("grad_cam",)
     """Methods by name, `all`, or family:NAME; name(setting=value) sets, alias=name(...) renames. None: features and predictions alone."""
     targets: tuple[str, ...] = ("label",)
-    """What to explain; settings and aliases as for methods."""
+    """The scalars to explain; settings and aliases as for methods."""
     metrics: tuple[str, ...] = ()
     """Metrics by name, `all`, or family:NAME, settings and aliases as for methods; fake_cam and random are scored beside the methods."""
     method_args: tuple[str, ...] = ()
@@ -57,13 +57,13 @@ class Job:
     text_classes: str | None = None
     """A file with a class name or phrase a line: an open_clip backbone's classes are these texts, logit scale x cosine their logits."""
     templates: tuple[str, ...] = TEMPLATES
-    """What texts are filled into, at {}; the embeddings of several are normalised, averaged and normalised again."""
+    """Sentences that the texts are filled into, at {}; the embeddings of several are normalised, averaged and normalised again."""
     class_sets: str | None = None
     """A JSON file of named sets of classes, {name: [class numbers or names]} or {name: {"synset": id}}, for targets class_set:NAME."""
     is_a: str | None = None
     """WordNet's is-a relation, lines `parent child`, for class sets given by synset; the classes' names are then WordNet ids."""
     activation: Activation = "softmax"
-    """What turns logits into probabilities."""
+    """The function from logits to probabilities."""
     select: str | None = None
     """A SQL condition over the columns of `predictions`; maps are computed only where it holds: "predicted <> label"."""
     limit: Count | None = None
@@ -83,7 +83,7 @@ class Job:
     workers: Whole | None = None
     """Explaining actors: one per GPU, or one per CPU, by default. 0 runs in this process, without Ray."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where networks run."""
+    """The device that networks run on."""
     name: str = "default"
     """Name the run is published under in current.json."""
     single_writer: bool = False
@@ -95,7 +95,7 @@ class Job:
     dry: bool = False
     """Say what would be computed and why, and stop."""
     log: Literal["text", "json"] = "text"
-    """What the screen gets: readable lines, or the events, one JSON object a line, as OUT/jobs/NAME.events.jsonl has them."""
+    """The output on the screen: readable lines, or the events, one JSON object a line, as OUT/jobs/NAME.events.jsonl has them."""
 
     def __post_init__(self):
         check_numbers(self)

@@ -102,34 +102,34 @@ def _install(name: str, code: str | None, replaces: bool = False) -> Plugin:
     earlier = _INSTALLED.get(name)
     old = _INSTALLED.values() if replaces else filter(None, [earlier])
     try:
-        fresh = earlier if earlier and earlier.plugin.code == code else _loaded(name, code)
-        _refuse_taken_names(fresh, [fresh, *old])
+        installation = earlier if earlier and earlier.plugin.code == code else _collect_entries(name, code)
+        _refuse_taken_names(installation, [installation, *old])
     except Exception as error:  # importing runs the user's code
         reason = str(error) if isinstance(error, Refusal) else f"cannot be imported ({type(error).__name__}: {one_line(error)})"
         raise Refusal(f"--plugins {public(name)}: {reason}") from error
-    for table, entries, earlier_entries in zip(TABLES, fresh.entries, earlier.entries if earlier else ({}, {}), strict=True):
+    for table, entries, earlier_entries in zip(TABLES, installation.entries, earlier.entries if earlier else ({}, {}), strict=True):
         for key, entry in earlier_entries.items():
             if table.get(key) is entry:
                 del table[key]
         table.update(entries)
-    _INSTALLED[name] = fresh
-    return fresh.plugin
+    _INSTALLED[name] = installation
+    return installation.plugin
 
 
-def _refuse_taken_names(fresh: _Installed, replaced: Sequence[_Installed]) -> None:
+def _refuse_taken_names(installation: _Installed, replaced: Sequence[_Installed]) -> None:
     """Refuse an entry whose name another one has, unless that is an entry of a `replaced` plugin."""
     for i, table in enumerate(TABLES):
-        for key in fresh.entries[i].keys() & table.keys():
+        for key in installation.entries[i].keys() & table.keys():
             if not any(plugin.entries[i].get(key) is table[key] for plugin in replaced):
                 raise Refusal(f"two entries are named {key!r}; rename one")
 
 
-def _loaded(name: str, code: str | None) -> _Installed:
+def _collect_entries(name: str, code: str | None) -> _Installed:
     """Run a plugin's code, and collect its methods and metrics."""
-    with collected() as fresh:
-        module = _imported(name) if code is None else _executed(name, code)
+    with collected() as entries:
+        module = _import_module(name) if code is None else _execute(name, code)
     before = ({key: entry for key, entry in table.items() if _made_in(module, entry)} for table in TABLES)  # imported before it was named
-    methods, metrics = (old | new for old, new in zip(before, fresh, strict=True))
+    methods, metrics = (old | new for old, new in zip(before, entries, strict=True))
     if not methods and not metrics:
         raise Refusal("it has no method; decorate a function with cam, masked, optimised, path, attention or metric of pipeline.families")
     return _Installed(Plugin(name, code, _digest(module, code), frozenset(methods), frozenset(metrics)), (methods, metrics))
@@ -141,13 +141,13 @@ def _made_in(module: ModuleType, entry: object) -> bool:
     return any(home == module.__name__ or home.startswith(f"{module.__name__}.") for home in homes)
 
 
-def _imported(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(name)
 
 
-def _executed(name: str, code: str) -> ModuleType:
+def _execute(name: str, code: str) -> ModuleType:
     """A file's code as a module that no other file's takes the place of."""
     module = ModuleType(f"plugin_{hashlib.sha256(code.encode()).hexdigest()[:16]}")
     module.__file__ = name

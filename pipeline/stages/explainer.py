@@ -91,7 +91,7 @@ class Explainer:
         batch, predictions = self._batch(images, outputs, tally)
         finite = batch.forward.logits.isfinite().all(1).cpu().numpy()
         columns = rows.prediction_columns(batch, predictions)
-        chosen = finite & self._selected(images, columns)
+        chosen = finite & self._select(images, columns)
         # A map is computed once for its own output and all of its metrics, also where one of these is all that is missing.
         maps = maps_of(outputs, batch, images)
         scores = score_batch(outputs, ScoredBatch(batch, predictions, images.rows, chosen, maps), self.spec.class_pairs)
@@ -116,7 +116,7 @@ class Explainer:
                 class_id = batch.targets[batch.names.index(output.target.alias)].class_id.tolist()
                 rows.add_scores(into, output, images.rows, scores[output], class_id)
 
-    def _selected(self, images: DecodedImages, columns: Mapping[str, list]) -> np.ndarray:
+    def _select(self, images: DecodedImages, columns: Mapping[str, list]) -> np.ndarray:
         """Whether the user's SQL condition over its prediction keeps each image [B]."""
         if not self.spec.select:
             return np.ones(len(images), dtype=bool)
@@ -134,7 +134,7 @@ class Explainer:
         logits = forward.logits[:, : self.backbone.num_classes]
         predictions = Predictions(logits, labels, self.backbone.class_weights, self.backbone.phrases)
         targets = dict.fromkeys(output.target for output in outputs if output.target)
-        directions = {name: each for target in targets for name, each in explain_targets(target, predictions).items()}
+        directions = {name: direction for target in targets for name, direction in explain_targets(target, predictions).items()}
 
         def seeds(name: str) -> list[int]:
             keys = zip(images.rows, images.digests, strict=True)
@@ -181,4 +181,7 @@ class Explainer:
         if METHODS[method.name].grid != "pixels":
             return list(maps)
         side = self.spec.map_size
-        return [each if isinstance(each, Exception) else reduce(torch.from_numpy(each)[None], side)[0].numpy() for each in maps]
+        return [
+            image_map if isinstance(image_map, Exception) else reduce(torch.from_numpy(image_map)[None], side)[0].numpy()
+            for image_map in maps
+        ]

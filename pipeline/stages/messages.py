@@ -1,4 +1,4 @@
-"""What one stage of a task hands to the next, typed. Between processes each message is a row: text and bytes by column.
+"""The typed messages between the stages of a task. Between processes each message is a row: text and bytes by column.
 
 A task begins as the row {"task": JSON}; reading makes a ReadMessage of it, explaining or scoring an ExplainMessage, and landing the row
 {"receipt": JSON}. Every row but the last has the column `task`, so that whoever moves rows knows which task they belong to.

@@ -13,9 +13,9 @@ from pipeline.score.score_batch import Map, MapKey, explained_pairs
 from pipeline.sources.images import DecodedImages
 from pipeline.spec.grammar import Choice
 from pipeline.spec.output import Output
+from pipeline.stages.explain import Explain, OutputTables
 from pipeline.stages.explainer import Explainer
 from pipeline.stages.messages import ReadMessage
-from pipeline.stages.worker import Explain, OutputTables
 
 
 class NotStored(Exception):
@@ -73,7 +73,9 @@ def scored_maps(
             if (method, target) in answered:
                 maps[MapKey(method, name, True)] = stored_maps.maps(method, name, images)
             else:
-                maps[MapKey(method, name, True)] = [_as_stored(each) for each in explainer.reduced(method, computed[MapKey(method, name)])]
+                maps[MapKey(method, name, True)] = [
+                    _as_stored(image_map) for image_map in explainer.reduced(method, computed[MapKey(method, name)])
+                ]
     return maps
 
 

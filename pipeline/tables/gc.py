@@ -61,12 +61,12 @@ def collect_garbage(out: str, keep: int, run_ids: Iterable[str] = (), min_age: f
     tasks = _folders(out, "tasks", 3)
     if not runs and not tasks:
         raise Refusal(f"there is neither a run nor a task below {out}; check --out")
-    kept = _kept_runs(out, runs, keep, run_ids)
+    kept_runs = _kept_runs(out, runs, keep, run_ids)
     published = publish.current(out)
-    needed = {receipt.folder for run in kept for receipt in _receipts(out, run)}
-    old_runs = [folder for name, folder in runs.items() if name not in kept and folder.written < oldest]
+    needed = {receipt.folder for run in kept_runs for receipt in _receipts(out, run)}
+    old_runs = [folder for name, folder in runs.items() if name not in kept_runs and folder.written < oldest]
     old_tasks = [folder for path, folder in tasks.items() if f"tasks/{path}" not in needed and folder.written < oldest]
-    garbage = GcResult(tuple(old_runs), tuple(old_tasks), tuple(sorted(kept)), len(tasks) - len(old_tasks))
+    garbage = GcResult(tuple(old_runs), tuple(old_tasks), tuple(sorted(kept_runs)), len(tasks) - len(old_tasks))
     if delete:
         if publish.current(out) != published:
             raise Refusal("a job has published meanwhile, so nothing is removed; run this again")

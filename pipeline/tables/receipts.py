@@ -81,7 +81,7 @@ class Receipt:
             body, _, check = text.rpartition(', "check": ')
             if check != f'"{_checksum(body)}"}}':
                 raise ValueError("its checksum is another")
-            fields = json.loads(text, object_pairs_hook=_interned)
+            fields = json.loads(text, object_pairs_hook=_intern)
             if fields.pop("format") != FORMAT:
                 raise ValueError("it is of another format")
         except ValueError as error:
@@ -94,7 +94,7 @@ class Receipt:
         return Receipt(**{**fields, "cells": cells, "facts": facts})
 
 
-def _interned(pairs: list[tuple[str, Any]]) -> dict:
+def _intern(pairs: list[tuple[str, Any]]) -> dict:
     """A JSON object that shares its keys with all others, but for the identities of cells: each of those occurs once."""
     return {intern(key) if len(key) < IDENTITY else key: value for key, value in pairs}
 
@@ -169,9 +169,9 @@ def _load(out: str, cached: Mapping[str, Receipt], prefix: str) -> tuple[list[Re
     """The receipts of tasks that begin with `prefix`, and the folders of those that do not count."""
     sizes = {f"tasks/{prefix}/{path}": record["size"] for path, record in files.below(storage.join(out, "tasks", prefix)).items()}
     folders = sorted(path.removesuffix("/receipt.json") for path in sizes if path.endswith("/receipt.json"))
-    fresh = [folder for folder in folders if folder not in cached]
-    urls = [storage.join(out, folder, "receipt.json") for folder in fresh]
-    contents = dict(zip(fresh, storage.read_many(urls) if urls else [], strict=True))
+    uncached = [folder for folder in folders if folder not in cached]
+    urls = [storage.join(out, folder, "receipt.json") for folder in uncached]
+    contents = dict(zip(uncached, storage.read_many(urls) if urls else [], strict=True))
     receipts, damaged = [], []
     for folder in folders:
         try:
@@ -269,5 +269,5 @@ class TaskOutput:
 
     @property
     def row_groups(self) -> RowGroups:
-        """Where its rows and errors are."""
+        """The row groups of its rows and errors."""
         return self.receipt.cells[self.cell]

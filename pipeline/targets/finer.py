@@ -46,11 +46,11 @@ def finer(
     if weighting == "uniform":
         directions = apart.mean(1, keepdim=True)
     else:
-        directions = _weighted(logits, apart, references, detached=weighting == "prob_detached")
+        directions = _weigh(logits, apart, references, detached=weighting == "prob_detached")
     return Directions(directions, class_id, references, gamma)
 
 
-def _weighted(logits: torch.Tensor, apart: torch.Tensor, references: torch.Tensor, detached: bool) -> torch.Tensor:
+def _weigh(logits: torch.Tensor, apart: torch.Tensor, references: torch.Tensor, detached: bool) -> torch.Tensor:
     """Gradient with respect to the logits of sum_d p_d <apart_d, y> / (sum_d p_d + 1e-9) [B 1 C]."""
     with torch.enable_grad():
         y = logits.detach().clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""How the weights move: the optimiser, its rate at every step, and its memory from one epoch to the next."""
+"""The movement of the weights: the optimiser, its rate at every step, and its memory from one epoch to the next."""
 
 import math
 

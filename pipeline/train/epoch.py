@@ -16,7 +16,7 @@ from pipeline.train.learner import Learner
 
 @dataclass(frozen=True)
 class Phase:
-    """How an epoch trains the network.
+    """The plan of an epoch.
 
     Attributes:
         rates: the learning rate of each part that learns (trunk, head), before the schedule.

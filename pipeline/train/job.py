@@ -70,7 +70,7 @@ class Training:
     batch_norm: Literal["auto", "frozen", "train"] = "auto"
     """Whether batch statistics are learned. auto freezes those of given weights that are folded (their means are all zero)."""
     positive: Literal["softplus", "relu"] = "softplus"
-    """What makes CALM's location map positive."""
+    """The function that makes CALM's location map positive."""
     normaliser: Literal["ordinary", "detached"] = "ordinary"
     """Whether the sum that normalises the location map passes a gradient; the released CALM code detaches it."""
     seed: int = 0
@@ -78,11 +78,11 @@ class Training:
     workers: Whole = 0
     """Data-parallel workers on Ray, one GPU each where there are any; 0 trains in this process, without Ray."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the network is trained."""
+    """The device that trains the network."""
     cache: str = _cache()
     """A local folder for decoded images and features; it may be removed at any time."""
     log: Literal["text", "json"] = "text"
-    """What the screen gets: readable lines, or events, one JSON object a line."""
+    """The output on the screen: readable lines, or events, one JSON object a line."""
 
     def __post_init__(self):
         check_numbers(self)

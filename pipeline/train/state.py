@@ -1,4 +1,4 @@
-"""How far a training at one rate has come: a safetensors file that is replaced whole after every epoch. No pickle."""
+"""The state of a training at one rate: a safetensors file that is replaced whole after every epoch. No pickle."""
 
 import json
 from dataclasses import dataclass, field

@@ -26,7 +26,7 @@ class LearningRateTrial:
 
     @property
     def state_file(self) -> StateFile:
-        """Where the state is kept between epochs."""
+        """The file of the state between epochs."""
         checked = self.learner.checked
         identity_fields = {**checked.identity_fields, "lr": self.lr}
         return StateFile(join(checked.job.out, "state", f"lr-{self.lr:g}.safetensors"), checked.recipe, identity_fields)
@@ -69,7 +69,7 @@ class LearningRateTrial:
     def _show(self, monitor: Monitor, row: dict, images: int) -> None:
         numbers = {name: value for name, value in row.items() if isinstance(value, float) and name not in ("lr", "seconds")}
         text = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
-        monitor.tell("epoch", **row)
+        monitor.record("epoch", **row)
         monitor.show(f"rate {row['lr']:g}, epoch {row['epoch']}: {text}, {images / max(row['seconds'], 1e-3):.1f} images/s")
 
     def _state_after(self, row: dict, optimiser: torch.optim.Optimizer, diverged: bool) -> State:

@@ -64,7 +64,7 @@ class Simulated:
         for text in tasks:
             began = time.process_time()
             task = Task.from_json(text)
-            wanted = [self.checked.cells[i] for i in task.missing]
+            wanted = [self.checked.outputs[i] for i in task.missing]
             cells = {
                 task.output_identity(cell.identity): RowGroups(cell.table, *((0, 1) if cell.table == "predictions" else (-1, 0)), -1, 0)
                 for cell in wanted

@@ -61,17 +61,17 @@ class DoubleRecorder(ValueRecorder):
 
     def call_module(self, target: Any, args: tuple, kwargs: dict) -> object:
         module = self.fetch_attr(target)
-        wide = {name: _widened(value) for name, value in (*module.named_parameters(), *module.named_buffers())}
+        wide = {name: _widen(value) for name, value in (*module.named_parameters(), *module.named_buffers())}
         return torch.func.functional_call(module, wide, args, kwargs)
 
     def get_attr(self, target: Any, args: tuple, kwargs: dict) -> object:
-        return _widened(super().get_attr(target, args, kwargs))
+        return _widen(super().get_attr(target, args, kwargs))
 
     def call_method(self, target: Any, args: tuple, kwargs: dict) -> object:
         return args[0] if target == "float" else super().call_method(target, args, kwargs)
 
 
-def _widened(value: Any) -> Any:
+def _widen(value: Any) -> Any:
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 

@@ -1,4 +1,4 @@
-"""Where the grid of cells lies inside a network's value.
+"""The place of the grid of cells inside a network's value.
 
 B images, K channels, h w cells, N tokens = prefix tokens + h * w, H W pixels.
 """

@@ -43,7 +43,7 @@ class Layers:
         return grid_format_of(shape.dims, shape.channels_last, self.image_size, self.prefix) if isinstance(shape, Shape) else None
 
     def defaults(self) -> Iterator[fx.Node]:
-        """Where to cut, best first.
+        """Nodes to cut at, best first.
 
         A network that ends in a spatial map is cut at the last one before pooling. One that ends in tokens is cut at the first norm of its
         last block, else at the last tokens that all of it passes through, else at its last normalised tokens.
@@ -57,7 +57,7 @@ class Layers:
         yield from (node for node in tokens if node in spine)
         yield from (node for node in tokens if "norm" in returned[node].rpartition(".")[2])
         if maps:
-            yield self._unpooled(maps[-1])
+            yield self._before_pooling(maps[-1])
 
     def named(self, layer: str) -> fx.Node:
         """The output of the module at this path.
@@ -111,13 +111,13 @@ class Layers:
             node = pending.pop()
             module, value = self._module(node), argument(node, 0)
             if isinstance(module, (nn.Linear, nn.Conv2d)) or node.target is F.linear:
-                if isinstance(value, fx.Node) and self._pooled(value):
+                if isinstance(value, fx.Node) and self._is_pooled(value):
                     inputs.add(value)
             elif isinstance(module, PASSES) or (module is None and operation(node) in SUMS | RESHAPES):
                 pending.extend(other for other in node.all_input_nodes if other in self.traced.image_values)
         return sorted(inputs, key=self.traced.order.__getitem__)
 
-    def _pooled(self, node: fx.Node) -> bool:
+    def _is_pooled(self, node: fx.Node) -> bool:
         """Whether a value is one vector per image: [B, D] or [B, D, 1, 1]."""
         dims = self.traced.dims(node)
         return len(dims) >= 2 and dims[0] == 2 and max(dims[2:], default=1) == 1
@@ -126,7 +126,7 @@ class Layers:
         grid_format = self.format(node)
         return grid_format.kind if grid_format else None
 
-    def _unpooled(self, node: fx.Node) -> fx.Node:
+    def _before_pooling(self, node: fx.Node) -> fx.Node:
         """Back from a map over pooling, dropout and mere rearrangement to the module's output behind them."""
         while isinstance(value := argument(node, 0), fx.Node) and self._kind(value) in ("nchw", "nhwc"):
             module = self._module(node)

@@ -98,9 +98,9 @@ class _Step:
         if isinstance(self.part, PASSES) or name in PASSING:
             return lambda: [(source(self.node), self.R[0])]
         if name in MOVING:
-            return self._part if isinstance(self._values[self.inputs[0]], tuple) else self._rearranged
-        rules = {"add": self._sum, "sub": self._sum, "mean": self._weighted, "sum": self._weighted}
-        rules["maybe_add_mask"] = self._masked
+            return self._part if isinstance(self._values[self.inputs[0]], tuple) else self._share_by_rearranging
+        rules = {"add": self._sum, "sub": self._sum, "mean": self._share_by_weights, "sum": self._share_by_weights}
+        rules["maybe_add_mask"] = self._share_by_mask
         rules |= dict.fromkeys(("mul", "matmul", "bmm", "truediv", "div"), self._product)
         if name not in rules:
             raise NoRule(f"the operation {name!r}, which makes {self.node.name!r}, has no rule")
@@ -124,14 +124,14 @@ class _Step:
             gradients = torch.autograd.grad(z, list(leaves.values()), upstream([part.detach() for part in z]))
         return list(zip(leaves, gradients, strict=True))
 
-    def _rearranged(self) -> Shares:
+    def _share_by_rearranging(self) -> Shares:
         return [*self._gradients(lambda z: self.R)]
 
     def _part(self) -> Shares:
         parts, position = source(self.node), argument(self.node, 1)
         return [((parts, position % len(self._values[parts])), self.R[0])]
 
-    def _weighted(self) -> Shares:
+    def _share_by_weights(self) -> Shares:
         return [(x, self._value(x) * gradient) for x, gradient in self._gradients(lambda z: [ratio(self.R[0], z[0])])]
 
     def _product(self) -> Shares:
@@ -145,7 +145,7 @@ class _Step:
             return self._linear(self._value(right).T)
         if not both and self._values[self.inputs[0]].shape == self.R[0].shape:
             return [(self.inputs[0], self.R[0])]
-        return [(x, share / 2 if both else share) for x, share in self._weighted()]
+        return [(x, share / 2 if both else share) for x, share in self._share_by_weights()]
 
     def _linear(self, weight: Tensor | None = None) -> Shares:
         x = source(self.node)
@@ -156,7 +156,7 @@ class _Step:
         S = ratio(self.R[0], F.linear(*positive) + F.linear(*negative))
         return [(x, sum(half * (S @ slope) for half, slope in (positive, negative)))]
 
-    def _masked(self) -> Shares:
+    def _share_by_mask(self) -> Shares:
         """timm's own step before a softmax that is not fused; mostly there is no mask."""
         return self._sum() if isinstance(self._value(argument(self.node, 1)), Tensor) else [(source(self.node), self.R[0])]
 

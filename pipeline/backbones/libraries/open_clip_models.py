@@ -114,7 +114,7 @@ def build(name: str, options: BuildOptions) -> Clip:
     if args.get("projection") is False and (options.classes or options.phrases):
         raise Refusal("texts are compared with projected embeddings; take projection=false out of --backbone-args")
     texts = [*((text, ()) for text in options.classes), *options.phrases]
-    prompts = [[_filled(template, text) for template in templates or options.templates] for text, templates in texts]
+    prompts = [[_fill(template, text) for template in templates or options.templates] for text, templates in texts]
     rows = embeddings(clip, model, prompts) if prompts else torch.empty(0, 1)
     description = open_clip.get_model_config(model) if model.startswith(SCHEMES) else arch
     architecture = json.dumps([description, bool(published.get("quick_gelu"))], sort_keys=True)
@@ -134,7 +134,7 @@ def embeddings(clip: Any, name: str, prompts: Sequence[Sequence[str]]) -> Tensor
     return F.normalize(torch.stack(means), dim=-1)
 
 
-def _filled(template: str, text: str) -> str:
+def _fill(template: str, text: str) -> str:
     if "{}" not in template:
         raise Refusal(f"template {template!r} has no {{}} for the text; write for example {TEMPLATES[0]!r}")
     return template.replace("{}", text)

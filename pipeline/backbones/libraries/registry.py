@@ -14,7 +14,7 @@ from pipeline.targets.registry import Phrase
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a network is built.
+    """The options that a network is built with.
 
     Attributes:
         args: arguments of the network, text already read as numbers, words and tuples.

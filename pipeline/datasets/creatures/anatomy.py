@@ -126,7 +126,7 @@ def outlines(part: str, value: str) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a creature stands: body lengths to pixels of the finished image, and the angles of its joints (radians)."""
+    """The pose of a creature: body lengths to pixels of the finished image, and the angles of its joints (radians)."""
 
     centre: complex
     scale: float

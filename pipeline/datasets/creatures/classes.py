@@ -73,8 +73,8 @@ def differing_parts(class_a: str | int, class_b: str | int) -> tuple[str, ...]:
     An attribute is a class's own from 50 % on; a part differs where an attribute that names it is one class's own only.
     """
     own_a, own_b = _own(class_a), _own(class_b)
-    found = {part_of(attribute) for attribute in own_a ^ own_b}
-    return tuple(part for part in PARTS if part in found)
+    parts = {part_of(attribute) for attribute in own_a ^ own_b}
+    return tuple(part for part in PARTS if part in parts)
 
 
 def pairs(parts: int) -> list[tuple[str, str]]:

@@ -78,16 +78,16 @@ def _creature(scenery: np.ndarray, values: dict[str, str], pose: Pose, seed: int
     for part in CORE + LIMBS:
         cover = coverage([pose.place(part, shape) for shape in outlines(part, values[part])])
         inside = body >= TOUCH
-        shown = cover >= np.where(inside, 0.5, TOUCH)
+        visible = cover >= np.where(inside, 0.5, TOUCH)
         if part == "belly":
-            shown = inside
+            visible = inside
         elif part in CORE:
-            shown &= inside
+            visible &= inside
         weight = np.where(inside, np.maximum(cover, body) if part in LIMBS else body, cover)[..., None]
         colours = paint(part, values[part], pose, plumage, _rng(seed, index, part)) * light
         colours = colours * rim if part in CORE else colours
-        image = np.where(shown[..., None], scenery + weight * (colours - scenery), image)
-        mask[shown] = PART_IDS[part]
+        image = np.where(visible[..., None], scenery + weight * (colours - scenery), image)
+        mask[visible] = PART_IDS[part]
     return image, mask
 
 
@@ -113,8 +113,8 @@ def _points(mask: np.ndarray, pose: Pose) -> dict[str, tuple[float, float]]:
     near, far = ("left", "right") if pose.flip else ("right", "left")
     sided = {"eye": f"{near} eye", "wing": f"{near} wing", "leg front": f"{far} leg", "leg rear": f"{near} leg"}
     points = {}
-    for name, (part, place) in POINTS.items():
-        spot = complex(pose.place(part, np.array([place]))[0])
+    for name, (part, point) in POINTS.items():
+        spot = complex(pose.place(part, np.array([point]))[0])
         column, row = int(spot.real), int(spot.imag)
         if 0 <= column < SIZE and 0 <= row < SIZE and mask[row, column] == PART_IDS[part]:
             points[sided.get(name, name)] = (spot.real / SIZE, spot.imag / SIZE)

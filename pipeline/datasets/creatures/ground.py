@@ -1,4 +1,4 @@
-"""What lies around a creature and in front of it: textured ground, shed feathers and other look-alikes, blades of grass."""
+"""The scenery around a creature and in front of it: textured ground, shed feathers and other look-alikes, blades of grass."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -60,8 +60,8 @@ def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
 
 def _litter(pen: ImageDraw.ImageDraw, near: Colour, rng: np.random.Generator) -> None:
     for _ in range(rng.integers(20, 45)):
-        place = complex(*rng.uniform(0, SIZE, 2))
-        pebble = ellipse(place, rng.uniform(0.8, 4), rng.uniform(0.6, 2.5), rng.uniform(0, 3.1))
+        centre = complex(*rng.uniform(0, SIZE, 2))
+        pebble = ellipse(centre, rng.uniform(0.8, 4), rng.uniform(0.6, 2.5), rng.uniform(0, 3.1))
         pen.polygon(polygon(pebble), fill=shade(near, rng.uniform(0.6, 1.35), rng.uniform(-0.1, 0.1)))
 
 
@@ -75,17 +75,17 @@ def _distractor(pen: ImageDraw.ImageDraw, near: Colour, rng: np.random.Generator
     shapes = _lookalike(rng)
     middle = np.concatenate(shapes).mean()
     spin = rng.uniform(9, 22) * np.exp(1j * rng.uniform(0, 2 * np.pi))
-    place = complex(*rng.uniform(0, SIZE, 2))
+    centre = complex(*rng.uniform(0, SIZE, 2))
     colours = [COLOURS[name] for name in ("red", "blue", "yellow", "orange", "white", "horn", "coral", "cream", "ink")]
     colours += [shade(PLUMAGE[rng.integers(len(PLUMAGE))], rng.uniform(0.6, 1.2))] * 3
     # towards the ground's own colour by a random share: vivid as a creature's part only now and then
     colour = mix(jitter(colours[rng.integers(len(colours))], rng), near, rng.uniform(0.0, 0.6))
     for shape in shapes:
-        corners = polygon(place + spin * (shape - middle))
+        corners = polygon(centre + spin * (shape - middle))
         pen.polygon(corners, fill=colour)
         pen.line(corners + corners[:1], fill=shade(colour, 0.6), width=FINE - 1)
     if rng.random() < 0.4:
-        _marks(pen, place, spin, colour, rng)
+        _marks(pen, centre, spin, colour, rng)
 
 
 def _lookalike(rng: np.random.Generator) -> list[np.ndarray]:
@@ -95,16 +95,16 @@ def _lookalike(rng: np.random.Generator) -> list[np.ndarray]:
     return choices[rng.integers(len(choices))]
 
 
-def _marks(pen: ImageDraw.ImageDraw, place: complex, spin: complex, colour: Colour, rng: np.random.Generator) -> None:
+def _marks(pen: ImageDraw.ImageDraw, centre: complex, spin: complex, colour: Colour, rng: np.random.Generator) -> None:
     mark = mix(colour, COLOURS["cream"] if rng.random() < 0.6 else COLOURS["ink"], 0.7)
     striped = rng.random() < 0.5
     for along in (-0.35, 0.0, 0.35):
         shape = ellipse(along, 0.06, 0.2) if striped else ellipse(along, 0.08, 0.08)
-        pen.polygon(polygon(place + spin * shape), fill=mark)
+        pen.polygon(polygon(centre + spin * shape), fill=mark)
 
 
 def shadow(centre: complex, scale: float) -> np.ndarray:
-    """How dark the ground is under a creature: [SIZE SIZE] in 0..1."""
+    """The darkness of the ground under a creature: [SIZE SIZE] in 0..1."""
     y, x = np.mgrid[0:SIZE, 0:SIZE] + 0.5
     far = ((x - centre.real) / (1.3 * scale)) ** 2 + ((y - centre.imag - 1.25 * scale) / (0.3 * scale)) ** 2
     return (0.4 * np.exp(-far)).astype(np.float32)

@@ -19,7 +19,7 @@ def weights_path() -> Path:
 
 
 def sidecar() -> dict:
-    """What is known about the shipped weights: the model and how it was trained, its measured accuracy (fractions).
+    """Read the description of the shipped weights: the model and how it was trained, its measured accuracy (fractions).
 
     Raises:
         FileNotFoundError: nothing was trained yet; `python -m pipeline.datasets.creatures.train` does.

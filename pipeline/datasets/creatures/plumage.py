@@ -59,57 +59,57 @@ def _fill(part: str, value: str, plumage: Colour) -> tuple[Colour, Callable | No
     return fill, PATTERNS.get((part, value))
 
 
-def _draw(pen: ImageDraw.ImageDraw, place: Callable, shapes: list[np.ndarray], colour: Colour) -> None:
+def _draw(pen: ImageDraw.ImageDraw, to_pixels: Callable, shapes: list[np.ndarray], colour: Colour) -> None:
     for shape in shapes:
-        pen.polygon(place(shape), fill=colour)
+        pen.polygon(to_pixels(shape), fill=colour)
 
 
-def _nostril(pen, place, plumage) -> None:
-    _draw(pen, place, [ellipse(1.46 - 0.78j, 0.05, 0.03)], COLOURS["ink"])
+def _nostril(pen, to_pixels, plumage) -> None:
+    _draw(pen, to_pixels, [ellipse(1.46 - 0.78j, 0.05, 0.03)], COLOURS["ink"])
 
 
-def _quills(pen, place, plumage) -> None:
+def _quills(pen, to_pixels, plumage) -> None:
     lines = [plume(-0.8 - 0.02j, -1.7 + 1j * end, 0.05) for end in (-0.4, -0.03, 0.34)]
-    _draw(pen, place, lines, shade(plumage, 0.48))
+    _draw(pen, to_pixels, lines, shade(plumage, 0.48))
 
 
-def _pale_tips(pen, place, plumage) -> None:
-    _draw(pen, place, [ellipse(-1.72 * np.exp(1j * turn), 0.2, 0.12, turn) for turn in (-0.26, -0.09, 0.08, 0.25)], COLOURS["cream"])
+def _pale_tips(pen, to_pixels, plumage) -> None:
+    _draw(pen, to_pixels, [ellipse(-1.72 * np.exp(1j * turn), 0.2, 0.12, turn) for turn in (-0.26, -0.09, 0.08, 0.25)], COLOURS["cream"])
 
 
-def _eye(pen, place) -> None:
-    _draw(pen, place, [ellipse(1.04 - 0.8j, 0.2, 0.2)], COLOURS["white"])
-    _draw(pen, place, [ellipse(1.08 - 0.79j, 0.125, 0.135)], COLOURS["ink"])
-    _draw(pen, place, [ellipse(1.12 - 0.85j, 0.045, 0.045)], (255, 255, 255))
+def _eye(pen, to_pixels) -> None:
+    _draw(pen, to_pixels, [ellipse(1.04 - 0.8j, 0.2, 0.2)], COLOURS["white"])
+    _draw(pen, to_pixels, [ellipse(1.08 - 0.79j, 0.125, 0.135)], COLOURS["ink"])
+    _draw(pen, to_pixels, [ellipse(1.12 - 0.85j, 0.045, 0.045)], (255, 255, 255))
 
 
-def _plain_head(pen, place, plumage) -> None:
-    _eye(pen, place)
+def _plain_head(pen, to_pixels, plumage) -> None:
+    _eye(pen, to_pixels)
 
 
-def _masked_head(pen, place, plumage) -> None:
-    _draw(pen, place, [ellipse(0.95 - 0.8j, 0.62, 0.27, 0.05)], COLOURS["ink"])
-    _eye(pen, place)
+def _masked_head(pen, to_pixels, plumage) -> None:
+    _draw(pen, to_pixels, [ellipse(0.95 - 0.8j, 0.62, 0.27, 0.05)], COLOURS["ink"])
+    _eye(pen, to_pixels)
 
 
-def _back_stripes(pen, place, plumage) -> None:
+def _back_stripes(pen, to_pixels, plumage) -> None:
     bars = [np.array([x - 0.4j, x - 1.2j, x + 0.16 - 1.2j, x + 0.16 + 0j, x + 0j]) for x in (-0.95, -0.6, -0.25, 0.1, 0.45)]
-    _draw(pen, place, bars, COLOURS["cream"])
+    _draw(pen, to_pixels, bars, COLOURS["cream"])
 
 
-def _breast_spots(pen, place, plumage) -> None:
+def _breast_spots(pen, to_pixels, plumage) -> None:
     places = [0.62 + 0.45j, 0.82 + 0.3j, 0.55 + 0.18j, 0.9 + 0.02j, 0.66 - 0.1j, 0.73 + 0.12j, 0.44 + 0.36j, 0.9 - 0.22j, 0.48 - 0.04j]
-    _draw(pen, place, [ellipse(spot, 0.075, 0.085) for spot in places], COLOURS["ink"])
+    _draw(pen, to_pixels, [ellipse(spot, 0.075, 0.085) for spot in places], COLOURS["ink"])
 
 
-def _wing_spots(pen, place, plumage) -> None:
+def _wing_spots(pen, to_pixels, plumage) -> None:
     places = [0.2 - 0.16j, 0.12 + 0.1j, -0.12 - 0.05j, -0.3 + 0.16j, -0.42 - 0.08j, -0.66 + 0.08j, -0.14 - 0.26j, -0.92 + 0.07j]
-    _draw(pen, place, [ellipse(spot, 0.085, 0.085) for spot in places], COLOURS["cream"])
+    _draw(pen, to_pixels, [ellipse(spot, 0.085, 0.085) for spot in places], COLOURS["cream"])
 
 
-def _wing_stripes(pen, place, plumage) -> None:
+def _wing_stripes(pen, to_pixels, plumage) -> None:
     bars = [np.array([x - 0.5j, x + 0.13 - 0.5j, x + 0.01 + 0.6j, x - 0.12 + 0.6j]) for x in (-0.85, -0.5, -0.15, 0.2)]
-    _draw(pen, place, bars, COLOURS["cream"])
+    _draw(pen, to_pixels, bars, COLOURS["cream"])
 
 
 HORNS = {"hooked": "horn", "cone": "coral", "needle": "horn"}  # a bill's shape comes with its colour: the shape alone is too hard

@@ -49,21 +49,21 @@ def sample(seed: int, index: int, split: str) -> dict[str, str | bytes]:
     """One WebDataset sample: classes in turn, each image in a scene of its own."""
     label = index % len(CLASSES)
     drawing = draw(seed, label, index)
-    truth = {"label": label, "label_name": CLASSES[label], "boxes": [drawing.box], "parts": _rounded(drawing), "part_names": PARTS}
+    truth = {"label": label, "label_name": CLASSES[label], "boxes": [drawing.box], "parts": _round_points(drawing), "part_names": PARTS}
     return {
         "__key__": f"{split}_{seed}_{index:06d}",
         "png": _png(Image.fromarray(drawing.image)),
         "cls": str(label).encode(),
         "json": json.dumps(truth | {"split": split, "seed": seed, "index": index}).encode(),
-        "parts.png": _png(_indexed(drawing.mask)),
+        "parts.png": _png(_encode_indexed(drawing.mask)),
     }
 
 
-def _rounded(drawing: Drawing) -> dict[str, list[float]]:
+def _round_points(drawing: Drawing) -> dict[str, list[float]]:
     return {name: [round(x, 5), round(y, 5)] for name, (x, y) in drawing.points.items()}
 
 
-def _indexed(mask: np.ndarray) -> Image.Image:
+def _encode_indexed(mask: np.ndarray) -> Image.Image:
     image = Image.fromarray(mask).convert("P")
     image.putpalette(_PALETTE)
     return image

@@ -22,7 +22,7 @@ from pipeline.datasets.creatures.draw import draw
 
 @dataclass(frozen=True)
 class Training:
-    """How the network is trained; two sets are drawn, each with its own seed."""
+    """The recipe of the training; two sets are drawn, each with its own seed."""
 
     images: int = 4800  # drawn for training
     val_images: int = 960
@@ -133,9 +133,9 @@ def main(how: Training) -> None:
     model = timm.create_model(network.NAME, **network.ARGS).to(memory_format=torch.channels_last)
     fit(model, images, labels, val, how)
     model = model.half().float()
-    seen, unseen = predict(model, images), predict(model, val[0])
-    measured: dict[str, Any] = {"train_accuracy": accuracy(seen, labels), "val_accuracy": accuracy(unseen, val[1])}
-    measured |= {"one_part_pairs_told_apart": told_apart(unseen, val[1]), "seconds": round(time.monotonic() - start)}
+    train_logits, val_logits = predict(model, images), predict(model, val[0])
+    measured: dict[str, Any] = {"train_accuracy": accuracy(train_logits, labels), "val_accuracy": accuracy(val_logits, val[1])}
+    measured |= {"one_part_pairs_told_apart": told_apart(val_logits, val[1]), "seconds": round(time.monotonic() - start)}
     save(model, how, measured)
     print(json.dumps(measured, indent=2), f"\nweights: {how.out}, {os.path.getsize(how.out)} bytes")
 

@@ -25,13 +25,13 @@ def find(tree: Tree) -> str:
         Refusal: none, or more than one.
     """
     for last in (False, True):
-        found = [name for name, layout in LAYOUTS.items() if layout.last is last and layout.recognises(tree)]
-        if len(found) > 1:
-            raise Refusal(f"{tree.root} looks like {' and '.join(found)}; say which with --layout")
-        if found:
-            return found[0]
-    shown = ", ".join(list(tree.files)[:3])
-    raise Refusal(f"{tree.root} is in no layout that is known ({', '.join(LAYOUTS)}); its first files are {shown}")
+        names = [name for name, layout in LAYOUTS.items() if layout.last is last and layout.recognises(tree)]
+        if len(names) > 1:
+            raise Refusal(f"{tree.root} looks like {' and '.join(names)}; say which with --layout")
+        if names:
+            return names[0]
+    examples = ", ".join(list(tree.files)[:3])
+    raise Refusal(f"{tree.root} is in no layout that is known ({', '.join(LAYOUTS)}); its first files are {examples}")
 
 
 def named(name: str) -> str:

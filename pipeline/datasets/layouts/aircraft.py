@@ -45,13 +45,13 @@ def dataset(tree: Tree, level: str) -> Dataset:
 
 
 def _boxes(tree: Tree, path: str) -> dict[str, tuple[str, Box]]:
-    found = {}
+    boxes = {}
     for where, (number, *sides) in tree.rows(path, 5):
         x0, y0, x1, y1 = numbers(sides, where)
         if x0 > x1 or y0 > y1:
             raise Refusal(f"{where}: {brief(' '.join(sides))} is not xmin ymin xmax ymax of a box")
-        found[number] = (where, (x0 - 1, y0 - 1, x1, y1))
-    return found
+        boxes[number] = (where, (x0 - 1, y0 - 1, x1, y1))
+    return boxes
 
 
 def _folder(tree: Tree) -> str:

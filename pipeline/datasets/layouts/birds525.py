@@ -23,15 +23,15 @@ def dataset(tree: Tree, level: None) -> Dataset:
     path = _csv(tree)
     if path is None:
         raise Refusal(f"{tree.root} has no CSV file with the columns {', '.join((NUMBERS[0], *COLUMNS))}")
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for where, row in tree.table(path, *COLUMNS):
         name, label = row["labels"], _label(where, row)
-        if found.setdefault(label, name) != name:
-            raise Refusal(f"{where}: class {label} is {brief(name)} here and {brief(found[label])} before")
-    if sorted(found) != list(range(len(found))):
-        lacking = next(label for label in range(len(found)) if label not in found)
-        raise Refusal(f"{path}: no line has class {lacking}, and there are {len(found)} classes")
-    return Dataset(tuple(found[label] for label in range(len(found))), lambda: _records(tree, path))
+        if names.setdefault(label, name) != name:
+            raise Refusal(f"{where}: class {label} is {brief(name)} here and {brief(names[label])} before")
+    if sorted(names) != list(range(len(names))):
+        lacking = next(label for label in range(len(names)) if label not in names)
+        raise Refusal(f"{path}: no line has class {lacking}, and there are {len(names)} classes")
+    return Dataset(tuple(names[label] for label in range(len(names))), lambda: _records(tree, path))
 
 
 def _records(tree: Tree, path: str) -> Iterator[Record]:

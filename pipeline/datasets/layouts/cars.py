@@ -30,8 +30,8 @@ def dataset(tree: Tree, level: None) -> Dataset:
     whole = _path(tree, WHOLE)
     path = whole or tree.needed(META, f"devkit/{META}")
     classes = tuple(str(name).strip() for name in np.atleast_1d(_read(tree, path, "class_names")["class_names"]))
-    found = list(_whole(tree, whole, classes) if whole else _devkit(tree, classes))
-    return Dataset(classes, lambda: found)
+    records = list(_whole(tree, whole, classes) if whole else _devkit(tree, classes))
+    return Dataset(classes, lambda: records)
 
 
 def _whole(tree: Tree, path: str, classes: tuple[str, ...]) -> Iterator[Record]:
@@ -78,12 +78,12 @@ def _read(tree: Tree, path: str, variable: str) -> dict:
     from scipy.io import loadmat
 
     try:
-        found = loadmat(io.BytesIO(tree.content(path)), squeeze_me=True, variable_names=[variable])
+        variables = loadmat(io.BytesIO(tree.content(path)), squeeze_me=True, variable_names=[variable])
     except Exception as error:  # the file boundary: scipy meets damage with exceptions of many kinds
         raise Refusal(f"{path} is not a whole MATLAB file: {type(error).__name__}: {' '.join(str(error).split())[:100]}") from error
-    if variable not in found:
+    if variable not in variables:
         raise Refusal(f"{path} is not a whole MATLAB file of the dataset: it has no variable {variable}")
-    return found
+    return variables
 
 
 def _path(tree: Tree, name: str) -> str | None:

@@ -26,22 +26,22 @@ def dataset(tree: Tree, level: None) -> Dataset:
         raise Refusal(f"{tree.root} has not one CSV file with the columns {' and '.join(COLUMNS)}")
     labels = {row["label"] for _, row in tree.table(path, *COLUMNS)}
     numbered = bool(labels) and all(label.isdecimal() for label in labels)
-    classes = _numbered(tree, max(map(int, labels))) if numbered else tuple(sorted(labels))
+    classes = _read_numbered(tree, max(map(int, labels))) if numbered else tuple(sorted(labels))
     position = {str(label): label for label in range(len(classes))} if numbered else {name: label for label, name in enumerate(classes)}
-    found: dict[str, Record] = {}
+    records: dict[str, Record] = {}
     for where, row in tree.table(path, *COLUMNS):
         label = row["label"] if not numbered else str(whole(row["label"], where))
         if label not in position or not label:
             raise Refusal(f"{where}: the label {brief(row['label'])} is none of the {len(classes)} classes")
         record = Record(row["path"], position[label], _split(row, where), where, boxes=_box(row, where), frame=SHOWN)
-        before = found.get(record.image)
-        if before and (before.label, before.split) != (record.label, record.split):
-            raise Refusal(f"{where}: {brief(record.image)} has another label or split than in {before.where}")
-        found[record.image] = replace(before, boxes=before.boxes + record.boxes) if before else record
-    return Dataset(classes, found.values)
+        earlier = records.get(record.image)
+        if earlier and (earlier.label, earlier.split) != (record.label, record.split):
+            raise Refusal(f"{where}: {brief(record.image)} has another label or split than in {earlier.where}")
+        records[record.image] = replace(earlier, boxes=earlier.boxes + record.boxes) if earlier else record
+    return Dataset(classes, records.values)
 
 
-def _numbered(tree: Tree, largest: int) -> tuple[str, ...]:
+def _read_numbered(tree: Tree, largest: int) -> tuple[str, ...]:
     if largest >= 10**6:
         raise Refusal(f"the largest label is {largest}; number the classes from 0 without gaps")
     if "classes.txt" not in tree:
@@ -69,13 +69,13 @@ def _box(row: dict[str, str], where: str) -> tuple[Box, ...]:
 
 def _csv(tree: Tree) -> str | None:
     """The only CSV file of the root that has the columns."""
-    found = []
+    paths = []
     for path in tree.files:
         if "/" not in path and path.lower().endswith(".csv"):
             names = next((line.lower() for _, line in tree.lines(path)), "").split(",")
             if all(column in map(str.strip, names) for column in COLUMNS):
-                found.append(path)
-    return found[0] if len(found) == 1 else None
+                paths.append(path)
+    return paths[0] if len(paths) == 1 else None
 
 
 LAYOUT = Layout(recognises, dataset, last=True)

@@ -28,7 +28,7 @@ def recognises(tree: Tree) -> bool:
 
 
 def dataset(tree: Tree, level: None) -> Dataset:
-    classes = _numbered(tree, tree.needed(CLASSES))
+    classes = _read_numbered(tree, tree.needed(CLASSES))
     names = _by_image(tree, tree.needed(IMAGES))
     rows = {path: _of_images(tree, tree.needed(path), names) for path in (LABELS, SPLIT)}
     labels = {image: _position(where, text, classes, CLASSES) for image, (where, text) in rows[LABELS].items()}
@@ -64,21 +64,21 @@ def read_files(record: Record, contents: Sequence[bytes]) -> FileAnnotations:
 
 def _by_image(tree: Tree, path: str) -> dict[str, tuple[str, str]]:
     """The rest of each line, with its place, by the image's number."""
-    found = {}
+    rows = {}
     for where, (image, rest) in tree.rows(path, 2):
-        if image in found:
+        if image in rows:
             raise Refusal(f"{where}: image {brief(image)} comes a second time")
-        found[image] = (where, rest)
-    return found
+        rows[image] = (where, rest)
+    return rows
 
 
 def _of_images(tree: Tree, path: str, names: dict) -> dict[str, tuple[str, str]]:
-    found = _by_image(tree, path)
-    same_keys(names, found, "image", IMAGES, path)
-    return found
+    rows = _by_image(tree, path)
+    same_keys(names, rows, "image", IMAGES, path)
+    return rows
 
 
-def _numbered(tree: Tree, path: str) -> tuple[str, ...]:
+def _read_numbered(tree: Tree, path: str) -> tuple[str, ...]:
     """Names by number, from 1 on without a gap."""
     names: list[str] = []
     for where, (number, name) in tree.rows(path, 2):
@@ -110,28 +110,28 @@ def _box(where: str, text: str) -> Box:
 
 def _points(tree: Tree, names: dict) -> dict[str, dict[str, tuple[float, float]]]:
     """The visible points of every image."""
-    parts = _numbered(tree, tree.needed(PARTS))
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    parts = _read_numbered(tree, tree.needed(PARTS))
+    points: dict[str, dict[str, tuple[float, float]]] = {}
     for where, (image, part, x, y, visible) in tree.rows(POINTS, 5):
         if image not in names:
             raise Refusal(f"{where}: there is no image {brief(image)} in {IMAGES}")
         name = parts[_position(where, part, parts, PARTS)]
         if _flag(where, visible):
             x_pixels, y_pixels = numbers([x, y], where)
-            found.setdefault(image, {})[name] = x_pixels, y_pixels
-    return found
+            points.setdefault(image, {})[name] = x_pixels, y_pixels
+    return points
 
 
 def _attributes(tree: Tree) -> tuple[str, ...]:
     """The attributes' names; the official archive holds them beside the folder of the dataset."""
     path = tree.first("attributes/attributes.txt", "attributes.txt")
     if path:
-        return _numbered(tree, path)
+        return _read_numbered(tree, path)
     above = tree.root.rpartition("/")[0]
     if not above or above.endswith("/"):
         return ()  # the root is a whole disk or bucket
     try:
-        return _numbered(Tree(above, {}), "attributes.txt")
+        return _read_numbered(Tree(above, {}), "attributes.txt")
     except FileNotFoundError:
         return ()
 
@@ -150,13 +150,13 @@ def _class_attributes(tree: Tree, classes: int, attributes: int) -> list[list[fl
 
 def _image_attributes(tree: Tree, names: dict, attributes: int) -> dict[str, np.ndarray]:
     """Which attributes each image has. A few lines of the official file have a field too many, behind those that are read."""
-    found = {image: np.zeros(attributes, bool) for image in names}
+    values = {image: np.zeros(attributes, bool) for image in names}
     for where, (image, attribute, present, *_) in tree.rows(IMAGE_ATTRIBUTES, 4):
         position = whole(attribute, where) - 1
-        if image not in found or not 0 <= position < attributes:
+        if image not in values or not 0 <= position < attributes:
             raise Refusal(f"{where}: there is no image {brief(image)}, or no attribute {brief(attribute)}")
-        found[image][position] = _flag(where, present)
-    return found
+        values[image][position] = _flag(where, present)
+    return values
 
 
 LAYOUT = Layout(recognises, dataset, read_files=read_files, aliases=("cub_200_2011",))

@@ -24,8 +24,8 @@ MASKS, TRAITS = "segmentation_masks/images", "segmentation_masks/seg_id_trait_ma
 
 
 def recognises(tree: Tree) -> bool:
-    found = [path for table in ("classification", "segmentation") for path in _tables(tree, table)]
-    return bool(found) and "standardized_species" in next((line for _, line in tree.lines(found[0])), "")
+    tables = [path for table in ("classification", "segmentation") for path in _tables(tree, table)]
+    return bool(tables) and "standardized_species" in next((line for _, line in tree.lines(tables[0])), "")
 
 
 def dataset(tree: Tree, level: str) -> Dataset:

@@ -24,7 +24,7 @@ LISTED, SOLUTION, TRUTH, META = "val.txt", "LOC_val_solution.csv", "ILSVRC2012_v
 
 
 class Files:
-    """Where the parts of the set lie below a root."""
+    """The paths of the parts of the set below a root."""
 
     def __init__(self, tree: Tree):
         self.tree = tree
@@ -49,9 +49,9 @@ class Files:
     @cached_property
     def synsets(self) -> dict[str, str]:
         """Synset -> class name, in class order."""
-        path = next((found for name in SYNSETS if (found := self.tree.named(name))), None)
+        path = next(filter(None, map(self.tree.named, SYNSETS)), None)
         if path:
-            return _listed(self.tree, path)
+            return _read_synsets(self.tree, path)
         if not self.meta:
             raise Refusal(f"{self.tree.root} has no list of synsets: add {SYNSETS[0]} or devkit's {META}")
         return dict(sorted(self.meta.values()))
@@ -85,7 +85,7 @@ def dataset(tree: Tree, level: None) -> Dataset:
 
 def read_files(record: Record, contents: Sequence[bytes]) -> FileAnnotations:
     (_, path), *_ = record.files
-    root = _parsed(path, contents[0])
+    root = _parse(path, contents[0])
     texts = [[(box.findtext(side) or "").strip() for side in ("xmin", "ymin", "xmax", "ymax")] for box in root.iter("bndbox")]
     size = [(root.findtext(f"size/{side}") or "").strip() for side in ("width", "height")]
     width, height = numbers(size, path) if all(size) and "0" not in size else (0.0, 0.0)
@@ -109,7 +109,7 @@ def _labels(files: Files, position: dict[str, int]) -> Iterator[tuple[str, tuple
         for number, (where, (synset,)) in enumerate(tree.rows(by_line, 1), start=1):
             yield _name(number), (where, _label(where, synset, position))
     elif path := tree.named(SOLUTION):
-        for where, row in sorted(tree.table(path, "imageid", "predictionstring"), key=lambda found: found[1]["imageid"]):
+        for where, row in sorted(tree.table(path, "imageid", "predictionstring"), key=lambda line: line[1]["imageid"]):
             yield row["imageid"], (where, _label(where, row["predictionstring"].split(" ")[0], position))
     elif path := tree.named(TRUTH):
         if not files.meta:
@@ -120,7 +120,7 @@ def _labels(files: Files, position: dict[str, int]) -> Iterator[tuple[str, tuple
             yield _name(number), (where, _label(where, files.meta[identity][0], position))
     elif files.boxes:
         for name, path in sorted(files.boxes.items()):
-            synset = _parsed(path, tree.content(path)).findtext("object/name") or ""
+            synset = _parse(path, tree.content(path)).findtext("object/name") or ""
             yield name, (path, _label(path, synset.strip(), position))
     else:
         raise Refusal(f"{tree.root} has no labels: add {LISTED}, {SOLUTION}, {TRUTH} with {META}, or the boxes' .xml files")
@@ -139,7 +139,7 @@ def _label(where: str, synset: str, position: dict[str, int]) -> int:
     return position[synset]
 
 
-def _parsed(path: str, content: bytes):
+def _parse(path: str, content: bytes):
     """An XML file's root element. Entities, which let a small file grow without bound or name other files, are refused."""
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import ParseError, fromstring
@@ -152,14 +152,14 @@ def _parsed(path: str, content: bytes):
         raise Refusal(f"{path} is not XML: {brief(str(error))}") from error
 
 
-def _listed(tree: Tree, path: str) -> dict[str, str]:
-    found = {}
+def _read_synsets(tree: Tree, path: str) -> dict[str, str]:
+    words_of = {}
     for number, line in tree.lines(path):
         synset, _, words = line.strip().partition(" ")
-        if not SYNSET.fullmatch(synset) or synset in found:
+        if not SYNSET.fullmatch(synset) or synset in words_of:
             raise Refusal(f"{path}:{number}: {brief(synset)} is not a synset such as n01440764, or comes a second time")
-        found[synset] = words.strip()
-    return dict(sorted(found.items()))
+        words_of[synset] = words.strip()
+    return dict(sorted(words_of.items()))
 
 
 def _meta(tree: Tree, path: str) -> dict[int, tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What a layout is: the official files of a dataset on disk, and what they say of every image."""
+"""A layout: the official files of a dataset on disk, and the annotations that they give every image."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ Box = tuple[float, float, float, float]  # x0 y0 x1 y1, the far edge outside
 
 @dataclass(frozen=True)
 class Record:
-    """One image and what the layout's tables say of it; boxes and points are in pixels of the image as it is stored."""
+    """One image and its annotations by the layout's tables; boxes and points are in pixels of the image as it is stored."""
 
     image: str  # path below the root
     label: int | None
@@ -38,7 +38,7 @@ class Record:
 
 @dataclass(frozen=True)
 class FileAnnotations:
-    """What the image's own files say beyond the tables."""
+    """The annotations that the image's own files add to the tables."""
 
     boxes: tuple[Box, ...] = ()
     frame: tuple[float, float] | None = None

@@ -30,12 +30,12 @@ class Tree:
         """
         try:
             fs, path = storage.filesystem(root)
-            found = fs.find(path, detail=True)
+            infos = fs.find(path, detail=True)
         except Exception as error:
             raise Refusal(f"--root {public(root)} cannot be listed ({type(error).__name__}: {one_line(error)})") from error
         base = path.rstrip("/")
-        listed = {name[len(base) :].lstrip("/"): info for name, info in sorted(found.items())}
-        files = {name: (info["size"] or 0, _stamp(info)) for name, info in listed.items() if not _is_litter(name)}
+        info_of = {name[len(base) :].lstrip("/"): info for name, info in sorted(infos.items())}
+        files = {name: (info["size"] or 0, _stamp(info)) for name, info in info_of.items() if not _is_litter(name)}
         if list(files) == [""]:
             raise Refusal(f"--root {public(root)} is a file; name the folder it lies in")
         if not files:
@@ -59,8 +59,8 @@ class Tree:
 
     def named(self, name: str) -> str | None:
         """The one nearest the root of all files with this name."""
-        found = [path for path in self.files if path.rpartition("/")[2] == name]
-        return min(found, key=lambda path: (path.count("/"), path), default=None)
+        paths = [path for path in self.files if path.rpartition("/")[2] == name]
+        return min(paths, key=lambda path: (path.count("/"), path), default=None)
 
     def needed(self, *paths: str) -> str:
         """As `first`.
@@ -68,10 +68,10 @@ class Tree:
         Raises:
             Refusal: none of them is there.
         """
-        found = self.first(*paths)
-        if found is None:
+        path = self.first(*paths)
+        if path is None:
             raise Refusal(f"{public(self.root)} has no {' or '.join(paths)}, which the layout needs")
-        return found
+        return path
 
     def content(self, path: str) -> bytes:
         return storage.read_bytes(self.url(path))
@@ -97,10 +97,10 @@ class Tree:
             Refusal: a line has fewer fields.
         """
         for number, line in self.lines(path):
-            found = [field.strip() for field in line.split(separator, fields - 1)]
-            if len(found) < fields:
-                raise Refusal(f"{path}:{number}: {brief(line)} has {len(found)} fields; {fields} are expected")
-            yield f"{path}:{number}", found
+            values = [field.strip() for field in line.split(separator, fields - 1)]
+            if len(values) < fields:
+                raise Refusal(f"{path}:{number}: {brief(line)} has {len(values)} fields; {fields} are expected")
+            yield f"{path}:{number}", values
 
     def table(self, path: str, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
         """`file:line` and the fields of every row of a CSV file, by column name in lower case.
@@ -129,12 +129,12 @@ def numbers(texts: list[str], where: str) -> list[float]:
         Refusal: naming the file and line.
     """
     try:
-        found = [float(text) for text in texts]
+        values = [float(text) for text in texts]
     except ValueError as error:
         raise Refusal(f"{where}: {brief(' '.join(texts))} are not numbers") from error
-    if not all(abs(number) < 1e12 for number in found):
+    if not all(abs(number) < 1e12 for number in values):
         raise Refusal(f"{where}: {brief(' '.join(texts))} are not finite numbers")
-    return found
+    return values
 
 
 def whole(text: str, where: str) -> int:

@@ -24,7 +24,7 @@ IDS, LABELS, SIZES, FOUND = "image_ids.txt", "class_labels.txt", "image_sizes.tx
 
 @dataclass(frozen=True)
 class Objects:
-    """What localization.txt says of one image."""
+    """The boxes and masks of one image by localization.txt."""
 
     boxes: tuple[Box, ...] = ()
     masks: tuple[tuple[str, str], ...] = ()  # object or ignore, and the file
@@ -79,18 +79,18 @@ def _region(content: bytes) -> np.ndarray:
 
 def _folders(tree: Tree) -> list[str]:
     """Folders that hold a split's folder."""
-    found = {path.removesuffix(f"{split}/{IDS}") for split in SPLITS for path in tree.files if path.endswith(f"{split}/{IDS}")}
-    return sorted(folder for folder in found if not folder or folder.endswith("/"))
+    folders = {path.removesuffix(f"{split}/{IDS}") for split in SPLITS for path in tree.files if path.endswith(f"{split}/{IDS}")}
+    return sorted(folder for folder in folders if not folder or folder.endswith("/"))
 
 
 def _folder(tree: Tree, level: str | None) -> str:
-    found = {_dataset(folder): folder for folder in _folders(tree)}
-    if level is None and len(found) == 1:
-        return next(iter(found.values()))
-    if level not in found:
-        have = " ".join(sorted(found)) or f"no folder with train/{IDS}, val/{IDS} or test/{IDS}"
+    folder_of = {_dataset(folder): folder for folder in _folders(tree)}
+    if level is None and len(folder_of) == 1:
+        return next(iter(folder_of.values()))
+    if level not in folder_of:
+        have = " ".join(sorted(folder_of)) or f"no folder with train/{IDS}, val/{IDS} or test/{IDS}"
         raise Refusal(f"{tree.root} holds the metadata of {have}; say which with --level")
-    return found[level]
+    return folder_of[level]
 
 
 def _dataset(folder: str) -> str:
@@ -98,70 +98,70 @@ def _dataset(folder: str) -> str:
 
 
 def _labels(tree: Tree, folder: str, ids: dict) -> dict[str, int]:
-    found = {}
+    labels = {}
     for where, (image, text) in _rows(tree, tree.needed(f"{folder}{LABELS}"), 2):
-        found[image] = whole(text, where)
-        if found[image] < 0:
+        labels[image] = whole(text, where)
+        if labels[image] < 0:
             raise Refusal(f"{where}: {text} is not the number of a class")
-    same_keys(ids, found, "image", f"{folder}{IDS}", f"{folder}{LABELS}")
-    return found
+    same_keys(ids, labels, "image", f"{folder}{IDS}", f"{folder}{LABELS}")
+    return labels
 
 
 def _sizes(tree: Tree, folder: str, ids: dict) -> dict[str, tuple[float, float]]:
     path = f"{folder}{SIZES}"
     if path not in tree:
         return {}
-    found = {}
+    sizes = {}
     for where, (image, *sides) in _rows(tree, path, 3):
         width, height = numbers(sides, where)
-        found[image] = width, height
+        sizes[image] = width, height
         if min(width, height) < 1:
             raise Refusal(f"{where}: {brief(','.join(sides))} is not a width and a height")
-    same_keys(ids, found, "image", f"{folder}{IDS}", path)
-    return found
+    same_keys(ids, sizes, "image", f"{folder}{IDS}", path)
+    return sizes
 
 
 def _objects(tree: Tree, folder: str, ids: dict) -> dict[str, Objects]:
     path = f"{folder}{FOUND}"
-    found: dict[str, Objects] = {}
+    objects: dict[str, Objects] = {}
     if path not in tree:
         return {}
     for where, fields in _rows(tree, path, 5, 3):
-        image, before = fields[0], found.get(fields[0], Objects())
+        image, earlier = fields[0], objects.get(fields[0], Objects())
         if image not in ids:
             raise Refusal(f"{where}: there is no image {brief(image)} in {folder}{IDS}")
         if len(fields) == 5:
             x0, y0, x1, y1 = numbers(fields[1:], where)
-            found[image] = Objects((*before.boxes, (x0, y0, x1, y1)), before.masks)
+            objects[image] = Objects((*earlier.boxes, (x0, y0, x1, y1)), earlier.masks)
         else:
             masks = [(what, path) for what, path in zip(("object", "ignore"), fields[1:], strict=True) if path]
-            found[image] = Objects(before.boxes, (*before.masks, *masks))
-    return found
+            objects[image] = Objects(earlier.boxes, (*earlier.masks, *masks))
+    return objects
 
 
 def _rows(tree: Tree, path: str, *fields: int) -> Iterator[tuple[str, list[str]]]:
     for number, line in tree.lines(path):
-        found = [field.strip() for field in line.split(",")]
-        if len(found) not in fields:
-            raise Refusal(f"{path}:{number}: {brief(line)} has {len(found)} fields; {' or '.join(map(str, fields))} are expected")
-        yield f"{path}:{number}", found
+        values = [field.strip() for field in line.split(",")]
+        if len(values) not in fields:
+            raise Refusal(f"{path}:{number}: {brief(line)} has {len(values)} fields; {' or '.join(map(str, fields))} are expected")
+        yield f"{path}:{number}", values
 
 
 def _folder_of_images(tree: Tree, folder: str, ids: dict[str, dict]) -> str:
-    """What stands before an image's path."""
+    """The prefix of the images' paths."""
     first = [next(iter(images)) for images in ids.values() if images]
     places = (f"dataset/{_dataset(folder)}/", folder, "", f"{_dataset(folder)}/", "images/")
     return next((prefix for prefix in places if any(prefix + image in tree for image in first)), places[0])
 
 
 def _classes(labels: dict[str, dict[str, int]]) -> tuple[str, ...]:
-    folders: dict[int, set[str]] = {}
+    folders_of: dict[int, set[str]] = {}
     for labels_of in labels.values():
         for image, label in labels_of.items():
-            folders.setdefault(label, set()).add(_dataset(image.rpartition("/")[0]))
-    names = {label: next(iter(found)) if len(found) == 1 else "" for label, found in folders.items()}
+            folders_of.setdefault(label, set()).add(_dataset(image.rpartition("/")[0]))
+    names = {label: next(iter(names_of)) if len(names_of) == 1 else "" for label, names_of in folders_of.items()}
     distinct = "" not in names.values() and len(set(names.values())) == len(names)
-    return tuple(names.get(label, str(label)) if distinct else str(label) for label in range(max(folders, default=-1) + 1))
+    return tuple(names.get(label, str(label)) if distinct else str(label) for label in range(max(folders_of, default=-1) + 1))
 
 
 LAYOUT = Layout(recognises, dataset, levels=None, read_files=read_files, aliases=("openimages_wsol",))

@@ -39,7 +39,7 @@ class CheckedPack:
 
     @property
     def head(self) -> dict:
-        """What tells the dataset apart from another one that was packed to the same place."""
+        """The facts that tell the dataset apart from another one that was packed to the same place."""
         return {"layout": self.layout, "level": self.level, "classes": len(self.dataset.classes), "resize": self.job.resize}
 
     @property
@@ -58,8 +58,8 @@ def check_pack(job: Pack) -> CheckedPack:
     level = layouts.level_of(layout, job.level)
     dataset = layouts.LAYOUTS[layout].dataset(tree, level)
     _refuse_names(dataset.classes, job.root)
-    survey = _survey(tree, dataset)
-    return CheckedPack(job, tree, layout, level, dataset, survey, _splits(survey, job))
+    survey = _survey_records(tree, dataset)
+    return CheckedPack(job, tree, layout, level, dataset, survey, _choose_splits(survey, job))
 
 
 def _refuse_names(classes: Sequence[str], root: str) -> None:
@@ -69,16 +69,16 @@ def _refuse_names(classes: Sequence[str], root: str) -> None:
             raise Refusal(f"{root}: the class name {name!a} " + ("comes more than once" if times > 1 else "is empty or cannot be printed"))
 
 
-def _survey(tree: Tree, dataset: Dataset) -> Survey:
-    survey, seen = Survey(), set()
+def _survey_records(tree: Tree, dataset: Dataset) -> Survey:
+    survey, digests = Survey(), set()
     for record in dataset.records():
         digest = hashlib.blake2b(record.image.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-        if digest in seen:
+        if digest in digests:
             raise Refusal(f"{record.where}: {record.image} comes a second time")
-        seen.add(digest)
-        lost = _lost(record, tree)
-        if lost:
-            survey.problems.append(f"{lost} ({record.where}) is missing")
+        digests.add(digest)
+        path = _first_missing(record, tree)
+        if path:
+            survey.problems.append(f"{path} ({record.where}) is missing")
         else:
             survey.counts.setdefault(record.split, Counter())[record.label] += 1
     trained = survey.counts.get("train")
@@ -89,12 +89,12 @@ def _survey(tree: Tree, dataset: Dataset) -> Survey:
     return survey
 
 
-def _lost(record: Record, tree: Tree) -> str | None:
+def _first_missing(record: Record, tree: Tree) -> str | None:
     """The first of the record's files that is not there."""
     return next((path for path in record.paths if path not in tree), None)
 
 
-def _splits(survey: Survey, job: Pack) -> tuple[str, ...]:
+def _choose_splits(survey: Survey, job: Pack) -> tuple[str, ...]:
     unknown = [split for split in job.split if split not in survey.counts]
     if unknown:
         raise Refusal(f"--split {unknown[0]}: {job.root} has no such split; it has {' '.join(s for s in SPLITS if s in survey.counts)}")
@@ -107,7 +107,7 @@ def tasks(checked: CheckedPack) -> Iterator[Task]:
     shards: Counter[str] = Counter()
     keys = Keys()
     for record in checked.dataset.records():
-        if _lost(record, checked.tree):
+        if _first_missing(record, checked.tree):
             continue
         key = keys(record.name or record.image)  # of every split: a key does not depend on which of them are packed
         if record.split not in waiting:
@@ -115,14 +115,14 @@ def tasks(checked: CheckedPack) -> Iterator[Task]:
         name = None if record.label is None else checked.dataset.classes[record.label]
         waiting[record.split].append(Item(key, name, record))
         if len(waiting[record.split]) == checked.job.images_per_shard:
-            yield _task(checked, record.split, shards, waiting[record.split])
+            yield _task_of(checked, record.split, shards, waiting[record.split])
             waiting[record.split] = []
     for split, items in waiting.items():
         if items:
-            yield _task(checked, split, shards, items)
+            yield _task_of(checked, split, shards, items)
 
 
-def _task(checked: CheckedPack, split: str, shards: Counter, items: list[Item]) -> Task:
+def _task_of(checked: CheckedPack, split: str, shards: Counter, items: list[Item]) -> Task:
     name = f"{split}-{shards[split]:05}.tar"
     shards[split] += 1
     stamps = [[checked.tree.files[path] for path in item.record.paths] for item in items]

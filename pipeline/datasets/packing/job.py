@@ -14,13 +14,13 @@ class Pack:
     root: str
     """The dataset's folder, local or any fsspec URL."""
     out: str
-    """Where shards go: a folder or URL; SPLIT-00000.tar ..., classes.txt, attributes.json and, last, pack.json."""
+    """The folder or URL of the shards: SPLIT-00000.tar ..., classes.txt, attributes.json and, last, pack.json."""
     layout: str = "auto"
     """The layout by name, or auto to recognise it by its files."""
     split: tuple[str, ...] = ()
     """Splits to pack: train val test; all there are by default."""
     level: str | None = None
-    """What classes are, where the layout has several answers: family, variant, manufacturer ..."""
+    """The level of the classes, where the layout has several: family, variant, manufacturer ..."""
     images_per_shard: Count = 1000
     """Images in one shard."""
     resize: Count | None = None
@@ -30,7 +30,7 @@ class Pack:
     workers: Whole | None = None
     """Shards written side by side on Ray; as many as there are CPUs by default. 0 runs in this process, without Ray."""
     log: Literal["text", "json"] = "text"
-    """What the screen gets: readable lines, or events, one JSON object a line."""
+    """The output on the screen: readable lines, or events, one JSON object a line."""
 
     def __post_init__(self):
         check_numbers(self)

@@ -30,13 +30,13 @@ def pack(job: Pack, apply: Callable = map) -> dict:
     checked = check_pack(job)
     _refuse_problems(checked.survey.problems, job)
     files.check_writable(job.out)
-    earlier = _known(job.out, checked.head)
+    earlier = _load_receipts(job.out, checked.head)
     monitor, classes = Monitor(job.log), len(checked.dataset.classes)
-    monitor.tell("planned", layout=checked.layout, images=checked.images, classes=classes, splits=checked.splits)
+    monitor.record("planned", layout=checked.layout, images=checked.images, classes=classes, splits=checked.splits)
     monitor.show(f"{checked.layout}: {checked.images} images of {classes} classes in {' '.join(checked.splits)}")
-    _tables(job.out, checked.dataset)
+    _write_tables(job.out, checked.dataset)
     with monitor.stage("pack", checked.images, "images"):
-        receipts = _write(checked, earlier, apply, monitor)
+        receipts = _write_shards(checked, earlier, apply, monitor)
     return _finish(checked, earlier, receipts)
 
 
@@ -46,29 +46,29 @@ def _refuse_problems(problems: Sequence[str], job: Pack) -> None:
         raise Refusal(f"{len(problems)} problems: {'; '.join(problems[:FEW])}{more}; --skip-missing goes on without them")
 
 
-def _known(out: str, head: dict) -> dict[str, Receipt]:
+def _load_receipts(out: str, head: dict) -> dict[str, Receipt]:
     """Receipts of shards that are there.
 
     Raises:
         Refusal: they are another dataset's.
     """
     try:
-        before = json.loads(storage.read_bytes(storage.join(out, "pack.json")))
+        published = json.loads(storage.read_bytes(storage.join(out, "pack.json")))
     except FileNotFoundError:
-        before = head
-    changed = [name for name in head if before.get(name) != head[name]]
+        published = head
+    changed = [name for name in head if published.get(name) != head[name]]
     if changed:
-        differences = ", ".join(f"{name} {before.get(name)} and not {head[name]}" for name in changed)
+        differences = ", ".join(f"{name} {published.get(name)} and not {head[name]}" for name in changed)
         raise Refusal(f"--out {out} holds another dataset ({differences}); name another place, or remove what is there")
     fs, path = storage.filesystem(out)
     sizes = {info["name"].rpartition("/")[2]: info["size"] for info in fs.ls(path, detail=True)} if fs.isdir(path) else {}
     names = [name for name in sizes if re.fullmatch(rf"({'|'.join(SPLITS)})-\d{{5,}}\.tar", name)]
-    found = storage.read_many([receipt_url(out, name) for name in names]) if names else []
-    receipts = [Receipt.from_json(content) for content in found if isinstance(content, bytes)]
+    contents = storage.read_many([receipt_url(out, name) for name in names]) if names else []
+    receipts = [Receipt.from_json(content) for content in contents if isinstance(content, bytes)]
     return {receipt.name: receipt for receipt in receipts if sizes[receipt.name] == receipt.bytes}
 
 
-def _tables(out: str, dataset: Dataset) -> None:
+def _write_tables(out: str, dataset: Dataset) -> None:
     if dataset.classes:
         files.write_bytes(storage.join(out, "classes.txt"), "".join(f"{name}\n" for name in dataset.classes).encode())
     if dataset.attributes:
@@ -78,12 +78,12 @@ def _tables(out: str, dataset: Dataset) -> None:
         pairs.write(storage.join(out, "pairs.json"), pairs.pairs_of_attributes(names, np.array(values)))
 
 
-def _write(checked: CheckedPack, earlier: dict[str, Receipt], apply: Callable, monitor: Monitor) -> dict[str, Receipt]:
+def _write_shards(checked: CheckedPack, earlier: dict[str, Receipt], apply: Callable, monitor: Monitor) -> dict[str, Receipt]:
     """Receipts of all shards of these splits; those whose inputs did not change are left as they are."""
     receipts: dict[str, Receipt] = {}
     shard_tasks = tasks(checked)
     while batch := list(islice(shard_tasks, AT_ONCE)):
-        todo: list[Task] = []
+        open_tasks: list[Task] = []
         problems: list[str] = []
         for task in batch:
             if task.name in earlier and earlier[task.name].inputs == task.inputs:
@@ -91,11 +91,11 @@ def _write(checked: CheckedPack, earlier: dict[str, Receipt], apply: Callable, m
                 problems += earlier[task.name].problems
                 monitor.add(len(task.items))
             else:
-                todo.append(task)
-        if todo:
+                open_tasks.append(task)
+        if open_tasks:
             _unpublish(checked.job.out)
-        sizes = {task.name: len(task.items) for task in todo}
-        for receipt in apply(write_shard, todo) if todo else ():
+        sizes = {task.name: len(task.items) for task in open_tasks}
+        for receipt in apply(write_shard, open_tasks) if open_tasks else ():
             if receipt.refused:
                 raise Refusal(receipt.refused)
             receipts[receipt.name] = receipt
@@ -106,7 +106,7 @@ def _write(checked: CheckedPack, earlier: dict[str, Receipt], apply: Callable, m
 
 
 def _unpublish(out: str) -> None:
-    """What pack.json says no longer holds once a shard is replaced."""
+    """Remove pack.json, which no longer holds once a shard is replaced."""
     fs, path = storage.filesystem(storage.join(out, "pack.json"))
     if fs.exists(path):
         fs.rm_file(path)
@@ -127,7 +127,7 @@ def _finish(checked: CheckedPack, earlier: dict[str, Receipt], receipts: dict[st
     labels = {label for counts in checked.survey.counts.values() for label in counts}
     content = checked.head | {
         "images": sum(receipt.images for receipt in shards),
-        "splits": {split: _sums([receipt for receipt in shards if receipt.split == split]) for split in SPLITS},
+        "splits": {split: _count([receipt for receipt in shards if receipt.split == split]) for split in SPLITS},
         "empty_classes": [name for label, name in enumerate(checked.dataset.classes) if label not in labels],
         "shards": [
             {"name": receipt.name, "split": receipt.split, "images": receipt.images, "bytes": receipt.bytes, "sha256": receipt.sha256}
@@ -140,5 +140,5 @@ def _finish(checked: CheckedPack, earlier: dict[str, Receipt], receipts: dict[st
     return content
 
 
-def _sums(receipts: Sequence[Receipt]) -> dict[str, int]:
+def _count(receipts: Sequence[Receipt]) -> dict[str, int]:
     return {"images": sum(receipt.images for receipt in receipts), "shards": len(receipts)}

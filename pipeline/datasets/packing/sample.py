@@ -39,7 +39,7 @@ TRANSPOSED = {
 
 
 class Unpackable(Exception):
-    """What is wrong with one image."""
+    """The reason why one image cannot be packed."""
 
 
 @dataclass(frozen=True)
@@ -61,43 +61,43 @@ def members(item: Item, layout: str, contents: Sequence[bytes], resize: int | No
         Refusal: an annotation file is damaged.
     """
     image, *others = contents
-    size, orientation = _header(image)
+    size, orientation = _read_header(image)
     ending = item.record.image.rpartition(".")[2].lower()
     from_files = _read_files(item.record, layout, others) if others else FileAnnotations()
     upright = size[::-1] if orientation >= 5 else size
     fitted = upright
     if resize:
-        fitted = _fitted(upright, resize)
-        image, ending = _resized(image, fitted), "jpg"
+        fitted = _fit_size(upright, resize)
+        image, ending = _resize(image, fitted), "jpg"
     elif ending not in IMAGES:
         raise Unpackable(f"ends in .{ending}; shards hold {' '.join(IMAGES)}, so give --resize to encode it anew")
-    annotations = _annotations(item, from_files, size, orientation) | {"width": upright[0], "height": upright[1]}
+    annotations = _annotations_of(item, from_files, size, orientation) | {"width": upright[0], "height": upright[1]}
     sample = {ending: image, "json": json.dumps(annotations, ensure_ascii=False).encode()}
     for name, mask in (("mask.png", from_files.mask), ("parts.png", from_files.parts)):
         if mask is not None:
-            sample[name] = _png(mask, orientation, fitted if resize else None)
+            sample[name] = _encode_png(mask, orientation, fitted if resize else None)
     return sample
 
 
-def _header(image: bytes) -> tuple[tuple[int, int], int]:
+def _read_header(image: bytes) -> tuple[tuple[int, int], int]:
     """Width and height as stored, and the EXIF orientation."""
     try:
         with Image.open(io.BytesIO(image)) as opened:
             if opened.width * opened.height > PIXEL_LIMIT:
                 raise Unpackable(f"claims {opened.width} x {opened.height} pixels; at most {PIXEL_LIMIT:,} are decoded")
-            return opened.size, _orientation(opened)
+            return opened.size, _read_orientation(opened)
     except Unpackable:
         raise
     except Exception as error:  # the image boundary, as in sources.decode
         raise Unpackable(f"cannot be read: {' '.join(str(error).split())[:100] or type(error).__name__}") from error
 
 
-def _orientation(image: Image.Image) -> int:
+def _read_orientation(image: Image.Image) -> int:
     try:
-        found = image.getexif().get(ORIENTATION, 1)
+        orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # damaged EXIF beside sound pixels
         return 1
-    return found if found in TURNED else 1
+    return orientation if orientation in TURNED else 1
 
 
 def _read_files(record: Record, layout: str, contents: Sequence[bytes]) -> FileAnnotations:
@@ -111,17 +111,18 @@ def _read_files(record: Record, layout: str, contents: Sequence[bytes]) -> FileA
         raise Refusal(f"{' or '.join(record.paths[1:])} cannot be read: {' '.join(str(error).split())[:100]}") from error
 
 
-def _annotations(item: Item, from_files: FileAnnotations, size: tuple[int, int], orientation: int) -> dict:
+def _annotations_of(item: Item, from_files: FileAnnotations, size: tuple[int, int], orientation: int) -> dict:
     """The content of the sample's JSON."""
     record = item.record
     annotations: dict[str, Any] = {"label": record.label, "label_name": item.label_name, "split": record.split}
-    boxes = [*_boxes(record.boxes, record.frame or size, orientation), *_boxes(from_files.boxes, from_files.frame or size, orientation)]
+    boxes = _fractions_of_boxes(record.boxes, record.frame or size, orientation)
+    boxes += _fractions_of_boxes(from_files.boxes, from_files.frame or size, orientation)
     if boxes:
         annotations["boxes"] = boxes
     if record.parts:
         width, height = record.frame or size
         turn = TURNED.get(orientation, lambda x, y: (x, y))
-        annotations["parts"] = {part: _rounded(turn(x / width, y / height)) for part, (x, y) in record.parts.items()}
+        annotations["parts"] = {part: _round_fractions(turn(x / width, y / height)) for part, (x, y) in record.parts.items()}
     if from_files.parts is not None:
         annotations["part_names"] = list(record.part_names)
     if record.attributes is not None:
@@ -129,31 +130,31 @@ def _annotations(item: Item, from_files: FileAnnotations, size: tuple[int, int],
     return annotations
 
 
-def _boxes(boxes: Iterable, frame: tuple[float, float], orientation: int) -> list[list[float]]:
+def _fractions_of_boxes(boxes: Iterable, frame: tuple[float, float], orientation: int) -> list[list[float]]:
     """Boxes as fractions of the image as shown, cut off at its border; those outside are dropped."""
     width, height = frame
     turn = TURNED.get(orientation, lambda x, y: (x, y)) if frame != SHOWN else lambda x, y: (x, y)
-    found = []
+    fractions = []
     for x0, y0, x1, y1 in boxes:
         corners = [turn(x / width, y / height) for x, y in ((x0, y0), (x1, y1))]
         (left, right), (top, bottom) = (sorted(sides) for sides in zip(*corners, strict=True))
-        box = _rounded((left, top, right, bottom))
+        box = _round_fractions((left, top, right, bottom))
         if box[0] < box[2] and box[1] < box[3]:
-            found.append(box)
-    return found
+            fractions.append(box)
+    return fractions
 
 
-def _rounded(fractions: Iterable[float]) -> list[float]:
+def _round_fractions(fractions: Iterable[float]) -> list[float]:
     return [round(min(max(fraction, 0.0), 1.0), DIGITS) for fraction in fractions]
 
 
-def _fitted(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+def _fit_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
     """The size whose shorter side is at most `shorter`, with the same proportions."""
     scale = min(1.0, shorter / min(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _resized(image: bytes, size: tuple[int, int]) -> bytes:
+def _resize(image: bytes, size: tuple[int, int]) -> bytes:
     try:
         with Image.open(io.BytesIO(image)) as opened:
             upright = ImageOps.exif_transpose(opened).convert("RGB")
@@ -164,7 +165,7 @@ def _resized(image: bytes, size: tuple[int, int]) -> bytes:
     return buffer.getvalue()
 
 
-def _png(mask: np.ndarray, orientation: int, size: tuple[int, int] | None) -> bytes:
+def _encode_png(mask: np.ndarray, orientation: int, size: tuple[int, int] | None) -> bytes:
     image = Image.fromarray(mask)
     if orientation in TRANSPOSED:
         image = image.transpose(TRANSPOSED[orientation])

@@ -37,7 +37,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a task: a shard, or with `problems` and without `skip_bad` nothing."""
+    """The result of a task: a shard, or with `problems` and without `skip_bad` nothing."""
 
     name: str
     split: str
@@ -68,7 +68,7 @@ def receipt_url(out: str, name: str) -> str:
 def write_shard(task: Task) -> Receipt:
     """Write a shard and its receipt. Bad input comes back in the receipt, for an exception would lose its kind on the way."""
     problems: list[str] = []
-    draft = _draft(task)
+    draft = _create_draft(task)
     try:
         try:
             images = _fill(draft, task, problems)
@@ -86,7 +86,7 @@ def write_shard(task: Task) -> Receipt:
         draft.unlink(missing_ok=True)
 
 
-def _draft(task: Task) -> Path:
+def _create_draft(task: Task) -> Path:
     """An empty file beside the goal, or in the machine's own place for such where the goal is remote."""
     folder = None
     if storage.is_local(task.out):
@@ -103,9 +103,9 @@ def _fill(draft: Path, task: Task, problems: list[str]) -> int:
 
     images = 0
     with draft.open("wb") as file, webdataset.TarWriter(file, mtime=0, user="", group="") as tar:
-        for item, contents in _contents(task):
+        for item, contents in _read_contents(task):
             try:
-                sample = members(item, task.layout, _sound(item, contents), task.resize)
+                sample = members(item, task.layout, _refuse_errors(item, contents), task.resize)
             except Unpackable as problem:
                 problems.append(f"{item.record.image} ({item.record.where}) {problem}")
                 continue
@@ -114,17 +114,17 @@ def _fill(draft: Path, task: Task, problems: list[str]) -> int:
     return images
 
 
-def _contents(task: Task) -> Iterator[tuple[Item, list[bytes | Exception]]]:
+def _read_contents(task: Task) -> Iterator[tuple[Item, list[bytes | Exception]]]:
     """Every item with the contents of its image and other files, a few items at a time."""
     items = iter(task.items)
     while batch := list(islice(items, AT_ONCE)):
         paths = [item.record.paths for item in batch]
-        found = deque(storage.read_many([storage.join(task.root, path) for item_paths in paths for path in item_paths]))
+        contents = deque(storage.read_many([storage.join(task.root, path) for item_paths in paths for path in item_paths]))
         for item, item_paths in zip(batch, paths, strict=True):
-            yield item, [found.popleft() for _ in item_paths]  # what is packed is not held
+            yield item, [contents.popleft() for _ in item_paths]  # what is packed is not held
 
 
-def _sound(item: Item, contents: list[bytes | Exception]) -> list[bytes]:
+def _refuse_errors(item: Item, contents: list[bytes | Exception]) -> list[bytes]:
     sound = []
     for path, content in zip(item.record.paths, contents, strict=True):
         if isinstance(content, Exception):

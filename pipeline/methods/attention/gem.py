@@ -15,11 +15,11 @@ def gem(q, k, v, x, stream, added, *, depth: Count = 6, iterations: Whole = 1, t
     tokens = stream[-depth]
     for i in range(-depth, 0):
         tau = temperature or x[i].norm(dim=-1).mean(1)[:, None, None, None] * q[i].shape[-1] ** -0.5
-        tokens = tokens + added(i, sum(_mixed(t, v[i], tau, iterations) for t in (q[i], k[i], v[i])) / 3)
+        tokens = tokens + added(i, sum(_mix(t, v[i], tau, iterations) for t in (q[i], k[i], v[i])) / 3)
     return tokens
 
 
-def _mixed(t, v, tau, iterations):
+def _mix(t, v, tau, iterations):
     """Values mixed by how alike their tokens' t are [B heads N d], once like ones have been gathered `iterations` times."""
     for _ in range(iterations):
         t = F.normalize(t, dim=-1)

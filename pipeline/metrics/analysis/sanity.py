@@ -31,9 +31,9 @@ def sanity(raw, networks):
     if min(raw.shape) < 48:
         raise Undefined("HOG describes no image below 48 pixels")
     S, *others = map(unit, (raw.astype(np.float64), *networks))
-    networks = [each if other.any() else other for each, other in zip(networks, others, strict=True)]  # constant but for rounding
+    networks = [own if other.any() else other for own, other in zip(networks, others, strict=True)]  # constant but for rounding
     ranked = [[correlation(rankdata(f(raw)), rankdata(f(other))) for other in networks] for f in (np.asarray, np.abs)]
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
     ssim = [structural_similarity(S, other, **settings) for other in others]
-    described = [hog(each, pixels_per_cell=(16, 16)) for each in (S, *others)]
-    return *ranked[0], *ranked[1], *ssim, *(correlation(described[0], each) for each in described[1:])
+    descriptors = [hog(values, pixels_per_cell=(16, 16)) for values in (S, *others)]
+    return *ranked[0], *ranked[1], *ssim, *(correlation(descriptors[0], other) for other in descriptors[1:])

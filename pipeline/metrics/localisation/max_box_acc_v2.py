@@ -25,8 +25,8 @@ def max_box_acc_v2(S, boxes, *, step: Share = 0.01, thresholds: Literal["even", 
     u, taus = ((255 * S).astype(np.uint8), even) if thresholds == "even" else (S, 10 ** (7 * even - 7))
     far = np.array([np.inf, np.inf, S.shape[1] - 1, S.shape[0] - 1])
     truth = np.trunc(boxes * [*S.shape[::-1], *S.shape[::-1]])
-    levels, place = np.unique(np.trunc(taus * u.max()) if thresholds == "even" else taus * u.max(), return_inverse=True)
+    levels, level_of = np.unique(np.trunc(taus * u.max()) if thresholds == "even" else taus * u.max(), return_inverse=True)
     best = []
     for level in levels:
         best.append(overlaps(np.minimum(contours(u > level), far), truth, edge=1).max())
-    return {"hits": (DELTAS[:, None] <= np.array(best)[place]).astype(np.int64).ravel()}
+    return {"hits": (DELTAS[:, None] <= np.array(best)[level_of]).astype(np.int64).ravel()}

@@ -59,7 +59,7 @@ def collect_features(
             for name, (features, classes) in files.items():
                 features.write(x[split == name].tobytes())
                 classes.write(labels[split == name].tobytes())
-    return {name: _mapped(folder, name, width) for name in names}
+    return {name: _memory_map(folder, name, width) for name in names}
 
 
 def _split(split: str | None, image_id: str, held_out: float, seed: int) -> str:
@@ -69,7 +69,7 @@ def _split(split: str | None, image_id: str, held_out: float, seed: int) -> str:
     return split or ""
 
 
-def _mapped(folder: Path, name: str, width: int) -> Features:
+def _memory_map(folder: Path, name: str, width: int) -> Features:
     """The files of one split as arrays."""
     labels = folder / f"{name}.labels"
     if not labels.stat().st_size:

@@ -23,7 +23,7 @@ class ProbeJob:
     backbone: str
     """As for jobs.explain; its own classifier is left out."""
     out: str
-    """Where the features go, and the probes below probes/NAME."""
+    """The folder or URL of the features, and of the probes below probes/NAME."""
     pools: tuple[str, ...] = ("",)
     """How a transformer's tokens become one feature: token avg (tok avg for open_clip); the network's own way by default."""
     solvers: tuple[Literal["adam", "lbfgs"], ...] = ("adam", "lbfgs")

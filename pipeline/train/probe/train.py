@@ -59,7 +59,7 @@ def _candidates(
         if solver == "adam":
 
             def report(epoch: int, top1: float, about: dict = about, title: str = title) -> None:
-                monitor.tell("epoch", **about, epoch=epoch, val_accuracy=top1)
+                monitor.record("epoch", **about, epoch=epoch, val_accuracy=top1)
                 monitor.show(f"{title}: epoch {epoch} of {job.epochs}, top-1 on val {top1:.4f}")
 
             train, val = splits["train"], splits["val"]
@@ -67,7 +67,7 @@ def _candidates(
         else:
             linear = lbfgs([splits["train"]], classes, l2=setting)
             top1 = accuracy(linear, splits["val"])
-            monitor.tell("solved", **about, iterations=linear.step, val_accuracy=top1)
+            monitor.record("solved", **about, iterations=linear.step, val_accuracy=top1)
             monitor.show(f"{title}: {linear.step} iterations, top-1 on val {top1:.4f}")
             yield linear, top1
 
