@@ -6,12 +6,14 @@ import time
 
 import pytest
 
+from pipeline import backbones
 from tests.chaos import DRIVERS, drive
 from tests.gate import ADDRESS, Gate, gate
 from tests.test_run import content, job, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-ASKED = {"backbone": "tests.gate:build", "methods": ("grad_cam",), "targets": ("label",)}
+NETWORK = "tests.gate:build_asking_in_its_first_layer"
+ASKED = {"backbone": NETWORK, "methods": ("grad_cam",), "targets": ("label",)}
 
 
 def waiting(kept: Gate, gone: set[int]) -> int:
@@ -38,12 +40,15 @@ def test_an_actor_restarts_after_the_node_that_started_it_is_gone(source, tmp_pa
 
         os.environ |= {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
         with gate() as kept:
-            kept.open(2)
+            backbones.load(NETWORK, image_size=64)
+            loads = kept.begun  # passes of every actor that starts
+            kept.restart()
+            kept.open(loads)  # so the first actor is held up over its first images
             # The driver is on the head, where nothing may explain.
             cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
             try:
                 first = cluster.add_node(num_cpus=1)
-                line = ["--backbone", "tests.gate:build", "--image-size", "64", "--task-images", "2", "--workers", "1"]
+                line = ["--backbone", NETWORK, "--image-size", "64", "--task-images", "2", "--workers", "1"]
                 line += ["--methods", "grad_cam", "--targets", "label", "--source", source, "--out", str(tmp_path / "out")]
                 environment = {**os.environ, "RAY_ADDRESS": cluster.address, ADDRESS: ""}
                 driver = DRIVERS.Process(target=drive, args=(line, environment, tmp_path / "log"))
@@ -51,8 +56,10 @@ def test_an_actor_restarts_after_the_node_that_started_it_is_gone(source, tmp_pa
                 gone = {waiting(kept, set())}
                 cluster.add_node(num_cpus=1)
                 cluster.remove_node(first, allow_graceful=False)
+                kept.open(kept.begun + loads)
                 again = waiting(kept, gone)
                 os.kill(again, signal.SIGKILL)
+                kept.open(kept.begun + loads)
                 waiting(kept, gone | {again})
                 kept.open()
                 driver.join(240)
