@@ -1,4 +1,4 @@
-"""The workers of a job. A backend, `on_ray` or `in_process`, has a function for every kind of work that is spread out."""
+"""The workers of a job. A backend, `on_ray` or `in_process`, has a function for every kind of work that is spread out, and ON_RAY."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,4 +35,4 @@ class Executor:
         if device == "cuda" and not gpus:
             raise Refusal("--device cuda: there is no GPU here; use --device cpu or auto")
         gpus = 0 if device == "cpu" else gpus
-        return Executor(backend.map, backend.explain_tasks, workers or gpus or cpus, gpus, backend.__name__.endswith("on_ray"))
+        return Executor(backend.map, backend.explain_tasks, workers or gpus or cpus, gpus, backend.ON_RAY)

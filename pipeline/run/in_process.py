@@ -7,6 +7,8 @@ from pipeline.stages.land import Land
 from pipeline.stages.messages import Stage
 from pipeline.stages.read import Read
 
+ON_RAY = False  # where the functions of this backend work
+
 
 def explain_tasks(
     tasks: Sequence[str], read: Read, load: Callable[[], Stage], land: Land, workers: int, gpus: int, timeout: float

@@ -18,6 +18,8 @@ from pipeline.stages.land import Land
 from pipeline.stages.messages import Stage, explain_failure, read_failure
 from pipeline.stages.read import Read
 
+ON_RAY = True  # where the functions of this backend work
+
 ATTEMPTS = 3  # of one task, before the process it takes with it each time is held against it
 STDERR = 2
 
