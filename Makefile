@@ -34,9 +34,10 @@ lint: .venv/ready  ## style and types
 reference: .venv/ready  ## write the tables of docs/reference anew, from the registries
 	$(RUN) -m docs.reference.build
 
-bench: .venv/ready  ## cost beside the libraries people loop by hand, and of many tasks
+bench: .venv/ready  ## cost beside the libraries people loop by hand, of many tasks, and of named queries
 	$(RUN) -m tests.bench.cams
 	$(RUN) -m tests.bench.tasks 10000 30000 100000
+	$(RUN) -m tests.bench.queries 10000000 1000000
 
 chaos: .venv/ready  ## fifty jobs through killed actors, nodes and drivers and a store that fails
 	$(RUN) -m tests.chaos 50

@@ -16,12 +16,14 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pyarrow as pa
+import tyro
 
 from docs.reference.columns import COLUMNS, ROWS
 from jobs.__main__ import FILES
 from jobs.demo import Demo
 from jobs.gc import Gc
 from jobs.score import Score
+from jobs.sql import Sql
 from jobs.status import Status
 from pipeline.datasets.layouts import LAYOUTS
 from pipeline.datasets.packing import Pack
@@ -30,6 +32,8 @@ from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.spec.job import Job
 from pipeline.tables import schema
+from pipeline.tables.queries import QUERIES
+from pipeline.tables.sql import FUNCTIONS
 from pipeline.targets import TARGETS
 from pipeline.train.job import Training
 from pipeline.train.probe.job import ProbeJob
@@ -43,6 +47,7 @@ COMMANDS = {
     "pack": Pack,
     "probe": ProbeJob,
     "score": Score,
+    "sql": Sql,
     "status": Status,
     "train": Training,
 }
@@ -73,6 +78,11 @@ def parts() -> dict[str, str]:
     blocks |= {f"table {name}": _table_of(name) for name in schema.TABLES}
     blocks["layouts"] = _table(("layout", "dataset"), ((f"[`{name}`](#{name})", file_doc(layout)[0]) for name, layout in LAYOUTS.items()))
     blocks |= {f"layout {name}": _layout(name, layout) for name, layout in LAYOUTS.items()}
+    rows = (
+        (f"`{query.name}`", query.question, " ".join(f"`{k}={s.default}`" for k, s in query.settings.items())) for query in QUERIES.values()
+    )
+    blocks["queries"] = _table(("query", "answers", "settings"), rows)
+    blocks["functions"] = " ".join(f"`{signature}`" for signature in FUNCTIONS)
     blocks["jobs"] = _table(("job", "task"), ((f"[`atlas {name}`](#atlas-{name})", _module_doc(name)[0]) for name in FILES))
     return blocks | {f"job {name}": _job(name) for name in FILES}
 
@@ -216,6 +226,8 @@ def _meanings(command: type) -> dict[str, str]:
 
 
 def _flag(field: Field) -> str:
+    if tyro.conf.Positional in get_args(field.type):
+        return field.name.upper()
     return f"`--{field.name.rstrip('_').replace('_', '-')}`"
 
 

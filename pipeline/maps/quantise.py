@@ -25,8 +25,15 @@ def dequantise(levels, low: float, high: float, height: int, width: int) -> np.n
 
 
 def stored(row: Mapping) -> np.ndarray:
-    """The map [h w] of a row of `maps`."""
-    return dequantise(row["map"], row["map_min"], row["map_max"], row["height"], row["width"])
+    """The map [h w] of a row of `maps`, or of its join with `images`, where a `height_1` and `width_1` stand beside `height` and `width`.
+
+    Raises:
+        ValueError: where no height and width fit the number of cells.
+    """
+    for height, width in (("height", "width"), ("height_1", "width_1")):
+        if height in row and width in row and row[height] * row[width] == len(row["map"]):
+            return dequantise(row["map"], row["map_min"], row["map_max"], row[height], row[width])
+    raise ValueError(f"the row has {len(row['map'])} cells, which is not its height times its width: select height and width of `maps`")
 
 
 def rounded(map: np.ndarray) -> np.ndarray:

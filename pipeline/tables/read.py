@@ -1,7 +1,9 @@
 """A published run in Python: pyarrow datasets, and SQL over views of the same names."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,9 @@ from pipeline.maps import render as rendering
 from pipeline.maps.quantise import stored
 from pipeline.refusal import Refusal, choose
 from pipeline.tables import publish, schema
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 @dataclass(frozen=True)
@@ -40,26 +45,42 @@ class Run:
         """A whole table in memory."""
         return self.dataset(name).to_table()
 
-    def connect(self):
-        """A DuckDB connection with one view per table."""
-        import duckdb
+    def connect(self) -> "duckdb.DuckDBPyConnection":
+        """A DuckDB connection with one view per table; `pipeline.tables.sql` says what it has besides."""
+        from pipeline.tables import sql
 
-        connection = duckdb.connect()
-        if not storage.is_local(self.out):
-            connection.register_filesystem(storage.filesystem(self.out)[0])
-        for name in self.tables:
-            paths = [storage.join(self.out, "runs", self.run_id, path).replace("'", "''") for path in self._paths(name)]
-            literals = ", ".join(f"'{path}'" for path in paths)
-            connection.execute(f"CREATE VIEW {name} AS FROM read_parquet([{literals}], hive_partitioning = {name in schema.PARTITIONED})")
-        return connection
+        return sql.connect({"now": self})
+
+    def urls(self, table: str) -> list[str]:
+        """The files of a table."""
+        return [storage.join(self.out, "runs", self.run_id, path) for path in self._paths(table)]
 
     def _paths(self, table: str) -> list[str]:
         return [entry["path"] for entry in self.manifest["files"] if entry["table"] == table]
 
-    def sql(self, query: str) -> pa.Table:
-        """The rows of one query."""
-        with self.connect() as connection:
-            return connection.sql(query).to_arrow_table()
+    def sql(self, question: str) -> pa.Table:
+        """The rows of one query. A column that a join has twice is there as `width` and `width_1`.
+
+        Raises:
+            Refusal: naming the columns of the tables in the query, where DuckDB does not accept it.
+        """
+        from pipeline.tables import sql
+
+        with self.connect() as connection, sql.refusing(connection, question):
+            rows = sql.query(connection, question).to_arrow_table()
+        seen: Counter[str] = Counter()
+        names = []
+        for name in rows.column_names:
+            names.append(f"{name}_{seen[name]}" if seen[name] else name)
+            seen[name] += 1
+        return rows.rename_columns(names)
+
+    def show(self, question: str) -> None:
+        """Print the rows of one query as a table; raises as `sql` does."""
+        from pipeline.tables import sql
+
+        with self.connect() as connection, sql.refusing(connection, question):
+            sql.show(sql.query(connection, question))
 
 
 def open(out: str, name: str = "default", run_id: str | None = None) -> Run:

@@ -1,0 +1,180 @@
+"""Published runs as a DuckDB connection: a view for each table, functions of maps, and one line for a wrong query.
+
+m is a row of `maps`, box a struct of x0, y0, x1, y1; all places are fractions of the image from its upper left corner.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.refusal import Refusal, one_line
+from pipeline.tables import schema
+
+if TYPE_CHECKING:
+    import duckdb
+
+# Cell i of a map h x w holds the place (i % w + .5) / w, (i // w + .5) / h. The box functions weigh a cell by its share inside.
+_INSIDE = """list_transform(range(m.height::BIGINT * m.width), lambda i:
+    greatest(0, least(box.x1, (i % m.width + 1) / m.width) - greatest(box.x0, (i % m.width) / m.width))
+    * greatest(0, least(box.y1, (i // m.width + 1) / m.height) - greatest(box.y0, (i // m.width) / m.height)))"""
+FUNCTIONS = {
+    "map_floats(m)": "list_transform(m.map, lambda level: m.map_min + level / 255.0 * (m.map_max - m.map_min))",
+    "map_at(m, x, y)": """map_floats(m)[
+        least(floor(y * m.height), m.height - 1)::BIGINT * m.width + least(floor(x * m.width), m.width - 1)::BIGINT + 1]""",
+    "map_mean_in(m, box)": f"list_dot_product(map_floats(m), {_INSIDE}) / nullif(list_sum({_INSIDE}), 0)",
+    "map_share_in(m, box)": f"""list_dot_product(list_transform(map_floats(m), lambda value: greatest(value, 0.0)), {_INSIDE})
+        * m.height * m.width / nullif(list_sum(list_transform(map_floats(m), lambda value: greatest(value, 0.0))), 0)""",
+}
+# Views over several tables: name -> (tables it needs, query).
+_DERIVED = {
+    "classes": (
+        ("images",),
+        "SELECT label AS class_id, any_value(label_name) AS class_name, count(*) AS images FROM {images} GROUP BY label",
+    ),
+    "predictions": (
+        ("images", "predictions"),
+        """SELECT p.*, own.class_name AS label_name, other.class_name AS predicted_name
+        FROM {predictions} p LEFT JOIN {classes} own ON p.label = own.class_id LEFT JOIN {classes} other ON p.predicted = other.class_id""",
+    ),
+    "metrics": (
+        ("images", "metrics"),
+        "SELECT m.*, c.class_name AS label_name FROM {metrics} m LEFT JOIN {classes} c ON m.label = c.class_id",
+    ),
+}
+_PASSES = ("forwards", "backwards", "heads", "head_backwards")
+_COSTS = pa.schema([("payer", pa.string()), ("images", pa.int64()), *((name, pa.int64()) for name in _PASSES), ("seconds", pa.float64())])
+_COUNTS = ("images", "explained", "failed", "errors")
+
+
+class Run(Protocol):
+    """What a connection needs of a run; `pipeline.tables.read.Run` is one."""
+
+    @property
+    def out(self) -> str:
+        """The folder of its job."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+
+    @property
+    def manifest(self) -> dict:
+        """Its run.json."""
+
+    @property
+    def tables(self) -> list[str]:
+        """The names of its tables."""
+
+    def urls(self, table: str) -> list[str]:
+        """The files of a table."""
+
+
+def connect(runs: Mapping[str, Run]) -> "duckdb.DuckDBPyConnection":
+    """A connection to runs, by the name that each has in queries.
+
+    Every table of a run is a view NAME.TABLE. The bare TABLE is that of the only run or, of several runs, the rows of all of them
+    with a column `name`. Beside the tables there are `classes`, `costs` (the passes that each
+    method and metric took) and `manifest` (one row a run).
+    """
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.execute("SET enable_progress_bar = false")  # it would be printed among the rows
+    for signature, body in FUNCTIONS.items():
+        connection.execute(f"CREATE MACRO {signature} AS {body}")
+    views: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        for view in _add_run(connection, name, run):
+            views.setdefault(view, []).append(name)
+    for view, names in views.items():
+        rows = [f"SELECT {'*' if len(runs) == 1 else f'{_text(name)} AS name, *'} FROM {_quoted(name)}.{view}" for name in names]
+        connection.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(rows)}")
+    return connection
+
+
+def _add_run(connection: "duckdb.DuckDBPyConnection", name: str, run: Run) -> list[str]:
+    """Create the views of one run in a schema `name`; returns their names."""
+    if not storage.is_local(run.out):
+        connection.register_filesystem(storage.filesystem(run.out)[0])
+    prefix, tables = _quoted(name), run.tables
+    connection.execute(f"CREATE SCHEMA {prefix}")
+    sources = {}
+    for table in tables:
+        files = ", ".join(_text(url) for url in run.urls(table))
+        sources[table] = f"read_parquet([{files}], hive_partitioning = {table in schema.PARTITIONED})"
+    sources["classes"] = f"{prefix}.classes"
+    for table in [*("classes",) * ("images" in tables), *tables]:
+        needs, query = _DERIVED.get(table, ((), ""))
+        body = query.format(**sources) if needs and set(needs) <= {*tables} else f"FROM {sources[table]}"
+        connection.execute(f"CREATE VIEW {prefix}.{table} AS {body}")
+    facts = {"costs": _costs(run.manifest), "manifest": _manifest(run)}
+    for table, rows in facts.items():
+        connection.register("rows_of_manifest", rows)
+        connection.execute(f"CREATE TABLE {prefix}.{table} AS FROM rows_of_manifest")
+        connection.unregister("rows_of_manifest")
+    return [*("classes",) * ("images" in tables), *tables, *facts]
+
+
+def _costs(manifest: Mapping) -> pa.Table:
+    rows = [{"payer": payer, **{name: cost.get(name) for name in _COSTS.names[1:]}} for payer, cost in manifest.get("passes", {}).items()]
+    return pa.Table.from_pylist(rows, _COSTS)
+
+
+def _manifest(run: Run) -> pa.Table:
+    counts = run.manifest["counts"]
+    row = {"run_id": run.run_id, **{key: run.manifest.get(key) for key in ("previous", "started", "finished", "seconds")}}
+    return pa.Table.from_pylist([{**row, "model": run.manifest["backbone"]["name"], **{key: counts[key] for key in _COUNTS}}])
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+def columns(connection: "duckdb.DuckDBPyConnection") -> dict[str, list[str]]:
+    """The columns of each bare table, by its name."""
+    rows = connection.execute(
+        "SELECT table_name, list(column_name ORDER BY column_index) FROM duckdb_columns() "
+        "WHERE schema_name = 'main' AND NOT internal GROUP BY ALL ORDER BY ALL"
+    )
+    return dict(rows.fetchall())
+
+
+def query(connection: "duckdb.DuckDBPyConnection", question: str, parameters: Mapping = MappingProxyType({})) -> "duckdb.DuckDBPyRelation":
+    """The rows of one query; `parameters` are the values of `$name` in it.
+
+    Raises:
+        Refusal: where the statement is none that has rows.
+        duckdb.Error: where DuckDB does not accept it; `refusing` makes a Refusal of it.
+    """
+    relation = connection.sql(question, params=dict(parameters) or None)
+    if relation is None:
+        raise Refusal("this statement has no rows; ask with SELECT")
+    return relation
+
+
+def show(rows: "duckdb.DuckDBPyRelation") -> None:
+    """Print rows as a table with every column, however narrow the screen is."""
+    rows.show(max_rows=200, max_width=100_000, max_col_width=100)
+
+
+@contextmanager
+def refusing(connection: "duckdb.DuckDBPyConnection", question: str) -> Iterator[None]:
+    """Turn an error of DuckDB into a Refusal that names the columns of the tables in the question, or else the tables."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        known = columns(connection)
+        named = [table for table in known if re.search(rf"\b{table}\b", question, re.IGNORECASE)]
+        hints = [f"{table} has {', '.join(known[table])}" for table in named] or [f"the tables are {', '.join(known)}"]
+        raise Refusal(f"{one_line(error)}; {'; '.join(hints)}") from error
