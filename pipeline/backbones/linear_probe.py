@@ -53,7 +53,7 @@ def read(url: str) -> Probe:
     """The probe at `url`.
 
     Raises:
-        Refusal: where there is none, or the file is something else.
+        Refusal: where there is none, the file is something else, or its weights are no numbers.
     """
     from safetensors import SafetensorError
 
@@ -67,6 +67,8 @@ def read(url: str) -> Probe:
         raise Refusal(f"{public(url)} is no safetensors file; give a probe that jobs.probe has written") from error
     if metadata.get("form") != FORM or set(tensors) != {"weight", "bias"}:
         raise Refusal(f"{public(url)} holds {first_few(list(tensors))} and no linear probe; weights of a network go to --weights")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise Refusal(f"{public(url)} holds NaN or infinity: the training that wrote it diverged; train the probe anew")
     description = {key: json.loads(metadata[key]) for key in ("classes", "pool", "trunk", "about")}
     return Probe(tensors["weight"], tensors["bias"], **{**description, "classes": tuple(description["classes"])})
 

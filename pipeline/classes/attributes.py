@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.maps.render import sound, unit
 from pipeline.storage import read_json
 
 FORM = '{"attributes": [names], "values": [[a share of each] for each class]}, as python -m jobs.pack writes it where a dataset has any'
@@ -80,9 +81,9 @@ def differing(attributes: Attributes, rivals: Sequence[int], top: int) -> Differ
 
 
 def correlation(one: np.ndarray | Exception, other: np.ndarray | Exception) -> float | None:
-    """Pearson's correlation of the cells of two maps [h w]; None where one is constant, not finite or an error."""
+    """Pearson's correlation of the cells of two maps [h w]; None where one is constant but for rounding, not finite or an error."""
     if isinstance(one, Exception) or isinstance(other, Exception):
         return None
-    if not all(np.isfinite(map).all() and np.ptp(map) for map in (one, other)):
+    if not all(sound(map) and unit(map).any() for map in (one, other)):
         return None
     return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])

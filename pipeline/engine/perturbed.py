@@ -36,7 +36,7 @@ from pipeline.families import (
     Removed,
 )
 from pipeline.maps import boxes as geometry
-from pipeline.maps.render import unit, upsample
+from pipeline.maps.render import sound, unit, upsample
 from pipeline.spec.grammar import Choice
 
 
@@ -286,6 +286,5 @@ def draw_maps(other: Batch, batch: Batch, maps: ScoredMaps, payer: str, raw: boo
         batch.tally[payer, kind] += rows
     other.tally.clear()
     images = upsample(cells, batch.size, METHODS[maps.method.name].render(maps.method.args)).numpy()
-    finite = [np.isfinite(image).all() for image in images]
-    draws = [(image if raw else unit(image)) if whole else np.full_like(image, np.nan) for image, whole in zip(images, finite, strict=True)]
+    draws = [(image if raw else unit(image)) if sound(image) else np.full_like(image, np.nan) for image in images]
     return np.stack(draws).astype(np.float64)

@@ -58,6 +58,11 @@ def reduce(maps, size: int):
     return adaptive_avg_pool2d(maps[:, None], (min(size, height), min(size, width)))[:, 0]
 
 
+def sound(map: np.ndarray) -> bool:
+    """Whether a map's values are finite, and its range too: that of a map from -3e38 to 3e38 is not."""
+    return bool(np.isfinite(map).all() and np.isfinite(map.max() - map.min()))
+
+
 def unit(maps: np.ndarray) -> np.ndarray:
     """Min-max to [0, 1] (Opti-CAM eq. 4); a map that is constant but for rounding becomes zero, whatever its scale.
 

@@ -31,7 +31,7 @@ def score_map(choice: Choice, view: MapView | PairView) -> Score:
         if not view.S.any() and not metric.constant:
             raise Undefined("the map is constant")
         values = metric.score(**_arguments(choice, view), **settings_of(metric.score, choice))
-        return Score(values) if metric.corpus_level else _numbers(choice, values)
+        return _counts(values) if metric.corpus_level else _numbers(choice, values)
     except Undefined as undefined:
         return Score(reason=str(undefined))
     except Exception as error:
@@ -49,12 +49,21 @@ def _arguments(choice: Choice, view: MapView | PairView) -> dict:
     return {name: view.response(perturbations[name]) if name in perturbations else getattr(view, name) for name in names}
 
 
+def _counts(values: Mapping[str, np.ndarray]) -> Score:
+    """The score of a metric that gives counts: one that is not finite would be so in every sum that it is part of."""
+    if not all(np.isfinite(count).all() for count in values.values()):
+        raise Undefined("the metric is not finite")
+    return Score(values)
+
+
 def _numbers(choice: Choice, values) -> Score:
     """The score of a metric that gives numbers, or a curve for each."""
     columns, metric = columns_of(choice), METRICS[choice.name]
     curves = dict(zip(columns, np.array(values, dtype=np.float64), strict=True)) if metric.curves else {}
     numbers = np.array([_area(curve) for curve in curves.values()] if curves else values, dtype=np.float64).reshape(-1)
-    if not np.isfinite(numbers).all():
+    with np.errstate(over="ignore"):
+        stored = numbers.astype(np.float32)  # as the tables keep them
+    if not np.isfinite(stored).all():
         raise Undefined("the metric is not finite")
     return Score(dict(zip(columns, map(float, numbers), strict=True)), curves)
 

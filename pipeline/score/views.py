@@ -13,7 +13,7 @@ import torch
 from pipeline.classes.pairs import Pair, Parts
 from pipeline.families import ClassProbs, Perturbation, Undefined
 from pipeline.maps import boxes as geometry
-from pipeline.maps.render import unit, upsample
+from pipeline.maps.render import sound, unit, upsample
 from pipeline.sources.images import ImageRow
 
 IGNORED = 128  # the code of a mask's pixels that are neither object nor ground
@@ -45,7 +45,7 @@ class MapView:
     def raw(self) -> np.ndarray:
         if isinstance(self.map, Exception):
             raise Undefined(f"there is no map: {type(self.map).__name__}")
-        if not np.isfinite(self.map).all():
+        if not sound(self.map):
             raise Undefined("the map holds NaN or infinity")
         return upsample(torch.from_numpy(self.map)[None], self.size, self.render)[0].numpy()
 
@@ -121,7 +121,7 @@ class MapView:
     @property
     def drawable(self) -> bool:
         """Whether there is a map to change the image by."""
-        return not isinstance(self.map, Exception) and bool(np.isfinite(self.map).all())
+        return not isinstance(self.map, Exception) and sound(self.map)
 
     @property
     def label(self) -> int:

@@ -99,8 +99,9 @@ class Explainer:
         # Nothing is added before everything above is computed: a batch that fails leaves no half of itself behind.
         for output, into in results.items():
             if output.table in ("features", "predictions"):
-                of_network = rows.feature_columns(batch) if output.table == "features" else columns
-                rows.add_outputs_of_network(into, images.rows, finite, of_network, self.backbone.name)
+                narrow = columns if output.table == "predictions" else {}
+                wide = rows.wide_columns(batch, output.table, self.spec)
+                rows.add_outputs_of_network(into, images.rows, finite, narrow, wide, self.backbone.name)
             if not (output.method and output.target):
                 continue
             if output.table == "maps":
@@ -121,7 +122,7 @@ class Explainer:
         if not self.spec.select:
             return np.ones(len(images), dtype=bool)
         ids = [row.image_id for row in images.rows]
-        predictions = pa.table({"image_id": ids, **{name: values for name, values in columns.items() if name != "logits"}})
+        predictions = pa.table({"image_id": ids, **columns})
         return np.isin(ids, selected(self.spec.select, predictions))
 
     def _batch(self, images: DecodedImages, outputs: Sequence[Output], tally: Counter) -> tuple[Batch, Predictions]:

@@ -14,6 +14,7 @@ from pipeline.backbones import Backbone
 from pipeline.classes.attributes import Differing, correlation
 from pipeline.engine.batch import Batch
 from pipeline.maps.quantise import quantise, summaries
+from pipeline.maps.render import sound
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import one_line
@@ -71,11 +72,11 @@ def add_images(into: OutputRows, rows: Sequence[ImageRow], errors: Sequence[dict
 
 
 def prediction_columns(batch: Batch, predictions: Predictions) -> dict[str, list]:
-    """Columns of `predictions` [B]; null, or empty, where there are no classes."""
+    """Columns of `predictions` [B] but its wide one; null, or empty, where there are no classes."""
     classes, labels = predictions.logits.shape[1], [label if label >= 0 else None for label in predictions.labels.tolist()]
     if not classes:
         nulls = {name: [None] * len(labels) for name in ("predicted", "label_logit", "label_prob", "predicted_prob")}
-        return {"label": labels, **nulls, "top5": [[]] * len(labels), "logits": [[]] * len(labels)}
+        return {"label": labels, **nulls, "top5": [[]] * len(labels)}
     probs = batch.probabilities(batch.forward.logits)[:, :classes]
     top = probs.topk(min(5, classes))
     own = predictions.labels.clamp(min=0)[:, None]
@@ -93,22 +94,40 @@ def prediction_columns(batch: Batch, predictions: Predictions) -> dict[str, list
             [{"class_id": c, "prob": p} for c, p in zip(ids, ps, strict=True)]
             for ids, ps in zip(top.indices.tolist(), top.values.tolist(), strict=True)
         ],
-        "logits": list(predictions.logits.cpu().numpy().astype(np.float16)),
     }
 
 
-def feature_columns(batch: Batch) -> dict[str, list]:
-    """Columns of `features` [B]."""
-    return {"feature": list(batch.forward.feature.cpu().numpy().astype(np.float16))}
+def wide_columns(batch: Batch, table: str, spec: ExplainSpec) -> dict[str, np.ndarray]:
+    """The column [B n] of `features` or `predictions` that is stored in half precision, float32 as it came; none where it is left out."""
+    if table == "features":
+        return {"feature": batch.forward.feature.cpu().numpy()}
+    logits = batch.forward.logits[:, : batch.backbone.num_classes]
+    return {} if "logits" in spec.no_store else {"logits": logits.cpu().numpy()}
 
 
-def add_outputs_of_network(into: OutputRows, rows: Sequence[ImageRow], finite: np.ndarray, columns: Mapping[str, list], model: str) -> None:
-    """Rows of `features` or `predictions`, for the images whose logits are finite [B]."""
+def add_outputs_of_network(
+    into: OutputRows, rows: Sequence[ImageRow], finite: np.ndarray, columns: Mapping[str, list], wide: Mapping[str, np.ndarray], model: str
+) -> None:
+    """Rows of `features` or `predictions`, for the images whose logits are finite [B] and whose `wide` columns half precision holds."""
+    with np.errstate(over="ignore"):
+        halves = {name: values.astype(np.float16) for name, values in wide.items()}
     for i, row in enumerate(rows):
-        if finite[i]:
-            into.add_row(image_id=row.image_id, model=model, **{name: values[i] for name, values in columns.items()})
-        else:
+        lost = next((name for name, values in halves.items() if not np.isfinite(values[i]).all()), None)
+        if not finite[i]:
             into.fail(row, "predict", "NotFinite", "the network's output holds NaN or infinity")
+        elif lost:
+            into.fail(row, "predict", *_why_lost(lost, wide[lost][i]))
+        else:
+            own = {name: values[i] for name, values in columns.items()} | {name: values[i] for name, values in halves.items()}
+            into.add_row(image_id=row.image_id, model=model, **own)
+
+
+def _why_lost(name: str, values: np.ndarray) -> tuple[str, str]:
+    """The error and its message of numbers that half precision does not hold."""
+    column, most = {"feature": "features"}.get(name, name), np.finfo(np.float16).max
+    if not np.isfinite(values).all():
+        return "NotFinite", f"the {column} hold NaN or infinity"
+    return "TooLarge", f"the {column} reach {np.abs(values).max():g}, and half precision holds {most:g}; --no-store {column} does without"
 
 
 def add_maps(
@@ -133,8 +152,8 @@ def add_maps(
             into.fail(row, "target", "MissingLabel", f"no usable label, so target {output.target.alias!r} has nothing to explain")
         elif isinstance(image_map, Exception):
             into.fail(row, "map", image_map, f"{output.method.alias} for {name}: {one_line(image_map)}")
-        elif not np.isfinite(image_map).all():
-            into.fail(row, "map", "NotFinite", f"{output.method.alias} for {name}: the map holds NaN or infinity")
+        elif not sound(image_map):
+            into.fail(row, "map", "NotFinite", f"{output.method.alias} for {name}: the map, or its range, holds NaN or infinity")
         else:
             present.append(i)
             stack.append(image_map)

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.engine.batch import Batch, target_names
 from pipeline.maps.quantise import rounded, stored
+from pipeline.maps.render import sound
 from pipeline.score.score_batch import Map, MapKey, explained_pairs
 from pipeline.sources.images import DecodedImages
 from pipeline.spec.grammar import Choice
@@ -81,4 +82,4 @@ def scored_maps(
 
 def _as_stored(image_map: Map) -> Map:
     """A map as it would come back from the tables; one that they would not hold as it is."""
-    return image_map if isinstance(image_map, Exception) or not np.isfinite(image_map).all() else rounded(image_map)
+    return image_map if isinstance(image_map, Exception) or not sound(image_map) else rounded(image_map)

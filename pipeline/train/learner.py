@@ -74,7 +74,7 @@ class Learner:
         labels = self._labels(rows)
         loss, logits = losses.loss(self.checked.recipe.head, self.network, A, labels)
         nll = cross_entropy(logits.detach().double(), labels, reduction="sum")
-        return BatchLoss(loss, nll, (logits.argmax(1) == labels).sum().double())
+        return BatchLoss(loss, nll, _right(logits, labels))
 
     @torch.no_grad()
     def evaluate(self, rows: Sequence[int]) -> Evaluation:
@@ -85,7 +85,7 @@ class Learner:
         for start in range(0, len(share), IMAGES_AT_ONCE):
             batch = share[start : start + IMAGES_AT_ONCE]
             logits, labels = self.network.head(self._trunk_map(batch)), self._labels(batch)
-            right = (logits.argmax(1) == labels).sum().double()
+            right = _right(logits, labels)
             sums += torch.stack([cross_entropy(logits.double(), labels, reduction="sum"), right, right.new_tensor(len(batch))])
         loss, right, count = self.team.add(sums).tolist()
         return Evaluation(loss / count, right / count) if count else Evaluation(None, None)
@@ -100,3 +100,9 @@ class Learner:
 
     def _labels(self, rows: Sequence[int]) -> Tensor:
         return torch.from_numpy(self.images.labels[list(rows)]).to(self.device)
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """The number of images whose largest logit is that of their label; where one is NaN, argmax finds it, and none is the largest."""
+    best = logits.max(1)
+    return ((best.indices == labels) & ~best.values.isnan()).sum().double()

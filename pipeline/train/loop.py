@@ -1,6 +1,7 @@
 """A training from its images to the best network of all learning rates, the same in one process and on many workers."""
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -64,7 +65,7 @@ def _write(
         "decides": checked.identity_fields,
         "images": {split: len(rows) for split, rows in images.rows.items()},
         "lr": best.lr,
-        "test_loss": test.loss,
+        "test_loss": test.loss if math.isfinite(test.loss or 0) else None,
         "test_accuracy": test.accuracy,
         "epochs": [row for trial in trials for row in trial.state.epochs],
         "errors": images.errors,

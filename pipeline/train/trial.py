@@ -61,16 +61,20 @@ class LearningRateTrial:
         row |= {"loss": means.loss, "nll": means.nll, "accuracy": means.accuracy}
         row |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
         row |= {"seconds": round(time.monotonic() - started, 3)}
-        if self.monitor:
-            self._show(self.monitor, row, means.images)
+        row = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
         diverged = not (math.isfinite(means.loss) and math.isfinite(validation.loss or 0))
+        if self.monitor:
+            self._show(self.monitor, row, means.images, diverged)
         self.state = self._state_after(row, optimiser, diverged)
 
-    def _show(self, monitor: Monitor, row: dict, images: int) -> None:
+    def _show(self, monitor: Monitor, row: dict, images: int, diverged: bool) -> None:
         numbers = {name: value for name, value in row.items() if isinstance(value, float) and name not in ("lr", "seconds")}
         text = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
         monitor.record("epoch", **row)
-        monitor.show(f"rate {row['lr']:g}, epoch {row['epoch']}: {text}, {images / max(row['seconds'], 1e-3):.1f} images/s")
+        monitor.show(
+            f"rate {row['lr']:g}, epoch {row['epoch']}: {text}, {images / max(row['seconds'], 1e-3):.1f} images/s"
+            + (", diverged" if diverged else "")
+        )
 
     def _state_after(self, row: dict, optimiser: torch.optim.Optimizer, diverged: bool) -> State:
         """The state after one more epoch, of which `row` is that of the training table."""

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from pipeline.train.probe.features import Features
-from pipeline.train.probe.solvers import Linear, chunks
+from pipeline.train.probe.solvers import Linear, chunks, ranks
 
 ACCURACY = pa.schema(
     [
@@ -33,13 +32,10 @@ def measure(name: str, pool: str, linear: Linear, splits: Mapping[str, Features]
     for split, features in splits.items():
         count, top1, top5 = (np.zeros(len(names), np.int64) for _ in range(3))
         for x, labels in chunks(features):
-            logits = linear.logits(x)
-            own = logits.gather(1, labels[:, None])
-            lower = torch.arange(len(names)) < labels[:, None]
-            better = ((logits > own) | ((logits == own) & lower)).sum(1).numpy()  # classes ahead of the label, as argmax has it
+            ahead = ranks(linear.logits(x), labels)
             count += np.bincount(labels, minlength=len(names))
-            top1 += np.bincount(labels[better < 1], minlength=len(names))
-            top5 += np.bincount(labels[better < 5], minlength=len(names))
+            top1 += np.bincount(labels[ahead < 1], minlength=len(names))
+            top5 += np.bincount(labels[ahead < 5], minlength=len(names))
         overall = (None, None, count.sum(), top1.sum(), top5.sum())
         for class_id, class_name, n, in_top1, in_top5 in [overall, *zip(range(len(names)), names, count, top1, top5, strict=True)]:
             shares = (in_top1 / n, in_top5 / n) if n else (None, None)

@@ -41,7 +41,7 @@ def collect_features(
         held_out: the share of `train` that becomes `val`, each image by its id and the seed, where `splits` has no val.
 
     Raises:
-        Refusal: where a split has no labelled image.
+        Refusal: where a split has no labelled image, or a feature of the run is not finite.
     """
     width = run.dataset("features").schema.field("feature").type.list_size
     split_of = {shard: split for split, shards in splits.items() for shard in shards}
@@ -52,6 +52,11 @@ def collect_features(
         connection = stack.enter_context(run.connect())
         for batch in connection.sql(query).to_arrow_reader(ROWS):
             x = batch["feature"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float16)
+            if not np.isfinite(x).all():
+                image = batch["image_id"][int(np.argmin(np.isfinite(x).all(1)))]
+                raise Refusal(
+                    f"run {run.run_id} holds a feature of {image} that is not finite; compute the features anew, with another --out"
+                )
             labels = batch["label"].to_numpy(zero_copy_only=False).astype(np.int32)
             shards, images = batch["shard"].to_pylist(), batch["image_id"].to_pylist()
             share = held_out if len(names) > len(splits) else 0.0

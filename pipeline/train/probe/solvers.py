@@ -3,6 +3,7 @@
 N images, D features, C classes
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,10 +12,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline.refusal import Refusal
 from pipeline.train.probe.features import Features
 
 ROWS = 8192  # rows held in memory at a time
 NEVER = -1e4  # a logit that leaves no probability, and that half precision still holds
+
+
+class Diverged(Refusal):
+    """A solver that ended at weights which are no numbers, or nowhere."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,11 @@ class Linear:
     solver: str
     setting: float
     step: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether every weight is a number."""
+        return bool(self.weight.isfinite().all() and self.bias.isfinite().all())
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits [n C] of features [n D]."""
@@ -45,7 +56,11 @@ def adam(
 ) -> tuple[Linear, float]:
     """Cross-entropy, no weight decay, no schedule. Returns the epoch with the best top-1 on `val`, the first of equals, and that top-1.
 
-    The order of an epoch follows from the seed and its number. `report` is called with each epoch and its accuracy on `val`.
+    The order of an epoch follows from the seed and its number. `report` is called with each epoch and its accuracy on `val`. An epoch whose
+    weights are no numbers is the last.
+
+    Raises:
+        Diverged: where the first epoch is that one.
     """
     rng = torch.Generator().manual_seed(seed)
     bound = train.x.shape[1] ** -0.5  # as torch.nn.Linear starts
@@ -61,12 +76,19 @@ def adam(
             loss = F.cross_entropy(F.linear(_tensor(train.x[rows]), weight, bias), _labels(train.labels[rows]))
             optimiser.zero_grad()
             loss.backward()
-            optimiser.step()
+            try:
+                optimiser.step()
+            except RuntimeError as error:  # the step itself is beyond single precision
+                raise Diverged(f"adam diverged at --lr {lr:g}; give a smaller one") from error
         linear = Linear(weight.detach().clone(), bias.detach().clone(), "adam", lr, epoch)
+        if not linear.finite:
+            break
         top1 = accuracy(linear, val)
         report(epoch, top1)
         if top1 > best_accuracy:
             best, best_accuracy = linear, top1
+    if not best.step:
+        raise Diverged(f"adam diverged in its first epoch at --lr {lr:g}; give a smaller one")
     return best, best_accuracy
 
 
@@ -75,6 +97,9 @@ def lbfgs(splits: Sequence[Features], classes: int, *, l2: float = 1.0, iteratio
 
     Each evaluation streams over the features of all splits. Ends where no component of the gradient exceeds `tolerance`. A class without
     images, whose best bias is minus infinity, gets the logit `NEVER`.
+
+    Raises:
+        Diverged: where the weights come out as no numbers, or do not leave their start although its gradient exceeds `tolerance`.
     """
     from scipy.optimize import minimize
 
@@ -99,7 +124,10 @@ def lbfgs(splits: Sequence[Features], classes: int, *, l2: float = 1.0, iteratio
     weight, bias = torch.zeros(classes, width), torch.full((classes,), NEVER)
     theta = torch.from_numpy(solution.x.reshape(len(present), width + 1)).float()
     weight[present], bias[present] = theta[:, :width], theta[:, width]
-    return Linear(weight, bias, "lbfgs", l2, int(solution.nit))
+    linear = Linear(weight, bias, "lbfgs", l2, int(solution.nit))
+    if not linear.finite or not np.isfinite(solution.fun) or not (solution.nit or solution.success):
+        raise Diverged(f"lbfgs diverged at --l2 {l2:g} ({solution.message}); give a larger one")
+    return linear
 
 
 def chunks(features: Features) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -108,9 +136,17 @@ def chunks(features: Features) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield _tensor(features.x[start : start + ROWS]), _labels(features.labels[start : start + ROWS])
 
 
+def ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The number of classes ahead of each label [n], 0 where argmax gives it: the first of equals. A logit that is NaN is behind no other."""
+    own = logits.gather(1, labels[:, None])
+    lower = torch.arange(logits.shape[1]) < labels[:, None]
+    ahead = (~(logits <= own) | ((logits == own) & lower)).sum(1)
+    return ahead.masked_fill(own[:, 0].isnan(), sys.maxsize)
+
+
 def accuracy(linear: Linear, features: Features) -> float:
     """Top-1."""
-    return sum((linear.logits(x).argmax(1) == labels).sum().item() for x, labels in chunks(features)) / len(features)
+    return sum((ranks(linear.logits(x), labels) < 1).sum().item() for x, labels in chunks(features)) / len(features)
 
 
 def _tensor(x: np.ndarray) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Train probes on features: every pooling, solver and setting, measured on every split; the best of each pooling and solver is written."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -18,14 +18,14 @@ from pipeline.tables.receipts import parquet_bytes
 from pipeline.train.probe.accuracy import ACCURACY, measure
 from pipeline.train.probe.features import Features, collect_features
 from pipeline.train.probe.job import ProbeJob
-from pipeline.train.probe.solvers import Linear, accuracy, adam, lbfgs
+from pipeline.train.probe.solvers import Diverged, Linear, accuracy, adam, lbfgs
 
 
 def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
     """Train on the features of `run`, poolings side by side, and write the probes and `accuracy.parquet`; the rows of that table.
 
     Raises:
-        Refusal: where a split is empty, or a class has no training image.
+        Refusal: where a split is empty, a class has no training image, or a solver diverges at every setting.
     """
     folder, rows, monitor = storage.join(job.out, "probes", job.name), [], Monitor(job.log)
     with tempfile.TemporaryDirectory(prefix="features-") as scratch:
@@ -36,7 +36,7 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
             splits = {split: features.columns(slice(i * width, (i + 1) * width)) for split, features in pools_together.items()}
             trunk = linear_probe.trunk_of(run.manifest["backbone"]["origin"], job.backbone, pool)
             for solver in job.solvers:
-                best, _ = max(_candidates(job, pool, solver, splits, len(names), monitor), key=itemgetter(1))
+                best = _best(job, pool, solver, splits, len(names), monitor)
                 if solver == "lbfgs" and not job.val:  # the setting is chosen: the images held out for it train as well
                     best = lbfgs([splits["train"], splits["val"]], len(names), l2=best.setting)
                 name = f"{pool or 'own'}-{solver}"
@@ -50,26 +50,39 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
     return rows
 
 
-def _candidates(
-    job: ProbeJob, pool: str, solver: str, splits: dict[str, Features], classes: int, monitor: Monitor
-) -> Iterator[tuple[Linear, float]]:
-    """The probes of one solver, one a setting, each with its top-1 on the validation images."""
+def _best(job: ProbeJob, pool: str, solver: str, splits: dict[str, Features], classes: int, monitor: Monitor) -> Linear:
+    """The probe of one solver that is best on the validation images, of all settings at which it does not diverge."""
+    probes, diverged = [], []
     for setting in job.lr if solver == "adam" else job.l2:
-        about, title = {"pool": pool, "solver": solver, "setting": setting}, f"{pool or 'own pooling'}, {solver} {setting:g}"
-        if solver == "adam":
+        try:
+            probes.append(_probe(job, pool, solver, setting, splits, classes, monitor))
+        except Diverged as error:
+            monitor.record("diverged", pool=pool, solver=solver, setting=setting)
+            monitor.show(f"{pool or 'own pooling'}: {error}")
+            diverged.append(error)
+    if not probes:
+        raise diverged[0]
+    return max(probes, key=itemgetter(1))[0]
 
-            def report(epoch: int, top1: float, about: dict = about, title: str = title) -> None:
-                monitor.record("epoch", **about, epoch=epoch, val_accuracy=top1)
-                monitor.show(f"{title}: epoch {epoch} of {job.epochs}, top-1 on val {top1:.4f}")
 
-            train, val = splits["train"], splits["val"]
-            yield adam(train, val, classes, lr=setting, epochs=job.epochs, batch=job.batch, seed=job.seed, report=report)
-        else:
-            linear = lbfgs([splits["train"]], classes, l2=setting)
-            top1 = accuracy(linear, splits["val"])
-            monitor.record("solved", **about, iterations=linear.step, val_accuracy=top1)
-            monitor.show(f"{title}: {linear.step} iterations, top-1 on val {top1:.4f}")
-            yield linear, top1
+def _probe(
+    job: ProbeJob, pool: str, solver: str, setting: float, splits: dict[str, Features], classes: int, monitor: Monitor
+) -> tuple[Linear, float]:
+    """The probe of one solver at one setting, with its top-1 on the validation images."""
+    about, title = {"pool": pool, "solver": solver, "setting": setting}, f"{pool or 'own pooling'}, {solver} {setting:g}"
+    train, val = splits["train"], splits["val"]
+
+    def report(epoch: int, top1: float) -> None:
+        monitor.record("epoch", **about, epoch=epoch, val_accuracy=top1)
+        monitor.show(f"{title}: epoch {epoch} of {job.epochs}, top-1 on val {top1:.4f}")
+
+    if solver == "adam":
+        return adam(train, val, classes, lr=setting, epochs=job.epochs, batch=job.batch, seed=job.seed, report=report)
+    linear = lbfgs([train], classes, l2=setting)
+    top1 = accuracy(linear, val)
+    monitor.record("solved", **about, iterations=linear.step, val_accuracy=top1)
+    monitor.show(f"{title}: {linear.step} iterations, top-1 on val {top1:.4f}")
+    return linear, top1
 
 
 def _shards(job: ProbeJob) -> dict[str, set[str]]:

@@ -1,0 +1,276 @@
+"""Numbers that are not numbers: what overflows, is NaN or is nothing but rounding is an error, a refusal or constant, and never a value."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+import pipeline
+from jobs import probe as probe_job
+from pipeline import tables
+from pipeline.backbones import linear_probe
+from pipeline.families import METHODS, METRICS, masked, metric
+from pipeline.refusal import Refusal
+from pipeline.train.learner import _right
+from pipeline.train.probe.accuracy import measure
+from pipeline.train.probe.features import Features, collect_features
+from pipeline.train.probe.job import ProbeJob
+from pipeline.train.probe.solvers import Diverged, Linear, accuracy, adam, lbfgs, ranks
+from tests.shards import encoded, tar_bytes
+
+SIDE = 32
+HERE = "tests.test_numbers"
+
+
+def brightness(feature: float = 1.0, logit: float = 1.0, num_classes: int = 3) -> nn.Module:
+    """A network of two features, `feature` times the mean of red and of green, and of logits that are `logit` times their sums."""
+    conv, linear = nn.Conv2d(3, 2, 4, 4, bias=False), nn.Linear(2, max(num_classes, 1), bias=False)
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[0, 0], conv.weight[1, 1] = feature / 16, feature / 16
+        linear.weight.copy_(torch.tensor([[1.0, 0.5], [0.5, 1.0], [-1.0, 0.25]])[: len(linear.weight)] * logit / feature)
+    parts = [conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*parts, *([linear] if num_classes else []))
+    network.num_classes = num_classes
+    return network
+
+
+def network(**args) -> pipeline.Network:
+    plain = {"mean": "0,0,0", "std": "1,1,1"}
+    return pipeline.Network(f"{HERE}:brightness", args=tuple({**plain, **{k: str(v) for k, v in args.items()}}.items()), image_size=SIDE)
+
+
+def shades(*levels: int) -> np.ndarray:
+    """Images of one grey each, but for a darker corner."""
+    images = np.stack([np.full((3, SIDE, SIDE), level, np.uint8) for level in levels])
+    images[:, :, :8, :8] //= 2
+    return images
+
+
+def numbers(table: pa.Table):
+    """Every floating number of a table, whatever it is nested in."""
+
+    def flat(value):
+        if isinstance(value, float | np.floating):
+            yield float(value)
+        elif isinstance(value, dict):
+            yield from (number for inner in value.values() for number in flat(inner))
+        elif isinstance(value, list | tuple):
+            yield from (number for inner in value for number in flat(inner))
+
+    for row in table.to_pylist():
+        yield from flat(row)
+
+
+def finite(found: dict[str, pa.Table]) -> bool:
+    return all(math.isfinite(number) for table in found.values() for number in numbers(table))
+
+
+# float16
+
+
+@pytest.mark.parametrize(
+    ("how", "lost"),
+    [
+        ({"feature": 1e5}, {"features"}),
+        ({"feature": 68500.0}, {"features"}),  # a bright image has a mean of .969
+        ({"logit": 1e5}, {"logits"}),
+        ({"logit": -1e5}, {"logits"}),
+        ({"feature": 1e6, "logit": 1e6}, {"features", "logits"}),
+        ({"feature": 65000.0, "logit": 6e4 / 1.5}, set()),
+    ],
+    ids=str,
+)
+def test_what_half_precision_does_not_hold_is_an_error_of_its_image(how, lost):
+    asked = {"methods": ["grad_cam"], "metrics": ["complexity"]}
+    images, keys = shades(255, 3), ["bright", "dark"]
+    found = pipeline.explain(images, [0, 0], network(**how), keys=keys, **asked)
+    table_of = {"features": "features", "logits": "predictions"}
+    for name, table in table_of.items():
+        assert found[table]["image_id"].to_pylist() == (["dark"] if name in lost else keys)
+    told = [(row["image_id"], row["stage"], row["error"]) for row in found["errors"].to_pylist()]
+    assert told == [("bright", "predict", "TooLarge")] * len(lost)
+    assert all(f"--no-store {name}" in " ".join(found["errors"]["message"].to_pylist()) for name in lost)
+    assert len(found["maps"]) == 6 and finite(found), "the map is that of the numbers as they came"
+    without = pipeline.explain(images, [0, 0], network(**how), keys=keys, no_store=tuple(lost), **asked)
+    assert not len(without["errors"]) and len(without["predictions"]) == 2
+    plain = pipeline.explain(images, [0, 0], network(logit=np.sign(how.get("logit", 1))), keys=keys, **asked)
+    assert [row["map"] for row in without["maps"].to_pylist()] == [row["map"] for row in plain["maps"].to_pylist()]
+
+
+# Maps and scores
+
+
+@pytest.fixture
+def extremes():
+    """A method whose finite maps have no finite range, and metrics whose values single precision, or a sum, does not hold."""
+
+    @masked({}, fill=None)
+    def cliffs(A):
+        rows = torch.linspace(-3.3e38, 3.3e38, A.shape[2])[:, None]
+        return rows.expand(len(A), *A.shape[2:]).clone()
+
+    @metric
+    def astronomic(S):
+        return 1e39
+
+    @metric(corpus_level=lambda hits, n: hits[0] / n)
+    def uncountable(S):
+        return {"hits": np.array([np.nan if S[0, 0] else 1.0])}
+
+    yield
+    for registry, name in ((METHODS, "cliffs"), (METRICS, "astronomic"), (METRICS, "uncountable")):
+        del registry[name]
+
+
+def test_a_map_without_a_finite_range_and_a_score_without_a_finite_value_are_no_values(extremes):
+    images = shades(200, 100)
+    images[0, :, :8, :8] = 255
+    asked = {"methods": ["cliffs", "grad_cam"], "metrics": ["astronomic", "uncountable", "complexity"]}
+    found = pipeline.explain(images, [0, 0], network(), **asked)
+    assert finite(found)
+    assert {(row["stage"], row["error"]) for row in found["errors"].to_pylist()} == {("map", "NotFinite")}
+    assert "cliffs" not in found["maps"]["method"].to_pylist()
+    rows = {(row["method"], row["image_id"]): row for row in found["metrics"].to_pylist()}
+    reasons = dict(rows["grad_cam", "00000000"]["reasons"])
+    assert reasons["astronomic"] == "the metric is not finite" and rows["grad_cam", "00000000"]["complexity"] is not None
+    [whole] = [row for row in found["summary"].to_pylist() if (row["metric"], row["method"]) == ("uncountable", "grad_cam")]
+    assert (whole["n"], whole["n_null"], whole["mean"]) == (1, 1, 1.0), "one image without a count leaves the others theirs"
+
+
+# Probes
+
+
+def clouds(count: int = 60, scale: float = 1.0) -> Features:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    return Features((scale * (np.eye(3)[labels] + 0.1 * rng.normal(size=(count, 3)))).astype(np.float16), labels)
+
+
+@pytest.mark.parametrize("classes", [3, 4, 12])
+@pytest.mark.parametrize("where", ["weight", "bias", "one class"])
+def test_nan_counts_as_wrong(where, classes):
+    data, weight, bias = clouds(), torch.randn(classes, 3), torch.zeros(classes)
+    {"weight": weight, "bias": bias, "one class": weight[:1]}[where].fill_(torch.nan)
+    linear = Linear(weight, bias, "adam", 1.0, 1)
+    own_is_nan = np.ones(len(data), bool) if where != "one class" else data.labels == 0
+    by_hand = np.where(own_is_nan, 0, data.labels < 0)  # one NaN is ahead of every number
+    assert accuracy(linear, data) == by_hand.mean() == 0
+    rows = measure("", "", linear, {"val": data}, [""] * classes)
+    assert rows[0]["top1"] == 0 and rows[1]["top5"] == 0, "of class 0, whose logit is NaN"
+    logits = linear.logits(torch.from_numpy(data.x.astype(np.float32)))
+    assert _right(logits, torch.from_numpy(data.labels.astype(np.int64))) == 0
+
+
+def test_ranks_are_those_of_a_stable_sort():
+    logits = torch.randint(0, 3, (200, 7), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.arange(200) % 7
+    order = torch.sort(logits, dim=1, descending=True, stable=True).indices
+    assert torch.equal(ranks(logits, labels), (order == labels[:, None]).int().argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("solve", "told"),
+    [
+        (lambda data: adam(data, data, 3, lr=1e38, epochs=2), "--lr 1e\\+38"),
+        (lambda data: adam(Features(np.full_like(data.x, np.inf), data.labels), data, 3), "--lr"),
+        (lambda data: lbfgs([Features(np.full_like(data.x, np.nan), data.labels)], 3), "--l2 1"),
+        (lambda data: lbfgs([Features(np.full_like(data.x, np.inf), data.labels)], 3, l2=5.0), "--l2 5"),
+    ],
+)
+def test_a_solver_that_diverges_is_refused(solve, told):
+    with pytest.raises(Diverged, match=told):
+        solve(clouds())
+
+
+def test_an_epoch_without_numbers_is_the_last_and_the_best_before_it_stays():
+    told, data = [], clouds(scale=1e4)
+    steps = iter(range(100))
+
+    class Breaking(Features):
+        def __len__(self):
+            if next(steps) > 40:
+                self.x[:] = np.inf
+            return len(self.labels)
+
+    best, top1 = adam(Breaking(data.x.copy(), data.labels), data, 3, epochs=50, report=lambda *epoch: told.append(epoch))
+    assert best.finite and 0 < best.step <= len(told) < 50 and top1 == max(accuracy for _, accuracy in told)
+
+
+@pytest.fixture(scope="module")
+def greys(tmp_path_factory):
+    """Shards of red and of green images, each class with bright ones, and the file of class names."""
+    root = tmp_path_factory.mktemp("greys")
+    for split, count in (("train", 24), ("test", 8)):
+        samples = []
+        for i in range(count):
+            level = 250 if i % 8 < 2 else 20 + i
+            colour = (level, 0, 9) if i % 2 else (0, level, 9)
+            samples.append((f"{split}{i:02}", {"png": encoded(Image.new("RGB", (SIDE, SIDE), colour)), "cls": b"%d" % (i % 2)}))
+        (root / f"{split}.tar").write_bytes(tar_bytes(samples))
+    (root / "classes.txt").write_text("green\nred\n")
+    return root
+
+
+def probing(greys, out, feature: float, **how) -> ProbeJob:
+    args = ("mean=0,0,0", "std=1,1,1", f"feature={feature}")
+    given = {"train": (f"{greys}/train.tar",), "test": (f"{greys}/test.tar",), "classes": f"{greys}/classes.txt", "out": str(out)}
+    given |= {"backbone": f"{HERE}:brightness", "backbone_args": args, "image_size": SIDE, "workers": 0, "held_out": 0.3, "epochs": 2}
+    return ProbeJob(**{**given, **how})
+
+
+def test_a_probe_of_features_that_overflow_is_trained_on_those_that_do_not(greys, tmp_path):
+    rows = probe_job.run(probing(greys, tmp_path, feature=1e5))
+    assert {row["n"] for row in rows if row["class_id"] is None and row["split"] == "test"} == {6}, "two of eight are too bright"
+    run = tables.open(str(tmp_path), "probe")
+    failed = [row["image_id"] for row in run.table("errors").to_pylist() if row["error"] == "TooLarge"]
+    assert len(failed) == 8 and not set(failed) & set(run.table("features")["image_id"].to_pylist())
+    for path in (tmp_path / "probes" / "probe").glob("*.safetensors"):
+        probe = linear_probe.read(str(path))
+        assert probe.weight.isfinite().all() and probe.bias.isfinite().all()
+    with pytest.raises(Refusal, match="no image of the train split"):
+        probe_job.run(probing(greys, tmp_path / "all", feature=1e8))
+
+
+def test_a_setting_at_which_the_solver_diverges_is_left_out_and_told(greys, tmp_path, capsys):
+    rows = probe_job.run(probing(greys, tmp_path, 1.0, lr=(1e38, 3e-4), solvers=("adam",)))
+    assert {row["setting"] for row in rows} == {3e-4}
+    assert "adam diverged" in capsys.readouterr().err
+    with pytest.raises(Refusal, match="adam diverged"):
+        probe_job.run(probing(greys, tmp_path, 1.0, lr=(1e38,), solvers=("adam",)))
+
+
+def test_infinite_features_of_an_older_run_are_refused(tmp_path):
+    import duckdb
+
+    class Old:
+        run_id = "20260101"
+
+        def dataset(self, name):
+            return pa.dataset.dataset(self.features)
+
+        def connect(self):
+            connection = duckdb.connect()
+            connection.register("features", self.features)
+            connection.register("images", pa.table({"image_id": ["a", "b"], "shard": ["t", "t"], "label": [0, 1]}))
+            return connection
+
+    Old.features = pa.table({"image_id": ["a", "b"], "feature": pa.array([[1.0, 2.0], [np.inf, 0.0]], pa.list_(pa.float32(), 2))})
+    with pytest.raises(Refusal, match="20260101 holds a feature of b"):
+        collect_features(Old(), {"train": {"t"}}, tmp_path)
+
+
+def test_a_probe_of_nan_is_not_read(tmp_path):
+    about = {key: json.dumps(value) for key, value in {"classes": ["a", "b"], "pool": "", "trunk": {}, "about": {}}.items()}
+    for name, weight in (("nan", torch.full((2, 3), torch.nan)), ("inf", torch.full((2, 3), -torch.inf)), ("sound", torch.ones(2, 3))):
+        save_file({"weight": weight, "bias": torch.zeros(2)}, tmp_path / name, {"form": linear_probe.FORM, **about})
+    assert linear_probe.read(str(tmp_path / "sound")).weight.sum() == 6
+    for name in ("nan", "inf"):
+        with pytest.raises(Refusal, match="NaN or infinity"):
+            linear_probe.read(str(tmp_path / name))
