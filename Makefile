@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 # Tests without Ray, a file at a time, in two processes of one thread each; Ray's need the machine to themselves.
 TWO := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test fast lint reference bench chaos fuzz precision clean
+.PHONY: help demo test fast lint reference bench engines chaos fuzz precision clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -38,6 +38,10 @@ bench: .venv/ready  ## cost beside the libraries people loop by hand, of many ta
 	$(RUN) -m tests.bench.cams
 	$(RUN) -m tests.bench.tasks 10000 30000 100000
 	$(RUN) -m tests.bench.queries 10000000 1000000
+
+engines: .venv/ready  ## every table read by seven engines, Spark among them (it needs Java 17)
+	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,engines]'
+	$(RUN) -m pytest tests/test_engines.py
 
 chaos: .venv/ready  ## fifty jobs through killed actors, nodes and drivers and a store that fails
 	$(RUN) -m tests.chaos 50

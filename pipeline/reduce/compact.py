@@ -49,10 +49,11 @@ def group_starts(shards: Iterable[str]) -> set[str]:
 
 
 def file_name(table: str, partition: str | None, outputs: Sequence[TaskOutput], columns: Sequence[str]) -> str:
-    """A published file's path within its run, named by the cells in it and, for metrics, by its columns."""
+    """A published file's path within its run, named by the cells in it, for metrics by its columns, and by the version of its types."""
     folder = f"{table}/{schema.PARTITIONED[table]}={partition}" if partition else table
     cells = [output.cell for output in outputs]
-    return f"{folder}/part-{digest([cells, list(columns)] if table == 'metrics' else cells)}.parquet"
+    more = [list(columns)] if table == "metrics" else [schema.VERSIONS[table]] if table in schema.VERSIONS else []
+    return f"{folder}/part-{digest([cells, *more] if more else cells)}.parquet"
 
 
 def files_of(group: Sequence[TaskOutput], columns: Sequence[str]) -> dict[str, tuple[str, list[TaskOutput]]]:
@@ -163,4 +164,4 @@ class _TaskFiles:
         if key not in self.opened:
             self.opened[key] = receipts.fetch(self.out, output.receipt, table)
         groups = output.row_groups
-        return self.opened[key].read_row_group(groups.error_group if table == "errors" else groups.group)
+        return schema.plain(self.opened[key].read_row_group(groups.error_group if table == "errors" else groups.group))

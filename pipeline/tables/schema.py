@@ -1,4 +1,8 @@
-"""The columns of a run's tables. No other module defines one."""
+"""The columns of a run's tables. No other module defines one.
+
+Their types are plain, so that every engine reads every table: nothing unsigned and no float16, which Spark, Delta Lake and Athena
+refuse. Features and logits are rounded to half precision all the same: so they compress to half the bytes.
+"""
 
 from collections.abc import Iterable
 
@@ -33,7 +37,7 @@ MAPS = pa.schema(
         ("gamma", pa.float32()),
         ("height", pa.int16()),
         ("width", pa.int16()),
-        ("map", pa.list_(pa.uint8())),
+        ("map", pa.list_(pa.int16())),
         ("map_min", pa.float32()),
         ("map_max", pa.float32()),
         ("render", pa.string()),
@@ -112,7 +116,7 @@ ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "s
 
 def features(width: int) -> pa.Schema:
     """The features table: pooled features of `width` numbers."""
-    return pa.schema([*_MODEL, ("feature", pa.list_(pa.float16(), width))])
+    return pa.schema([*_MODEL, ("feature", pa.list_(pa.float32(), width))])
 
 
 def predictions(classes: int, logits: bool = True) -> pa.Schema:
@@ -126,7 +130,7 @@ def predictions(classes: int, logits: bool = True) -> pa.Schema:
         ("predicted_prob", pa.float32()),
         ("top5", pa.list_(pa.struct([("class_id", pa.int32()), ("prob", pa.float32())]))),
     ]
-    return pa.schema(fields + ([("logits", pa.list_(pa.float16(), classes or -1))] if logits else []))
+    return pa.schema(fields + ([("logits", pa.list_(pa.float32(), classes or -1))] if logits else []))
 
 
 def metrics(columns: Iterable[str]) -> pa.Schema:
@@ -138,6 +142,26 @@ def metrics(columns: Iterable[str]) -> pa.Schema:
 def errors(rows: list[dict]) -> pa.Table:
     """Rows of the errors table."""
     return pa.Table.from_pylist(rows, ERRORS)
+
+
+VERSIONS = {
+    "features": 2,
+    "predictions": 2,
+    "maps": 2,
+}  # of the types of tables that have changed: published files of an older one are not copied
+_PLAIN = {pa.uint8(): pa.int16(), pa.float16(): pa.float32()}
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """A table with plain types, which those of tasks of earlier versions are not."""
+    fields = [field.with_type(_plain(field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields, table.schema.metadata))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_plain(kind.value_type), kind.list_size)
+    return pa.list_(_plain(kind.value_type)) if pa.types.is_list(kind) else _PLAIN.get(kind, kind)
 
 
 PARTITIONED = {"maps": "method", "attributes": "method", "metrics": "method"}
@@ -162,6 +186,10 @@ _DICTIONARY_COLUMNS = {
 
 
 def writing_options(schema: pa.Schema) -> dict:
-    """Parquet settings. Names and counts are dictionary-encoded; other numbers are not: a dictionary of maps is larger than the maps."""
+    """Parquet settings. Names and counts are dictionary-encoded; other numbers are not: a dictionary of maps is larger than the maps.
+
+    Features and logits are split by bytes: half of the bytes of numbers that were rounded to half precision are alike.
+    """
     columns = [field.name for field in schema if field.name in _DICTIONARY_COLUMNS] + ["values.list.element"] * ("values" in schema.names)
-    return {"compression": "zstd", "compression_level": 9, "use_dictionary": columns}
+    split = [f"{name}.list.element" for name in ("feature", "logits") if name in schema.names]
+    return {"compression": "zstd", "compression_level": 9, "use_dictionary": columns, "use_byte_stream_split": split}
