@@ -11,18 +11,27 @@ A number that one machine was off by is no bound: other kernels sum in another o
 
 `FACTOR` pays for what a random draw leaves out: a sum of n terms rounds up to n times, in blocks and at random about sqrt(n / block)
 times, which is under 10 for the longest sums here (a few thousand terms); and the largest of a few draws is not the largest there is.
+
+A number that no network is behind is held to so many roundings (`near`); what is stored with 8 bits to half a step of its range.
 """
 
 import copy
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from pipeline.backbones.cutting.linear_head import pooled_linear
+
 UNIT = 2.0**-24  # what rounding once to single precision moves a number by at most, relative to it
+UNIT64, UNIT16 = 2.0**-53, 2.0**-11  # to double and to half precision
+STEP = 1 / 255  # of a map's range: neighbouring values of 8 bits; a stored map is off by half of it
+DOUBLE = {"rtol": 2.0**-44, "atol": 2.0**-44}  # two ways in double precision to a number of size one: five hundred roundings
 DRAWS, FACTOR = 3, 16
 EXACT = FACTOR * 2.0**-29  # of the range: a map that single precision knows anything of, double knows 2^29 times as well
 RANDOM = {"rand", "randn", "normal", "rand_like", "randn_like"}
@@ -84,12 +93,22 @@ class Double(TorchFunctionMode):
         return value * (1 + (2 * signs - 1) * UNIT)
 
 
-def widened(backbone):
-    """The same backbone in double precision, to be asked within `Double`."""
-    wide = copy.deepcopy(backbone)
-    wide.cut.double()
+def widened(given):
+    """The same backbone, module, tensor, or tuple of them, in double precision, to be asked within `Double`."""
+    if isinstance(given, tuple):
+        return tuple(map(widened, given))
+    if isinstance(given, Tensor | nn.Module):
+        wide = copy.deepcopy(given)
+        return wide.double() if isinstance(given, nn.Module) or given.is_floating_point() else wide
+    wide = copy.deepcopy(given)
+    wide.cut.to(torch.float64)
     tensors = {f.name: getattr(wide, f.name) for f in dataclasses.fields(wide) if isinstance(getattr(wide, f.name), Tensor)}
-    return dataclasses.replace(wide, **{name: value.double() for name, value in tensors.items()})
+    tensors = {name: value.double() for name, value in tensors.items()}
+    if wide.pooled_linear is not None:  # `load` has measured it in single precision
+        with Double():
+            A, rest = wide.trunk(wide.prepare(torch.zeros(2, 3, *wide.image_size, dtype=torch.uint8)))
+            tensors["pooled_linear"] = pooled_linear(wide.head, A, rest)
+    return dataclasses.replace(wide, **tensors)
 
 
 def doubled(backbone, images: Tensor) -> Tensor:
@@ -113,30 +132,63 @@ def rounding(program: Callable[[], Tensor], draws: int = DRAWS) -> tuple[Tensor,
     return exact, FACTOR * furthest
 
 
+def slack(program: Callable, *given) -> Tensor:
+    """How far single precision may be from what the program gives of what is given [B]: two of its outcomes may be twice that apart."""
+    wide = widened(given)
+    return rounding(lambda: program(*wide))[1]
+
+
 def off(ours, theirs) -> Tensor:
     """The largest difference of each row [B ...] of two arrays [B]."""
     return (_rows(ours) - _rows(theirs)).abs().amax(1)
 
 
-def agree(program: Callable, backbone, expected, draws: int = DRAWS) -> None:
+def near(expected, roundings: int = 1, unit: float = UNIT64, size: float = 0.0):
+    """What is off by so many roundings to a format, of the number itself or of what it was made of, `size`."""
+    return pytest.approx(expected, rel=roundings * unit, abs=roundings * unit * size)
+
+
+def is_stored(found, exact, slack=0.0) -> None:
+    """Maps [B ...] that went through 8 bits are those they were: off by half a step of their range, and by rounding before and after."""
+    rows = _rows(exact)
+    span, size = rows.amax(1) - rows.amin(1), rows.abs().amax(1)
+    assert (off(found, exact) <= STEP / 2 * (span + 2 * slack) + slack + FACTOR * UNIT * size).all()
+
+
+def by_eight_bits(formula: Callable, *maps, draws: int = DRAWS):
+    """How far numbers are from what they are of stored maps [h w] (numpy): as far as half a step of each, at random, makes them, times FACTOR."""
+    noise, exact = np.random.default_rng(0), np.asarray(formula(*maps))
+    moves = [[M + noise.choice([-0.5, 0.5], M.shape) * STEP * np.ptp(M) for M in maps] for _ in range(draws)]
+    return FACTOR * np.max([abs(np.asarray(formula(*moved)) - exact) for moved in moves], 0)
+
+
+def agree(program: Callable, given, expected, draws: int = DRAWS) -> None:
     """`program` is its formula in double precision, and in single precision as far as rounding leaves it (above).
 
     Parameters:
-        program: backbone -> maps or rows of numbers [B ...], those of as many images.
-        expected: the same in double precision, from a reference of its own [B ...].
+        program: what is given -> maps or rows of numbers [B ...], those of as many images.
+        given: a backbone, a module, a tensor, or a tuple of what the program takes.
+        expected: the same in double precision, from a reference of its own [B ...]; or another program that comes to the same.
         draws: runs with moved operands: more where a rare jump counts; 0 where single precision does not determine the result at all,
             for a reason that the caller states.
     """
-    wide, rows = widened(backbone), _rows(expected)
-    span, size = rows.amax(1) - rows.amin(1), rows.abs().amax(1)
-    exact, slack = rounding(lambda: program(wide), draws)
+    given = given if isinstance(given, tuple) else (given,)
+    wide = widened(given)
+    if callable(expected):
+        with Double():
+            expected = expected(*wide)
+    rows = _rows(expected)
+    size = rows.abs().amax(1)
+    span = rows.amax(1) - rows.amin(1) if rows.shape[1] > 1 else size
+    exact, slack = rounding(lambda: program(*wide), draws)
     far = off(exact, expected)
-    assert (far <= EXACT * span + FACTOR * 2.0**-53 * size).all(), f"not its formula: {far.tolist()} of a range of {span.tolist()}"
+    assert (far <= EXACT * span + FACTOR * UNIT64 * size).all(), f"not its formula: {far.tolist()} of a range of {span.tolist()}"
     if draws:
-        far = off(program(backbone), exact)
+        far = off(program(*given), exact)
         assert (slack <= 0.5 * torch.maximum(span, size)).all(), f"rounding may do anything: {slack.tolist()} of {span.tolist()}"
         assert (far <= slack).all(), f"off by more than rounding: {far.tolist()}, not {slack.tolist()}"
 
 
 def _rows(values) -> Tensor:
-    return torch.as_tensor(values).detach().double().flatten(1)
+    values = torch.as_tensor(values).detach().double()
+    return values[:, None] if values.dim() == 1 else values.flatten(1)
