@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pipeline.sources.shard import Box, Point, Sample
 
-IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference where a sample has several
+IMAGES = ("jpg", "jpeg", "png", "webp", "jpe", "jfif")  # in order of preference where a sample has several; the last two are JPEG as well
 IMAGE_ENDINGS = tuple(f".{name}" for name in IMAGES)
 # Loading one of these runs, or can run, code of whoever wrote it.
 UNSAFE = {"pkl", "pickle", "pt", "pth", "ckpt", "npy", "npz", "joblib", "dill", "so", "dll", "exe", "py", "pyc", "pyd", "sh"}
@@ -17,6 +17,7 @@ BOXES_LIMIT = 10_000
 KEY_LIMIT = 1024  # characters
 LABEL_LIMIT = 256  # characters; longer text is a caption
 PARTS_LIMIT = 255  # what an 8-bit index image can name
+WHOLE = r"[+-]?[0-9]{1,18}(\.0*)?"  # a whole number as text, as it is written by a program that knows it as a float too
 PIXELS_NOT_FRACTIONS = 10.0  # a box may stick out of its image, but not by ten images
 
 Problems = list[tuple[str, str]]
@@ -84,10 +85,12 @@ def _text_label(raw: bytes | None, ending: str, problems: Problems) -> int | str
     if raw is None:
         return None
     text = raw[: 4 * LABEL_LIMIT].decode("utf-8", "replace").strip().removeprefix("\ufeff")
-    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-        return int(text)
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text) or (ending == "cls" and re.fullmatch(WHOLE, text)):
+        return int(text.split(".")[0])
     if ending == "cls":
-        problems.append(("BadAnnotation", f"cls is {_brief(text)}, not an integer"))
+        problems.append(
+            ("BadAnnotation", f"cls is {_brief(text)}, not an integer: write a class number from 0, or a name into txt or json")
+        )
         return None
     if len(raw) > 4 * LABEL_LIMIT or len(text) > LABEL_LIMIT or "\ufffd" in text or not text.isprintable():
         problems.append(("BadAnnotation", f"txt is {_brief(text)}, not the name of a class"))
@@ -136,7 +139,10 @@ def label_of(value: object, problems: Problems) -> int | str | None:
         return value
     if isinstance(value, str) and len(value) <= LABEL_LIMIT:
         return value.strip() or None
-    problems.append(("BadAnnotation", f"label is {_brief(value)}, neither an integer nor a class name"))
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    way = ": write 0 for false and 1 for true" if isinstance(value, bool) else ": write a class number from 0, or a class name"
+    problems.append(("BadAnnotation", f"label is {_brief(value)}, neither an integer nor a class name{way}"))
     return None
 
 

@@ -59,6 +59,7 @@ class Shard:
     part: str = ""  # tells the chunks of one folder apart: the first key
     root: str = ""  # the folder below which keys of a folder chunk start
     sizes: tuple[int, ...] = ()  # bytes of each url of a folder chunk
+    split: str | None = None  # of a folder chunk, where its root is the folder of a split beside others
 
     def image_id(self, key: str) -> str:
         return f"{self.name}/{key}" if self.name else key
@@ -106,6 +107,7 @@ class Index:
     problems: tuple[Problem, ...] = ()
     marks: tuple[tuple[int, int], ...] = ()  # (position, byte offset) now and then, so that a range need not be read from the start
     duplicates: tuple[int, ...] = ()  # positions whose key an earlier sample of the shard has
+    splits: tuple[str, ...] = ()  # every `split` that a sample names
 
 
 @dataclass(frozen=True)
