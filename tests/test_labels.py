@@ -1,6 +1,7 @@
 """Labels and files mean what their owner meant, or the job says so: tables, folders, links, patterns, splits and the order of classes."""
 
 import csv
+import hashlib
 import io
 import json
 import random
@@ -213,16 +214,25 @@ def test_a_source_of_nothing_that_is_read_says_what_is_there(tmp_path):
 
 @pytest.mark.parametrize("text", ["3", "3.0", "3.", "+3", "3.000"])
 def test_a_whole_number_is_a_class_number_however_it_is_written(text, tmp_path):
-    assert resolve(text, Classes(5)) == (3, None, None)
-    assert resolve(text, Classes(5, tuple("abcde"))) == (3, "d", None)
-    assert sample_of("k", {"jpg": b"x", "cls": text.encode()}, []).label == 3
-    pq.write_table(pa.table({"image": [b"x"], "label": [text]}), tmp_path / "a.parquet")
-    [sample] = read(list_shards([str(tmp_path)])[0])
-    assert resolve(sample.label, Classes(5)) == (3, None, None)
+    """A shard with labels that were once refused is another one, so that nothing stored without them is taken for done."""
+    for name, members in (
+        ("cls", {"cls": text.encode()}),
+        ("json", {"json": b'{"label": %s}' % text.strip("+").replace("3.000", "3e0").encode()}),
+    ):
+        (tmp_path / f"{name}.tar").write_bytes(tar_bytes([("k", {"jpg": b"x", **members})]))
+    for name in ["cls"] + ["json"] * (text != "3."):  # which is no JSON
+        [shard] = list_shards([f"{tmp_path}/{name}.tar"])
+        [sample] = read(shard)
+        digest = hashlib.sha256(Path(shard.urls[0]).read_bytes()).hexdigest()
+        assert (sample.label, sample.problems, index(shard).labelled) == (3, (), 1)
+        assert (index(shard).identity == shard.identity(digest)) == (text in ("3", "+3"))
 
 
-def test_a_class_whose_name_is_a_number_goes_before_the_number():
+def test_a_text_that_is_a_number_with_a_point_says_the_way_out():
     assert resolve("3.0", Classes(2, ("3.1", "3.0"))) == (1, "3.0", None)
+    for classes in (Classes(5), Classes(5, tuple("abcde"))):
+        assert resolve("3", classes)[0] == 3
+        assert "; class 3 is written without a point" in resolve("3.0", classes)[2][1]
 
 
 @pytest.mark.parametrize(

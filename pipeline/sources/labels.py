@@ -91,10 +91,12 @@ def resolve(label: int | str | None, classes: Classes) -> tuple[int | None, str 
         return None, None, None
     if isinstance(label, str) and label in classes.position:
         return classes.position[label], label, None
-    if isinstance(label, str) and not re.fullmatch(WHOLE, label):
+    if isinstance(label, str) and not re.fullmatch(r"[+-]?[0-9]{1,18}", label):
         hint = "not one of the class names" if classes.names else "a name, and the class names are not known: give them in a file"
+        if re.fullmatch(WHOLE, label):
+            hint += f"; class {int(label.split('.')[0])} is written without a point"
         return None, None, ("UnknownLabel", f"label {label[:80]!a} is {hint}")
-    index = int(label.split(".")[0]) if isinstance(label, str) else label
+    index = int(label)
     if not classes.num_classes and 0 <= index < 2**31:  # nothing to be outside of
         return index, None, None
     if not 0 <= index < classes.num_classes:

@@ -148,6 +148,7 @@ def index(shard: Shard) -> Index:
         table = Table(handle)
         labelled, keys, duplicates = 0, set(), []
         splits: set[str] = set()
+        restated = False
         for position, row in table.read((table.key, table.label, *table.others), 0, table.rows):
             key = _key(table, position, row)
             if key in keys:
@@ -155,9 +156,12 @@ def index(shard: Shard) -> Index:
             sample = _sample(table, position, row, key in keys)
             labelled += sample.label is not None
             splits.update(filter(None, [sample.split]))
+            restated |= sample.restated
             keys.add(key)
     problems = () if table.rows else (shard.problem("EmptyShard", "the file holds no rows"),)
-    return Index(shard.identity(digest), table.rows, labelled, problems, duplicates=tuple(duplicates), splits=tuple(sorted(splits)))
+    return Index(
+        shard.identity(digest, restated), table.rows, labelled, problems, duplicates=tuple(duplicates), splits=tuple(sorted(splits))
+    )
 
 
 def _empty(shard: Shard, digest: str | None) -> Index:

@@ -66,12 +66,14 @@ def sample_of(key: str, members: dict[str, bytes], problems: Problems) -> Sample
 def described(key: str, image: bytes | None, annotations: dict, members: dict[str, bytes], problems: Problems) -> Sample:
     """The sample with what `annotations` say of label, split, boxes and parts checked, and the rest kept as it is."""
     rest = dict(annotations)
-    label = label_of(rest.pop("label", None), problems)
+    stated = rest.pop("label", None)
+    label = label_of(stated, problems)
     name, split = (_text(rest.pop(field, None), field, problems) for field in ("label_name", "split"))
     boxes = boxes_of(rest.pop("boxes", None), problems)
     points = points_of(rest.pop("parts", None), problems)
     parts = part_names_of(rest.pop("part_names", None), problems)
-    return Sample(key, image, label, name, boxes, points, parts, split, rest, members, tuple(problems))
+    restated = label is not None and isinstance(stated, float)
+    return Sample(key, image, label, name, boxes, points, parts, split, rest, members, tuple(problems), restated)
 
 
 def _text(value: object, field: str, problems: Problems) -> str | None:
@@ -81,12 +83,14 @@ def _text(value: object, field: str, problems: Problems) -> str | None:
     return None
 
 
-def _text_label(raw: bytes | None, ending: str, problems: Problems) -> int | str | None:
+def _text_label(raw: bytes | None, ending: str, problems: Problems) -> int | float | str | None:
     if raw is None:
         return None
     text = raw[: 4 * LABEL_LIMIT].decode("utf-8", "replace").strip().removeprefix("\ufeff")
-    if re.fullmatch(r"[+-]?[0-9]{1,18}", text) or (ending == "cls" and re.fullmatch(WHOLE, text)):
-        return int(text.split(".")[0])
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        return int(text)
+    if ending == "cls" and re.fullmatch(WHOLE, text):
+        return float(text)
     if ending == "cls":
         problems.append(
             ("BadAnnotation", f"cls is {_brief(text)}, not an integer: write a class number from 0, or a name into txt or json")
