@@ -356,7 +356,7 @@ def test_scoring_keeps_the_similarity_curve(tmp_path):
 
 def test_a_network_without_a_linear_classifier_is_refused_before_any_work(tmp_path):
     source = dataset(tmp_path / "shards", shards=1, images=1)
-    for changes in ({"backbone_args": ("num_classes=1",)}, {"backbone": "tests.tiny:calm"}):
+    for changes in ({"backbone_args": ("num_classes=1",), "activation": "sigmoid"}, {"backbone": "tests.tiny:calm"}):
         with pytest.raises(Refusal, match="no linear classifier"):
             explain.run(job(source, tmp_path / "out", methods=("grad_cam",), targets=("label",), weight_similarity=True, **changes))
     assert not (tmp_path / "out" / "tasks").exists()

@@ -8,6 +8,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.backbones.stated import StatingNetwork
+
 Positive = Literal["softplus", "relu"]
 Normaliser = Literal["ordinary", "detached"]
 FLOOR = 1e-8
@@ -73,7 +75,7 @@ def _initialise(head: nn.Module) -> None:
             nn.init.zeros_(value)
 
 
-class Headed(nn.Module):
+class Headed(StatingNetwork):
     """A fully convolutional trunk and a head on it: x [B 3 H W] -> logits [B C]. It is cut behind its trunk where no layer is named."""
 
     default_layer = "trunk"

@@ -19,6 +19,7 @@ from pipeline.backbones.identity import identity_of, origin_of
 from pipeline.backbones.libraries import BuildOptions, Library, library_of
 from pipeline.backbones.multi_pool import side_by_side
 from pipeline.backbones.preprocess import SETTINGS, Preprocessing, preprocessing, size_of, stated_config
+from pipeline.backbones.stated import default_layer, has_no_classifier, text_weights
 from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal
 from pipeline.targets.registry import Phrase
@@ -71,7 +72,7 @@ def load(
     options = BuildOptions(arguments, weights, size, seed, text_classes, templates, phrases)
     network = _build(name, library, options)
     prepare = preprocessing(stated_config(network), settings, size, crop)
-    layer = layer or getattr(network, "default_layer", None)
+    layer = layer or default_layer(network)
     origin = _origin(name, network, options, prepare)
     classes = library.class_names(network)
     if probe and linear:
@@ -101,7 +102,7 @@ def _read_probe(name: str, library: Library, url: str) -> linear_probe.Probe:
 
 def _origin(name: str, network: nn.Module | TrunkAndHead, options: BuildOptions, prepare: Preprocessing) -> dict:
     """The description of a network without a classifier; empty for any other."""
-    if not isinstance(network, nn.Module) or getattr(network, "num_classes", None) != 0:
+    if not isinstance(network, nn.Module) or not has_no_classifier(network):
         return {}
     return origin_of(name, network, options, prepare)
 
@@ -127,7 +128,7 @@ def _branches(network: object) -> Callable[[Tensor], tuple[Tensor, Tensor]] | No
 def _cut(network: nn.Module | TrunkAndHead, prepare: Preprocessing, layer: str | None) -> tuple[Cut | OwnCut, Tensor]:
     """The network's cut, and the two images that it was made with."""
     images = prepare(torch.randint(0, 256, (2, 3, *prepare.size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
-    if has_own_cut(network):
+    if has_own_cut(network, images):
         return OwnCut(network, images, layer), images
     assert isinstance(network, nn.Module), "a library builds nothing else"
     return cut_network(network, images, layer), images
@@ -150,7 +151,7 @@ def _backbone(
     return Backbone(
         name=name,
         layer=cut.layer,
-        num_classes=0 if getattr(network, "num_classes", None) == 0 else logits.shape[1] - len(phrases),
+        num_classes=0 if has_no_classifier(network) else logits.shape[1] - len(phrases),
         channels=A.shape[1],
         grid=(A.shape[2], A.shape[3]),
         image_size=prepare.size,
@@ -161,6 +162,6 @@ def _backbone(
         cut=cut,
         network=network,
         phrases=phrases,
-        text=getattr(network, "text_weights", None),
+        text=text_weights(network),
         **fields,
     )

@@ -5,13 +5,14 @@ B images, H W pixels.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
 
 from pipeline.refusal import Refusal, choose
+from pipeline.sources.decode import CROPS, INTERPOLATIONS
 
-INTERPOLATIONS = ("bicubic", "bilinear", "box", "hamming", "lanczos", "nearest")
 SETTINGS = ("mean", "std", "interpolation", "crop_pct")
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bicubic", "crop_pct": 0.875}
 
@@ -58,8 +59,13 @@ class Preprocessing:
 
 def stated_config(network: object) -> dict:
     """A network's own statement about its input, in timm's keys; empty where it makes none."""
-    config = getattr(network, "pretrained_cfg", None) or getattr(network, "default_cfg", None) or {}
-    return dict(config) if isinstance(config, Mapping) else vars(config)
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(network, name, None)
+        if config and isinstance(config, Mapping):
+            return dict(config)
+        if hasattr(config, "__dict__") and not callable(config):
+            return vars(config)
+    return {}
 
 
 def size_of(value: object) -> tuple[int, int] | None:
@@ -85,16 +91,22 @@ def preprocessing(config: Mapping, settings: Mapping, size: tuple[int, int] | No
     crop_pct = values["crop_pct"]
     if not isinstance(crop_pct, (int, float)) or not 0 < crop_pct <= 1:
         raise Refusal(f"crop_pct={crop_pct!r} is not a share of the image; give a number above 0 and up to 1")
-    choose(crop, ("squash", "center"), "crop")
+    choose(crop, CROPS, "crop")
     interpolation = choose(str(values["interpolation"]), INTERPOLATIONS, "interpolation")
     # a squashed image is not cropped, so its share must not tell two equal preparations apart
-    size = size or tuple(config.get("input_size", (3, 224, 224))[1:])
+    size = size or _stated_size(config.get("input_size")) or (224, 224)
     return Preprocessing(size, mean, std, interpolation, crop, float(crop_pct) if crop == "center" else 1.0)
+
+
+def _stated_size(value: object) -> tuple[int, int] | None:
+    """(H, W) of timm's `input_size`, which is (3, H, W); None of anything else."""
+    sides = tuple(value)[1:] if isinstance(value, (tuple, list)) else ()
+    return sides if len(sides) == 2 and all(type(side) is int and side > 0 for side in sides) else None
 
 
 def _per_channel(name: str, value: object) -> tuple[float, float, float]:
     numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * 3
-    if len(numbers) != 3 or not all(isinstance(number, (int, float)) for number in numbers):
+    if len(numbers) != 3 or not all(isinstance(number, (int, float)) and isfinite(number) for number in numbers):
         raise Refusal(f"{name}={value!r} is not one number per colour; write {name}=0.5,0.5,0.5")
     red, green, blue = map(float, numbers)
     return red, green, blue

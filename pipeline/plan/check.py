@@ -12,7 +12,7 @@ from pipeline.backbones.network import Network
 from pipeline.backbones.similarity import classifier
 from pipeline.classes.class_sets import read_class_sets
 from pipeline.classes.names import difference
-from pipeline.plan.fit import fit_to_backbone, with_class_sets
+from pipeline.plan.fit import fit_to_backbone, refuse_one_logit, with_class_sets
 from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, are_numbers, folder_names, in_number_order, read_names, unknown_folders
@@ -74,6 +74,7 @@ def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
     network = replace(network, phrases=spec.phrases, probe=job.probe)
     shards = sources.list_shards(job.source)
     backbone = network.load()
+    refuse_one_logit(backbone, spec.activation)  # before folders are compared with the one class
     classes, names_are_labels = _classes(job, shards, backbone, texts, spec)
     if job.class_sets:
         spec = with_class_sets(spec, read_class_sets(job.class_sets, classes, job.is_a))

@@ -29,12 +29,25 @@ def with_class_sets(spec: ExplainSpec, sets: Mapping[str, tuple[int, ...]]) -> E
     return replace(spec, targets=tuple(targets))
 
 
+def refuse_one_logit(backbone: backbones.Backbone, activation: str) -> None:
+    """Refuse a network of one class under softmax, which makes 1 of any logit, so that no map, label or change has a meaning.
+
+    A logit y of "is it class 1?" is the two logits -y / 2 and y / 2: their softmax is 1 - sigmoid(y) and sigmoid(y).
+    """
+    if backbone.num_classes == 1 and activation == "softmax":
+        raise Refusal(
+            f"{backbone.name} has one class, whose softmax is 1 whatever an image shows; give it two (of a logit y that says class 1: "
+            f"torch.cat([-y, y], 1) / 2, whose softmax is sigmoid(y)), or explain the one class as there or not with --activation sigmoid"
+        )
+
+
 def fit_to_backbone(spec: ExplainSpec, backbone: backbones.Backbone) -> tuple[ExplainSpec, list[dict]]:
     """The part of the explain spec that fits this backbone, and the methods and metrics left out, each with the reason.
 
     Raises:
-        Refusal: where a method named explicitly, a target or a setting of a metric does not fit.
+        Refusal: where a method named explicitly, a target or a setting of a metric does not fit, or softmax does not.
     """
+    refuse_one_logit(backbone, spec.activation)
     methods, skipped = [], []
     for method in spec.methods:
         reason = engine.misfit(method, backbone, spec.targets)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipeline import backbones
 from pipeline.backbones.network import Network
-from pipeline.plan.fit import fit_to_backbone, with_class_sets
+from pipeline.plan.fit import fit_to_backbone, refuse_one_logit, with_class_sets
 from pipeline.plan.outputs import outputs_of
 from pipeline.reduce.curves import curves_of
 from pipeline.reduce.summary import summarise
@@ -73,6 +73,7 @@ def explain(
     if isinstance(backbone, Network):
         backbone = replace(backbone, phrases=spec.phrases).load()
     images = np.ascontiguousarray(images)
+    refuse_one_logit(backbone, spec.activation)  # before labels are compared with the one class
     _refuse_misfit(images, labels, parts, part_names, backbone)
     sets = {name: tuple(members) for name, members in (class_sets or {}).items()}
     spec, _ = fit_to_backbone(with_class_sets(spec, sets), backbone)

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pipeline.backbones.cutting.graph import OWN_CUT, Shape, Traced, Value, descendants, trace
+from pipeline.backbones.cutting.graph import OWN_CUT, Shape, Traced, Value, descendants, first_line, refuse_probabilities, trace
 from pipeline.backbones.cutting.grid_format import GridFormat
 from pipeline.backbones.cutting.layer import Layers
+from pipeline.backbones.stated import has_no_classifier, prefix_tokens
+from pipeline.backbones.weights import first_few
 from pipeline.refusal import Refusal
 
 
@@ -77,20 +79,33 @@ def cut_network(network: nn.Module, images: Tensor, layer: str | None) -> Cut:
     """
     network.eval().float().requires_grad_(False)
     traced = trace(network, images)
+    if not has_no_classifier(network):
+        refuse_probabilities(traced.output, traced.ends_in("sigmoid", nn.Sigmoid))
     height, width = images.shape[2:]
-    layers = Layers(network, traced, (height, width), getattr(network, "num_prefix_tokens", None))
+    layers = Layers(network, traced, (height, width), prefix_tokens(network))
     for node in [layers.named(layer)] if layer else layers.defaults():
         grid_format = layers.format(node)
         assert grid_format, "named and default layers have a grid"
         cut = Cut(traced, node, grid_format, layers)
         A, rest = cut.trunk(images)
-        if reads_grid(cut, A, rest):
+        try:
+            reads = reads_grid(cut, A, rest)
+        except RuntimeError as error:  # torch's own about what changes in place, or has no derivative
+            raise Refusal(
+                f"behind layer {cut.layer!r} no gradient passes ({first_line(error)}); give another --layer, or {OWN_CUT}"
+            ) from error
+        if reads:
             _refuse_other_logits(cut, traced.output, A, rest)
             return cut
     if layer:
         raise Refusal(
             f"the logits do not depend on the grid of layer {layer!r} (after the last attention only the class token is read), "
             f"so its maps would be zero; name an earlier layer, such as the last block's norm1"
+        )
+    if layers.parted and (names := layers.ends()):
+        raise Refusal(
+            f"no layer sees all that the network does, which parts at the image itself: maps of one layer are about one part; name one with "
+            f"--layer ({first_few(names)}), or {OWN_CUT}"
         )
     raise Refusal(f"no value of the network is a grid that its logits depend on; name one with --layer, or {OWN_CUT}")
 
@@ -115,7 +130,7 @@ def reads_grid(cut: Cut, A: Tensor, rest: tuple[Tensor, ...]) -> bool:
     suffix = stirred(cut.suffix, noise)
     with torch.enable_grad():
         A = A.detach().requires_grad_()
-        y = suffix(*cut.values(A, rest))[0]
+        y = fx.Interpreter(suffix).run(*cut.values(A, rest))[0]  # which prints no traceback where it fails
         scalar = (y * torch.randn(y.shape, generator=noise)).sum()
         gradient = torch.autograd.grad(scalar, A, allow_unused=True)[0] if scalar.requires_grad else None
     return gradient is not None and bool((gradient != 0).any())

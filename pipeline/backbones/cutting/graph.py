@@ -10,8 +10,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
+from pipeline.backbones.cutting.reachable import holdings
 from pipeline.refusal import Refusal
 
 AUGMENTED = {getattr(operator, f"i{name}"): getattr(operator, name) for name in ("add", "sub", "mul", "truediv", "pow", "matmul")}
@@ -90,7 +93,7 @@ class _Tracer(fx.Tracer):
 
         super().__init__(autowrap_functions=tuple(get_notrace_functions()))
         self.opaque = tuple(get_notrace_modules())
-        self.returned: dict[str, list[fx.Node]] = {}
+        self.calls: dict[str, list[list[fx.Node]]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self.opaque) or super().is_leaf_module(m, module_qualified_name)
@@ -98,7 +101,8 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward, args: tuple, kwargs: dict):
         value = super().call_module(m, forward, args, kwargs)
         parts = value if isinstance(value, (tuple, list)) else [value]
-        self.returned[self.path_of_module(m).partition(".")[2]] = [part.node for part in parts if isinstance(part, fx.Proxy)]
+        path = self.path_of_module(m).partition(".")[2]
+        self.calls.setdefault(path, []).append([part.node for part in parts if isinstance(part, fx.Proxy)])
         return value
 
 
@@ -133,19 +137,24 @@ class Traced:
     Attributes:
         module: the graph with the network's own modules.
         output: the network's own logits [2, C] for the two images it was traced with.
-        returned: module path -> the values of its last call; the network itself is "".
+        calls: module path -> the values of each of its calls; the network itself is "".
         one, two: the value of each node for a batch of one and of two images.
     """
 
     module: fx.GraphModule
     output: Tensor
-    returned: dict[str, list[fx.Node]]
+    calls: dict[str, list[list[fx.Node]]]
     one: dict[fx.Node, Value]
     two: dict[fx.Node, Value]
 
     @cached_property
     def order(self) -> dict[fx.Node, int]:
         return {node: position for position, node in enumerate(self.module.graph.nodes)}
+
+    @cached_property
+    def returned(self) -> dict[str, list[fx.Node]]:
+        """Module path -> the values of its last call."""
+        return {path: calls[-1] for path, calls in self.calls.items()}
 
     @cached_property
     def logits(self) -> fx.Node:
@@ -167,6 +176,13 @@ class Traced:
         """Dimensions of a tensor for a batch of two; empty for anything else."""
         value = self.two.get(node)
         return value.dims if isinstance(value, Shape) else ()
+
+    def ends_in(self, name: str, kind: type[nn.Module]) -> bool:
+        """Whether the last operation, but for changes of shape, is a function of this name or a module of this kind."""
+        node = self.logits
+        while operation(node) in ("squeeze", "flatten", "view", "reshape", "contiguous", "float") and isinstance(node.args[0], fx.Node):
+            node = node.args[0]
+        return operation(node) == name or isinstance(module_of(self.module, node), kind)
 
     def ancestors(self, ends: Iterable[fx.Node]) -> set[fx.Node]:
         """The values of `ends` and everything they are computed from."""
@@ -202,7 +218,10 @@ def trace(network: nn.Module, images: Tensor) -> Traced:
         with torch.no_grad():
             output = network(images)
     except Exception as error:  # whatever a network's own Python raises
-        raise Refusal(f"the network does not take images of {tuple(images.shape[1:])} ({first_line(error)}); give --image-size") from error
+        advice = (
+            _colour_advice(network, images) or f"does not take images of {tuple(images.shape[1:])} ({first_line(error)}); give --image-size"
+        )
+        raise Refusal(f"the network {advice}") from error
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
         kind = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise Refusal(f"the network returns {kind} for 2 images, not logits [B, C]; {OWN_CUT}")
@@ -216,8 +235,37 @@ def trace(network: nn.Module, images: Tensor) -> Traced:
             one.run(images[:1])
             two.run(images)
     except Exception as error:
+        hidden = [path for path in holdings(network).modules if path]
+        if hidden:
+            raise Refusal(
+                f"the network holds another one where torch does not see it ({hidden[0]}), so that its weights would stay behind; "
+                f"hold it in an attribute, a torch.nn.ModuleList or a ModuleDict"
+            ) from error
         raise Refusal(f"the network cannot be traced ({first_line(error)}); {OWN_CUT}") from error
-    return Traced(module, output, tracer.returned, one.values, two.values)
+    return Traced(module, output, tracer.calls, one.values, two.values)
+
+
+def _colour_advice(network: nn.Module, images: Tensor) -> str:
+    """The advice where a network takes another number of colours than 3: its first convolution says how many, and a pass that it is so."""
+    convolutions = (part for part in network.modules() if isinstance(part, _ConvNd))
+    channels = next((part.in_channels for part in convolutions if not isinstance(part, nn.modules.lazy.LazyModuleMixin)), 3)
+    try:
+        with torch.no_grad():
+            network(images.new_zeros(len(images), channels, *images.shape[2:]))
+    except Exception:  # then the colours are not the reason, or not the only one
+        return ""
+    grey = ", or let its forward begin with x = x.mean(1, keepdim=True)" if channels == 1 else ""
+    return (
+        f"takes images of {channels} channel{'s' * (channels > 1)}, and images here have 3 colours; build it for 3 (timm: in_chans=3){grey}"
+    )
+
+
+def refuse_probabilities(output: Tensor, of_sigmoid: bool = False) -> None:
+    """Refuse outputs [2, C] that are probabilities already: they would be taken for logits, and made probabilities once more."""
+    if of_sigmoid:
+        raise Refusal("the network ends in a sigmoid, and would get another one; let it return its logits, and give --activation sigmoid")
+    if output.shape[1] > 1 and bool((output >= 0).all()) and bool(((output.sum(1) - 1).abs() < 1e-4).all()):
+        raise Refusal("the network returns probabilities (they add up to 1), and would get another softmax; let it return its logits")
 
 
 def trace_method(network: nn.Module, method: Callable, images: Tensor) -> tuple[fx.GraphModule, dict[fx.Node, Value]]:
@@ -248,24 +296,31 @@ def _remove_in_place(module: fx.GraphModule) -> None:
         part.inplace = False
     order = {node: position for position, node in enumerate(module.graph.nodes)}
     for node in module.graph.nodes:
-        if (node.op == "call_module" and node.target in changing) or _make_functional(node):
+        changed = source(node) if node.op == "call_module" and node.target in changing else _make_functional(node)
+        if changed:
 
             def comes_later(user: fx.Node, position: int = order[node]) -> bool:
                 return order[user] > position
 
-            source(node).replace_all_uses_with(node, delete_user_cb=comes_later)
+            changed.replace_all_uses_with(node, delete_user_cb=comes_later)
     module.recompile()
 
 
-def _make_functional(node: fx.Node) -> bool:
-    """Turn an operation that changes its input into the one that does not; False where it was none."""
+def _make_functional(node: fx.Node) -> fx.Node | None:
+    """Turn an operation that changes a value into the one that does not; the value, or None where it changed none."""
     name = operation(node)
-    if node.op == "call_method" and name.endswith("_") and not name.endswith("__"):
+    in_place = name.endswith("_") and not name.endswith("__")
+    if node.op == "call_method" and in_place:
         node.target = name[:-1]
+    elif node.op == "call_function" and in_place and (function := getattr(torch, name[:-1], None) or getattr(F, name[:-1], None)):
+        node.target = function
     elif node.op == "call_function" and node.target in AUGMENTED:
         node.target = AUGMENTED[node.target]
     elif node.op == "call_function" and node.kwargs.get("inplace"):
         node.kwargs = {**node.kwargs, "inplace": False}
+    elif node.op == "call_function" and isinstance(changed := node.kwargs.get("out"), fx.Node):
+        node.kwargs = {key: value for key, value in node.kwargs.items() if key != "out"}
+        return changed
     else:
-        return False
-    return True
+        return None
+    return source(node, 0, "input")

@@ -47,18 +47,22 @@ class GridFormat:
         return torch.cat([*prefix, A.flatten(2).transpose(1, 2)], 1).contiguous()
 
 
-def grid_format_of(dims: tuple[int, ...], channels_last: bool, image_size: tuple[int, int], prefix: int | None) -> GridFormat | None:
+def grid_format_of(
+    dims: tuple[int, ...], channels_last: bool, image_size: tuple[int, int], prefix: int | None, axis: int | None = None
+) -> GridFormat | None:
     """The format of a value with these `dims` for two images of (H, W) pixels; None where no grid shows.
 
-    `prefix` is the number of prefix tokens that the network itself states, tried before any other.
+    Parameters:
+        prefix: the number of prefix tokens that the network itself states, tried before any other.
+        axis: the axis of the channels, where it is known: it is none of the grid.
     """
     if dims[:1] != (2,):
         return None
     if len(dims) == 4:
         for kind, channels, grid in (("nchw", dims[1], (dims[2], dims[3])), ("nhwc", dims[3], (dims[1], dims[2]))):
-            if _fits(grid, image_size):
+            if _fits(grid, image_size) and axis in (None, kind.index("c")):
                 return GridFormat(kind, channels, grid, channels_last=kind == "nchw" and channels_last)
-    if len(dims) == 3:
+    if len(dims) == 3 and axis != 1:
         for count in ([prefix] if prefix else []) + list(range(MOST_PREFIX_TOKENS + 1)):
             for h in range(2, dims[1] - count):
                 grid = (h, (dims[1] - count) // h)

@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
-from pipeline.backbones.cutting.graph import Shape, Traced, argument, module_of, operation
+from pipeline.backbones.cutting.axes import View
+from pipeline.backbones.cutting.graph import Shape, Traced, argument, descendants, module_of, operation
 from pipeline.backbones.cutting.grid_format import GridFormat, grid_format_of
+from pipeline.backbones.stated import feature_layer
 from pipeline.refusal import Refusal, choose
 
 PASSES = (nn.Identity, nn.Flatten, _DropoutNd)
@@ -40,19 +43,26 @@ class Layers:
     def format(self, node: fx.Node) -> GridFormat | None:
         """The format of a value that holds a grid; None where it holds none."""
         shape = self.traced.two.get(node)
-        return grid_format_of(shape.dims, shape.channels_last, self.image_size, self.prefix) if isinstance(shape, Shape) else None
+        if not isinstance(shape, Shape):
+            return None
+        return grid_format_of(shape.dims, shape.channels_last, self.image_size, self.prefix, self._view.axes.get(node))
+
+    @cached_property
+    def _view(self) -> View:
+        return View(self.traced)
 
     def defaults(self) -> Iterator[fx.Node]:
-        """Nodes to cut at, best first.
+        """Nodes to cut at, best first: never the image itself, nor a value that only a part of the network passes through.
 
         A network that ends in a spatial map is cut at the last one before pooling. One that ends in tokens is cut at the first norm of its
         last block, else at the last tokens that all of it passes through, else at its last normalised tokens.
         """
         spine, order = self.traced.spine(), self.traced.order
-        maps = [node for node in spine if self._kind(node) in ("nchw", "nhwc") and not _in_classifier(node)]
+        maps = [node for node in spine if self._kind(node) in ("nchw", "nhwc") and self._view.shows_all(node) and not _in_classifier(node)]
         start = order[maps[-1]] if maps else -1
         returned = {node: path for path, nodes in self.traced.returned.items() if path for node in nodes if order[node] > start}
         tokens = [node for node in sorted(returned, key=order.__getitem__, reverse=True) if self._kind(node) == "tokens"]
+        tokens = [node for node in tokens if self._view.shows_all(node)]
         yield from (node for node in tokens if returned[node].rpartition(".")[2] in FIRST_NORMS)
         yield from (node for node in tokens if node in spine)
         yield from (node for node in tokens if "norm" in returned[node].rpartition(".")[2])
@@ -69,7 +79,14 @@ class Layers:
         similar = layer in paths or get_close_matches(layer, paths, cutoff=0.5)
         choose(layer, paths if similar else [path for path in paths if "." not in path], "layer")  # hundreds of paths are no hint
         first_paths = {module: path for path, module in self.network.named_modules()}  # a shared module is known by its first path
-        nodes = self.traced.returned.get(first_paths[self.network.get_submodule(layer)])
+        calls = self.traced.calls.get(first_paths[self.network.get_submodule(layer)], [])
+        nodes = next((nodes for nodes in reversed(calls) if self._view.mirrored.isdisjoint(nodes)), [])
+        if calls and calls[-1] and not nodes:
+            raise Refusal(
+                f"layer {layer!r} sees the image mirrored or turned, so its maps would lie so too; name a layer that sees it upright"
+            )
+        if self._view.images.intersection(nodes):
+            raise Refusal(f"layer {layer!r} gives the image itself, with no layer of weights before it; name a later one")
         if not nodes:
             raise Refusal(f"layer {layer!r} is never called on its own when the network looks at an image; name the module around it")
         for node in nodes:
@@ -99,12 +116,11 @@ class Layers:
     def classifier_inputs(self) -> list[fx.Node]:
         """The inputs of the linear layers (1x1 convolutions of a pooled map too) of which the logits are a sum.
 
-        Several for a distilled network, which averages two heads; none where the logits are made otherwise. A network may name the module
-        whose output it is, as `feature_layer`.
+        Several for a distilled network, which averages two heads; none where the logits are made otherwise. A network written here
+        may name the module whose output it is.
         """
-        feature_layer = getattr(self.network, "feature_layer", None)
-        if feature_layer is not None:
-            return self.traced.returned[feature_layer]
+        if layer := feature_layer(self.network):
+            return self.traced.returned[layer]
         inputs: set[fx.Node] = set()
         pending = [self.traced.logits]
         while pending:
@@ -116,6 +132,23 @@ class Layers:
             elif isinstance(module, PASSES) or (module is None and operation(node) in SUMS | RESHAPES):
                 pending.extend(other for other in node.all_input_nodes if other in self.traced.image_values)
         return sorted(inputs, key=self.traced.order.__getitem__)
+
+    @property
+    def parted(self) -> bool:
+        """Whether the network parts at the image itself."""
+        return len(self._view.readers) > 1
+
+    def ends(self) -> list[str]:
+        """The names of layers that could be named: of each way through the network the last map, or first norm of a block of tokens."""
+        order, ends = self.traced.order, list[fx.Node]()
+        paths = {node: path for path, calls in self.traced.calls.items() for nodes in calls for node in nodes if self.format(node)}
+        nodes = paths.keys() - self._view.images - self._view.mirrored
+        likely = {node for node in nodes if self._kind(node) != "tokens" or paths[node].rpartition(".")[2] in FIRST_NORMS}
+        nodes = likely or nodes
+        for node in sorted(nodes, key=order.__getitem__, reverse=True):
+            if descendants(order, [node]).isdisjoint(ends):
+                ends.append(node)
+        return [self.name(node).partition(":")[0] for node in reversed(ends)]
 
     def _is_pooled(self, node: fx.Node) -> bool:
         """Whether a value is one vector per image: [B, D] or [B, D, 1, 1]."""

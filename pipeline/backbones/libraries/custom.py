@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.backbones.cutting.cut import Cut
 from pipeline.backbones.cutting.graph import first_line
 from pipeline.backbones.cutting.own_cut import OwnCut, TrunkAndHead, has_own_cut
+from pipeline.backbones.libraries.eager import not_eager
 from pipeline.backbones.libraries.registry import BuildOptions, Library
 from pipeline.backbones.weights import weights_digest, with_weights
 from pipeline.refusal import Refusal
@@ -42,6 +43,9 @@ def build(name: str, args: Mapping[str, object], *, seed: int) -> nn.Module | Tr
             network = function(**args)
     except Exception as error:
         raise Refusal(f"--backbone {name} failed with {dict(args)} ({first_line(error)})") from error
+    reason = not_eager(network)
+    if reason:
+        raise Refusal(f"--backbone {name} returned {reason}")
     if isinstance(network, nn.Module) or has_own_cut(network):
         return network
     raise Refusal(

@@ -20,6 +20,7 @@ from pipeline.backbones.cutting.own_cut import OwnCut
 from pipeline.backbones.libraries.open_clip_weights import cached_file, install_checkpoint, published_checkpoint
 from pipeline.backbones.libraries.registry import BuildOptions, Library
 from pipeline.backbones.preprocess import stated_config
+from pipeline.backbones.stated import StatingNetwork
 from pipeline.backbones.weights import weights_digest
 from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal, choose
@@ -29,7 +30,7 @@ CONFIG = "open_clip_config.json"
 ARGS = ("pool", "projection", "pretrained")
 
 
-class Clip(nn.Module):
+class Clip(StatingNetwork):
     """An image tower; with texts, the logits are logit scale x cosine of the image's and each text's embedding (+ SigLIP's bias).
 
     Without classes and phrases the logits are the embedding itself. Phrases follow the classes, one logit each.

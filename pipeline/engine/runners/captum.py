@@ -15,7 +15,8 @@ from torch import nn
 
 from pipeline.backbones import Backbone
 from pipeline.backbones.cutting.cut import Cut
-from pipeline.backbones.libraries.custom import OwnCut
+from pipeline.backbones.cutting.own_cut import OwnCut
+from pipeline.backbones.cutting.reachable import holdings
 from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.budget import budget_of, within_budget
 from pipeline.engine.forward import autocast, run_forward
@@ -99,8 +100,7 @@ def _modules(cut: Cut | OwnCut) -> nn.Module:
     """The modules of a cut: itself, or those of the user's object."""
     if isinstance(cut, nn.Module):
         return cut
-    values = [cut.network] if isinstance(cut.network, nn.Module) else vars(cut.network).values()
-    return nn.ModuleList(value for value in values if isinstance(value, nn.Module))
+    return nn.ModuleList(holdings(cut.network).outermost())
 
 
 @contextmanager
