@@ -509,6 +509,18 @@ def test_a_table_beside_class_folders_is_told_and_read_if_asked(tmp_path, caplog
     assert packed(tmp_path / "root", tmp_path / "table", layout="csv")[2] == ["indoors", "outdoors"]
 
 
+def test_files_that_are_no_tables_do_not_stand_in_the_way(tmp_path):
+    """Class folders are packed as ever beside files that cannot be read as tables of images, and with files in them that lie anywhere."""
+    root = tmp_path / "root"
+    images(root, "cat/1.jpg", "dog/2.jpg")
+    put(root / "notes.csv", b"image,label,comment\ncat/1.jpg,x,well, well\n")
+    put(root / "more.tsv", b"caf\xe9\tlabel\n")
+    put(root / "cat/sizes.csv", b"caf\xe9,label\n")
+    put(root / "dog/images.txt", b"1 2.jpg\n")
+    content, _, classes = packed(root, tmp_path / "out")
+    assert (content["layout"], classes, content["left_out"]) == ("folder", ["cat", "dog"], {".csv": 2, ".tsv": 1, ".txt": 1})
+
+
 @pytest.mark.parametrize("form", ["{}", "{}.0", "{}.", "0{}", " {} "])
 def test_labels_that_are_numbers_are_numbers(form, tmp_path):
     root = tmp_path / "root"
