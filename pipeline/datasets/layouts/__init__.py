@@ -76,7 +76,8 @@ def _find_inside(tree: Tree, candidates: Sequence[str]) -> tuple[str, Tree] | No
             raise Refusal(f"{tree.root} holds several datasets: {several}; name one with --root")
         if found:
             ((name, inner),) = found.values()
-            log.warning("%s is %s, and is packed; files beside it are not", inner.root, name)
+            beside = len(tree.files) - len(inner.files)
+            log.warning("%s is %s, and is packed; %d files beside it are not", inner.root, name, beside)
             return name, inner
     return None
 
