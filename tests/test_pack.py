@@ -361,7 +361,7 @@ BROKEN = {
         lambda r: lines(r / "labels.csv", lambda t: [*t, "x.jpg,ant,train,10,10,50,50"]),
         r"labels.csv:6: .* in fractions",
     ),
-    "unknown split": ("csv", lambda r: lines(r / "labels.csv", lambda t: [*t, "x.jpg,ant,dev,,,,"]), r"labels.csv:6: the split 'dev'"),
+    "unknown split": ("csv", lambda r: lines(r / "labels.csv", lambda t: [*t, "x.jpg,ant,fold1,,,,"]), r"labels.csv:6: the split 'fold1'"),
     "two labels": (
         "csv",
         lambda r: lines(r / "labels.csv", lambda t: [*t, "a.jpg,ant,train,,,,"]),

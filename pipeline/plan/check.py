@@ -15,7 +15,7 @@ from pipeline.classes.names import difference
 from pipeline.plan.fit import fit_to_backbone, with_class_sets
 from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
-from pipeline.sources.labels import Classes, folder_names, read_names
+from pipeline.sources.labels import Classes, are_numbers, folder_names, in_number_order, read_names, unknown_folders
 from pipeline.spec.explain_spec import ExplainSpec, build_spec
 from pipeline.spec.grammar import Choice
 from pipeline.spec.job import Job
@@ -99,23 +99,42 @@ def _classes(
             raise Refusal(
                 f"{backbone.name} was trained on other classes than --classes {job.classes}: {difference(backbone.classes, names)}"
             )
+        _tell_unknown(folders, Classes(count or len(names), names), f"--classes {job.classes}")
         return Classes(count or len(names), names), True  # a network without classes leaves their number to the file
     if texts:
+        _tell_unknown(folders, Classes(count, texts), f"--text-classes {job.text_classes}")
         return Classes(count, texts), True
     if backbone.classes:
-        unknown = [name for name in folders if name not in backbone.classes]
-        if unknown:
-            raise Refusal(f"{backbone.name} knows no class {unknown[0]!r}, as a folder is named; its classes begin {backbone.classes[:3]}")
-        return Classes(count, backbone.classes), True
-    if not folders or len(folders) == count:
+        classes = Classes(count, backbone.classes)
+        if problem := unknown_folders(folders, classes, backbone.name):
+            raise Refusal(f"{problem}; its classes begin {backbone.classes[:3]}")
+        return classes, True
+    problem = _unordered(folders, count)
+    if not problem:
         return Classes(count, folders), True
     if any(TARGETS[target.name].needs_label for _, target in spec.pairs()):
-        raise Refusal(
-            f"the folders name {len(folders)} classes and the network has {count}, so their order is unknown; "
-            "give --classes FILE with one class name a line, or explain --targets predicted"
-        )
-    log.warning("the folders name %d classes and the network has %d: images go without a label", len(folders), count)
+        raise Refusal(f"{problem}; give --classes FILE with one class name a line, in the network's order, or explain --targets predicted")
+    log.warning("%s: images go without a label", problem)
     return Classes(count), False
+
+
+def _tell_unknown(folders: Sequence[str], classes: Classes, names_in: str) -> None:
+    if problem := unknown_folders(folders, classes, names_in):
+        log.warning("%s; their images go without a label", problem)
+
+
+def _unordered(folders: Sequence[str], count: int) -> str | None:
+    """Why the names of folders in the order of text are not known to be a network's classes in its order; None where they are."""
+    if folders and len(folders) != count:
+        return f"the folders name {len(folders)} classes and the network has {count}, so their order is unknown"
+    ordered = in_number_order(folders)
+    if not ordered:
+        return None
+    first = next(i for i in range(count) if ordered[i] != folders[i])
+    if are_numbers(folders):
+        return f"the folders are numbers: class {first} is {ordered[first]!r} in their order and {folders[first]!r} in that of text (torchvision's)"
+    log.warning("folders are classes in the order of text, %r before %r; --classes FILE gives another", folders[first], ordered[first])
+    return None
 
 
 def read_texts(url: str) -> tuple[str, ...]:

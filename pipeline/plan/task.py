@@ -28,7 +28,7 @@ class Task:
         """The task of one range, with the part of the shard's index that concerns that range."""
         marks = tuple(mark for mark in index.marks if mark[0] <= start)[-1:]
         duplicates = tuple(position for position in index.duplicates if start <= position < stop)
-        return Task(shard, replace(index, problems=(), marks=marks, duplicates=duplicates), start, stop)
+        return Task(shard, replace(index, problems=(), marks=marks, duplicates=duplicates, splits=()), start, stop)
 
     @cached_property
     def id(self) -> str:

@@ -1,27 +1,84 @@
-"""Image folders: files below a folder, the class being the first sub-directory. A key is the path below the folder."""
+"""Image folders: files below a folder, the class being the first sub-directory. A key is the path below the folder.
+
+Where the sub-directories are splits (train, val, test, by their usual names), each is a folder of its own.
+"""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from pipeline import storage
-from pipeline.refusal import one_line
+from pipeline.refusal import Refusal, one_line, public
 from pipeline.sources.sample import IMAGE_ENDINGS, unsafe
 from pipeline.sources.shard import MEMBER_LIMIT, Found, Index, Kind, Sample, Shard
+from pipeline.sources.splits import split_folders, split_of
 
+log = logging.getLogger(__name__)
 LARGEST_CHUNK = 1000  # files
 CUT_ONE_IN = 256
 AT_ONCE_FILES, AT_ONCE_BYTES = 32, 64 << 20  # asked of the store side by side
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder below which keys start: of a source, or of a split in it."""
+
+    url: str
+    name: str  # below the sources' common prefix
+    split: str | None
+    files: list[Found]
 
 
 def shards(files: Sequence[Found]) -> list[Shard]:
     """Cut each folder's sorted files into chunks.
 
     A chunk ends behind a file whose path hashes to 0, so a file that comes or goes changes its own chunk only.
+
+    Raises:
+        Refusal: some folders of a source are splits and others are not.
     """
-    roots: dict[str, list[Found]] = {}
+    files_of: dict[str, list[Found]] = {}
     for file in files:
-        roots.setdefault(file.root, []).append(file)
-    return [_shard(root, chunk) for root, files in sorted(roots.items()) for chunk in _chunks(root, files)]
+        files_of.setdefault(file.root, []).append(file)
+    roots = (root for url, own in sorted(files_of.items()) for root in _roots(Root(url, own[0].root_name, None, own)))
+    return [_shard(root, chunk) for root in roots for chunk in _chunks(root.url, root.files)]
+
+
+def _roots(source: Root) -> list[Root]:
+    """The source itself, or where its folders are splits, the folder of each."""
+    files_of: dict[str, list[Found]] = {}
+    for file in source.files:
+        folder, _, rest = _key(source.url, file.url).partition("/")
+        files_of.setdefault(folder if rest else "", []).append(file)
+    loose, splits = files_of.pop("", []), _splits(source, files_of)
+    if not splits:
+        return [source]
+    log.warning("%s: the folders %s are taken for splits, and those in them for classes", public(source.url), ", ".join(sorted(splits)))
+    inner = [_split_root(source, folder, splits[folder], files_of[folder]) for folder in sorted(splits)]
+    return ([replace(source, files=loose)] if loose else []) + inner
+
+
+def _splits(source: Root, files_of: dict[str, list[Found]]) -> dict[str, str]:
+    """Split by folder; empty where the folders are no splits. One folder alone is a split where all of its files lie deeper."""
+    splits = split_folders(files_of)
+    named = {folder: split for folder in files_of if (split := split_of(folder))}
+    if not splits and {"train", *named.values()} != {"train"} and "train" in named.values():
+        other = min(files_of.keys() - named.keys())
+        raise Refusal(
+            f"source {public(source.url)!r}: its folders {' and '.join(sorted(named))} are splits and {other!r} is none; "
+            f"name those that are meant, as {public(source.url)}/{min(named)}"
+        )
+    alone = len(splits) == 1 and any(_key(source.url, file.url).count("/") == 1 for folder in splits for file in files_of[folder])
+    return {} if alone else splits
+
+
+def _split_root(source: Root, folder: str, split: str, files: list[Found]) -> Root:
+    """The folder of a split. A copy of its name in it is passed, as archives leave it: train/train/cat."""
+    path = folder
+    while all(_key(source.url, file.url).startswith(f"{path}/{folder}/") for file in files):
+        path = f"{path}/{folder}"
+    return Root(storage.join(source.url, path), f"{source.name}/{path}".lstrip("/"), split, files)
 
 
 def _chunks(root: str, files: list[Found]) -> Iterator[list[Found]]:
@@ -44,20 +101,21 @@ def _key(root: str, url: str) -> str:
     return url[len(root) :].lstrip("/")
 
 
-def _shard(root: str, files: list[Found]) -> Shard:
-    keys = [_key(root, file.url) for file in files]
+def _shard(root: Root, files: list[Found]) -> Shard:
+    keys = [_key(root.url, file.url) for file in files]
     etag = None
     if all(file.etag for file in files):
         etag = _fingerprint(zip(keys, (f"{file.size} {file.etag}" for file in files), strict=True))
     return Shard(
         kind="folder",
-        name=files[0].root_name,
+        name=root.name,
         urls=tuple(file.url for file in files),
         size=sum(file.size for file in files),
         etag=etag,
         part=keys[0],
-        root=root,
+        root=root.url,
         sizes=tuple(file.size for file in files),
+        split=root.split,
     )
 
 
@@ -73,7 +131,7 @@ def index(shard: Shard) -> Index:
     keys = [_key(shard.root, url) for url in shard.urls]
     digest = None if shard.etag else _fingerprint(zip(keys, map(_content, shard.urls), strict=True))
     labelled = sum("/" in key for key in keys)
-    return Index(shard.identity(digest), len(keys), labelled)
+    return Index(shard.identity(digest), len(keys), labelled, splits=(shard.split,) if shard.split else ())
 
 
 def _content(url: str) -> str:
@@ -111,11 +169,11 @@ def _sample(shard: Shard, position: int, content: bytes | Exception | None) -> S
         return Sample(printable, problems=(("UnsafeKey", reason),))
     if content is None:
         message = f"the file claims {shard.sizes[position]:,} bytes; at most {MEMBER_LIMIT:,} are read"
-        return Sample(key, label=folder, problems=(("MemberTooLarge", message),))
+        return Sample(key, label=folder, split=shard.split, problems=(("MemberTooLarge", message),))
     if isinstance(content, Exception):
         kind = "NotFound" if isinstance(content, FileNotFoundError) else "UnreadableImage"
-        return Sample(key, label=folder, problems=((kind, one_line(content)),))
-    return Sample(key, image=content, label=folder)
+        return Sample(key, label=folder, split=shard.split, problems=((kind, one_line(content)),))
+    return Sample(key, image=content, label=folder, split=shard.split)
 
 
 KIND = Kind(IMAGE_ENDINGS, shards, index, read)

@@ -2,12 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from pipeline import storage
 from pipeline.refusal import Refusal
+from pipeline.sources.sample import WHOLE
 from pipeline.sources.shard import Shard
 
 
@@ -53,6 +54,33 @@ def folder_names(shards: Iterable[Shard]) -> tuple[str, ...]:
     return tuple(sorted({key.split("/")[0] for key in keys if "/" in key}))
 
 
+def in_number_order(names: Sequence[str]) -> tuple[str, ...] | None:
+    """Sorted names, as 0 1 10 2, in the order of the numbers in them, as 0 1 2 10; None where that is the order they are in."""
+    ordered = tuple(sorted(names, key=_by_numbers))
+    return None if ordered == tuple(names) else ordered
+
+
+def are_numbers(names: Iterable[str]) -> bool:
+    """Whether every name is a whole number."""
+    return all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
+
+
+def _by_numbers(name: str) -> tuple:
+    if are_numbers([name]):
+        return (0, int(name), name)
+    parts = re.split(r"([0-9]+)", name)
+    return (1, [(part, int(number)) for part, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)], name)
+
+
+def unknown_folders(folders: Sequence[str], classes: Classes, names_in: str) -> str | None:
+    """The folders that name no class and are no class number either, as a line; None where there are none."""
+    unknown = [folder for folder in folders if resolve(folder, classes)[2]]
+    if not unknown:
+        return None
+    few = ", ".join(map(repr, unknown[:3])) + (" ..." if len(unknown) > 3 else "")
+    return f"{len(unknown)} of {len(folders)} folders are named as no class of {names_in}: {few}"
+
+
 def resolve(label: int | str | None, classes: Classes) -> tuple[int | None, str | None, tuple[str, str] | None]:
     """Return (class index, class name, problem); all None for no label.
 
@@ -65,6 +93,8 @@ def resolve(label: int | str | None, classes: Classes) -> tuple[int | None, str 
         return classes.position[label], label, None
     if isinstance(label, str) and not re.fullmatch(r"[+-]?[0-9]{1,18}", label):
         hint = "not one of the class names" if classes.names else "a name, and the class names are not known: give them in a file"
+        if re.fullmatch(WHOLE, label):
+            hint += f"; class {int(label.split('.')[0])} is written without a point"
         return None, None, ("UnknownLabel", f"label {label[:80]!a} is {hint}")
     index = int(label)
     if not classes.num_classes and 0 <= index < 2**31:  # nothing to be outside of

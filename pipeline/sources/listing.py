@@ -1,9 +1,11 @@
 """From what the user wrote (paths, brace ranges, globs, folders) to the files it names."""
 
+import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from posixpath import commonpath, dirname
 
@@ -11,9 +13,11 @@ from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-
 
 from pipeline import storage
 from pipeline.refusal import Refusal, one_line, public
+from pipeline.sources.links import follow_links
 from pipeline.sources.sample import unsafe
 from pipeline.sources.shard import Found
 
+log = logging.getLogger(__name__)
 MOST_PATHS = 1_000_000  # a brace range of more is a slip of the hand
 
 
@@ -83,14 +87,18 @@ def _match_source(source: str, claim: _Claim) -> tuple[list[Match], str]:
 
 def _matches(source: str, claim: _Claim) -> tuple[list[Match], str]:
     fs, pattern = storage.filesystem(source)
+    fs = follow_links(fs)
     paths = _expand_braces(pattern) if "{" in pattern else [pattern]
     if not paths:
         raise Refusal(f"source {public(source)!r} expands to more than {MOST_PATHS:,} paths; use a glob such as *.tar")
     globs = {path for path in paths if _is_glob(fs, path)}
+    several = bool(globs) or paths != [pattern]
     matches = [match for path in sorted(globs) for match in _match_glob(fs, path, source, claim)]
+    folders: list[Match] = []
     for info in storage.infos(fs, [path for path in paths if path not in globs]):
-        matches += _match_path(fs, info, source, claim)
-    if globs or paths != [pattern]:
+        (folders if info["type"] == "directory" else matches).extend(_match_path(fs, info, source, claim))
+    matches += _root_classes(folders) if several else folders
+    if several:
         return matches, _literal_folder(pattern)
     return matches, pattern if matches[0].root == pattern else dirname(pattern)
 
@@ -115,13 +123,25 @@ def _literal_folder(pattern: str) -> str:
 
 
 def _match_glob(fs, pattern: str, source: str, claim: _Claim) -> list[Match]:
-    matches = []
-    for info in fs.glob(pattern, detail=True).values():
-        if info["type"] == "directory":
-            matches += _list_below(fs, info["name"].rstrip("/"))
-        else:
-            matches.append(Match(fs, info, _literal_folder(pattern)))
-    return _keep_one_kind(matches, source, claim)
+    start = _literal_folder(pattern)
+    infos = fs.glob(pattern, detail=True).values()
+    if "/." not in pattern[len(start) :]:
+        infos = [info for info in infos if not _is_hidden(info["name"], start)]
+    files = [Match(fs, info, start) for info in infos if info["type"] != "directory"]
+    below = [match for info in infos if info["type"] == "directory" for match in _list_below(fs, info["name"].rstrip("/"))]
+    claimed = _keep_one_kind(files + below, source, claim)
+    loose = [match for match in claimed if match.root == start]
+    return loose + _root_classes([match for match in claimed if match.root != start], start if loose else None)
+
+
+def _root_classes(matches: list[Match], root: str | None = None) -> list[Match]:
+    """The files below folders that a pattern matches: a folder is a class where files lie in one directly, else a dataset of its own.
+
+    Keys of classes start in `root`, or in the folder around theirs.
+    """
+    if any(match.root == dirname(match.info["name"]) for match in matches):
+        return [replace(match, root=dirname(match.root) if root is None else root) for match in matches]
+    return matches
 
 
 def _match_path(fs, info: dict, source: str, claim: _Claim) -> list[Match]:
@@ -136,19 +156,44 @@ def _match_path(fs, info: dict, source: str, claim: _Claim) -> list[Match]:
 
 
 def _list_below(fs, folder: str) -> list[Match]:
-    return [Match(fs, info, folder) for info in fs.find(folder, detail=True).values() if "/." not in info["name"][len(folder) :]]
+    return [Match(fs, info, folder) for info in fs.find(folder, detail=True).values() if not _is_hidden(info["name"], folder)]
+
+
+def _is_hidden(path: str, folder: str) -> bool:
+    """Whether it, or a folder that it lies in below this one, is hidden."""
+    below = path[len(folder) :]
+    return below.startswith(".") or "/." in below
 
 
 def _keep_one_kind(matches: list[Match], source: str, claim: _Claim) -> list[Match]:
-    """Keep the files some kind claims; a folder with files of several kinds is refused."""
-    claimed = [match for match in matches if match.info["type"] != "directory" and claim(match.info["name"])]
-    kinds = sorted({kind for match in claimed if (kind := claim(match.info["name"]))})
+    """Keep the files some kind claims, and tell how many others there are; a folder with files of several kinds is refused."""
+    kinds_of = [(match, claim(match.info["name"])) for match in matches if match.info["type"] != "directory"]
+    claimed = [match for match, kind in kinds_of if kind]
+    kinds = sorted({kind for _, kind in kinds_of if kind})
+    others = {match.info["name"] for match, kind in kinds_of if not kind}
+    name = public(source)
     if not claimed:
-        raise Refusal(f"source {public(source)!r} matches nothing that ends in {claim}")
+        raise Refusal(
+            f"source {name!r} matches nothing that ends in {claim}" + (f"; it has {in_words(count_endings(others))}" if others else "")
+        )
     if len(kinds) > 1:
-        name = public(source)
         raise Refusal(f"source {name!r} holds files of several kinds ({', '.join(kinds)}); say which with a pattern such as DIR/*.tar")
+    if others:
+        log.warning("source %r: files that are not read: %s; those read end in %s", name, in_words(count_endings(others)), claim)
     return claimed
+
+
+def count_endings(paths: Iterable[str]) -> dict[str, int]:
+    """Ending in lower case -> how many of some files have it, the most frequent first."""
+    names = (path.rsplit("/", 1)[-1].lower() for path in paths)
+    counts = Counter(f".{name.rsplit('.', 1)[1]}" if "." in name else "without ending" for name in names)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def in_words(counts: Mapping[str, int], most: int = 6) -> str:
+    """Counted endings on a line."""
+    words = [f"{count} {ascii(ending)[1:-1][:20]}" for ending, count in counts.items()]
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more endings" if len(words) > most else "")
 
 
 def _sort_files(matches: dict[str, Match], claim: _Claim, bases: list[tuple[str, str]]) -> dict[str, list[Found]]:

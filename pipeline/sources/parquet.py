@@ -1,4 +1,7 @@
-"""Parquet files with encoded images in a column, one row a sample. A key is the key column's value, else the row's number."""
+"""Parquet files with encoded images in a column, one row a sample. A key is the key column's value, else the row's number.
+
+The images are in the column of a usual name, else in the only one that holds bytes.
+"""
 
 import hashlib
 import math
@@ -11,7 +14,7 @@ from pipeline.refusal import one_line
 from pipeline.sources.sample import IMAGES, Problems, described, parse_json, unsafe
 from pipeline.sources.shard import MEMBER_LIMIT, Found, Index, Kind, Sample, Shard, ShardError, open_listed
 
-IMAGE_COLUMNS = ("image", *IMAGES)
+IMAGE_COLUMNS = ("image", *IMAGES, "img", "image_bytes", "picture")
 KEY_COLUMNS = ("key", "image_id", "id", "__key__")
 LABEL_COLUMNS = ("label", "cls")
 OTHER_COLUMNS = ("label_name", "boxes", "split", "parts", "part_names", "json")
@@ -32,16 +35,10 @@ class Table:
         except pa.ArrowInvalid as error:
             raise ShardError("UnreadableShard", f"this is no Parquet file, or it is cut: {one_line(error)}") from error
         names = set(self.file.schema_arrow.names)
-        self.image, self.key, self.label = (_first(candidates, names) for candidates in (IMAGE_COLUMNS, KEY_COLUMNS, LABEL_COLUMNS))
+        self.image = _image_column(self.file.schema_arrow)
+        self.key, self.label = (_first(candidates, names) for candidates in (KEY_COLUMNS, LABEL_COLUMNS))
         self.others = [name for name in OTHER_COLUMNS if name in names]
         self.masks = [name for name in MASK_COLUMNS if name in names]
-        if self.image is None:
-            have = ", ".join(sorted(names)[:10])
-            raise ShardError("UnreadableShard", f"no column of images ({' '.join(IMAGE_COLUMNS)}); the columns are {have}")
-        kind = self.file.schema_arrow.field(self.image).type
-        content = kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-        if not (pa.types.is_binary(content) or pa.types.is_large_binary(content) or pa.types.is_binary_view(content)):
-            raise ShardError("UnreadableShard", f"column {self.image!r} holds {kind}, not encoded images (bytes, or a struct with bytes)")
 
     @property
     def rows(self) -> int:
@@ -63,6 +60,37 @@ class Table:
             for offset, row in enumerate(batch.slice(skip, max(stop - position - skip, 0)).to_pylist()):
                 yield position + skip + offset, row
             position += batch.num_rows
+
+
+def _image_column(schema: pa.Schema) -> str:
+    """The column of images.
+
+    Raises:
+        ShardError: no column holds bytes, or several do and none has a usual name.
+    """
+    taken = {*KEY_COLUMNS, *LABEL_COLUMNS, *OTHER_COLUMNS, *MASK_COLUMNS}
+    with_bytes = [field.name for field in schema if _holds_bytes(field.type) and field.name not in taken]
+    usual = _first(IMAGE_COLUMNS, {*with_bytes})
+    if usual:
+        return usual
+    if len(with_bytes) == 1:
+        return with_bytes[0]
+    named = _first(IMAGE_COLUMNS, {*schema.names})
+    if named and not with_bytes:
+        kind = schema.field(named).type
+        raise ShardError("UnreadableShard", f"column {named!r} holds {kind}, not encoded images (bytes, or a struct with bytes)")
+    columns = ", ".join(sorted(with_bytes or schema.names)[:10])
+    found = f"the columns {columns} hold bytes; name one of them image" if with_bytes else f"none holds bytes; the columns are {columns}"
+    raise ShardError("UnreadableShard", f"no column of images ({' '.join(IMAGE_COLUMNS)}), and {found}")
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, a struct with bytes, or a dictionary of bytes."""
+    if pa.types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type)
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
 def _first(candidates: Sequence[str], names: set[str]) -> str | None:
@@ -119,14 +147,21 @@ def index(shard: Shard) -> Index:
         handle.seek(0)
         table = Table(handle)
         labelled, keys, duplicates = 0, set(), []
+        splits: set[str] = set()
+        restated = False
         for position, row in table.read((table.key, table.label, *table.others), 0, table.rows):
             key = _key(table, position, row)
             if key in keys:
                 duplicates.append(position)
-            labelled += _sample(table, position, row, key in keys).label is not None
+            sample = _sample(table, position, row, key in keys)
+            labelled += sample.label is not None
+            splits.update(filter(None, [sample.split]))
+            restated |= sample.restated
             keys.add(key)
     problems = () if table.rows else (shard.problem("EmptyShard", "the file holds no rows"),)
-    return Index(shard.identity(digest), table.rows, labelled, problems, duplicates=tuple(duplicates))
+    return Index(
+        shard.identity(digest, restated), table.rows, labelled, problems, duplicates=tuple(duplicates), splits=tuple(sorted(splits))
+    )
 
 
 def _empty(shard: Shard, digest: str | None) -> Index:

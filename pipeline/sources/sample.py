@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pipeline.sources.shard import Box, Point, Sample
 
-IMAGES = ("jpg", "jpeg", "png", "webp")  # in order of preference where a sample has several
+IMAGES = ("jpg", "jpeg", "png", "webp", "jpe", "jfif")  # in order of preference where a sample has several; the last two are JPEG as well
 IMAGE_ENDINGS = tuple(f".{name}" for name in IMAGES)
 # Loading one of these runs, or can run, code of whoever wrote it.
 UNSAFE = {"pkl", "pickle", "pt", "pth", "ckpt", "npy", "npz", "joblib", "dill", "so", "dll", "exe", "py", "pyc", "pyd", "sh"}
@@ -17,6 +17,7 @@ BOXES_LIMIT = 10_000
 KEY_LIMIT = 1024  # characters
 LABEL_LIMIT = 256  # characters; longer text is a caption
 PARTS_LIMIT = 255  # what an 8-bit index image can name
+WHOLE = r"[+-]?[0-9]{1,18}(\.0*)?"  # a whole number as text, as it is written by a program that knows it as a float too
 PIXELS_NOT_FRACTIONS = 10.0  # a box may stick out of its image, but not by ten images
 
 Problems = list[tuple[str, str]]
@@ -65,12 +66,14 @@ def sample_of(key: str, members: dict[str, bytes], problems: Problems) -> Sample
 def described(key: str, image: bytes | None, annotations: dict, members: dict[str, bytes], problems: Problems) -> Sample:
     """The sample with what `annotations` say of label, split, boxes and parts checked, and the rest kept as it is."""
     rest = dict(annotations)
-    label = label_of(rest.pop("label", None), problems)
+    stated = rest.pop("label", None)
+    label = label_of(stated, problems)
     name, split = (_text(rest.pop(field, None), field, problems) for field in ("label_name", "split"))
     boxes = boxes_of(rest.pop("boxes", None), problems)
     points = points_of(rest.pop("parts", None), problems)
     parts = part_names_of(rest.pop("part_names", None), problems)
-    return Sample(key, image, label, name, boxes, points, parts, split, rest, members, tuple(problems))
+    restated = label is not None and isinstance(stated, float)
+    return Sample(key, image, label, name, boxes, points, parts, split, rest, members, tuple(problems), restated)
 
 
 def _text(value: object, field: str, problems: Problems) -> str | None:
@@ -80,14 +83,18 @@ def _text(value: object, field: str, problems: Problems) -> str | None:
     return None
 
 
-def _text_label(raw: bytes | None, ending: str, problems: Problems) -> int | str | None:
+def _text_label(raw: bytes | None, ending: str, problems: Problems) -> int | float | str | None:
     if raw is None:
         return None
     text = raw[: 4 * LABEL_LIMIT].decode("utf-8", "replace").strip().removeprefix("\ufeff")
     if re.fullmatch(r"[+-]?[0-9]{1,18}", text):
         return int(text)
+    if ending == "cls" and re.fullmatch(WHOLE, text):
+        return float(text)
     if ending == "cls":
-        problems.append(("BadAnnotation", f"cls is {_brief(text)}, not an integer"))
+        problems.append(
+            ("BadAnnotation", f"cls is {_brief(text)}, not an integer: write a class number from 0, or a name into txt or json")
+        )
         return None
     if len(raw) > 4 * LABEL_LIMIT or len(text) > LABEL_LIMIT or "\ufffd" in text or not text.isprintable():
         problems.append(("BadAnnotation", f"txt is {_brief(text)}, not the name of a class"))
@@ -136,7 +143,10 @@ def label_of(value: object, problems: Problems) -> int | str | None:
         return value
     if isinstance(value, str) and len(value) <= LABEL_LIMIT:
         return value.strip() or None
-    problems.append(("BadAnnotation", f"label is {_brief(value)}, neither an integer nor a class name"))
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    way = ": write 0 for false and 1 for true" if isinstance(value, bool) else ": write a class number from 0, or a class name"
+    problems.append(("BadAnnotation", f"label is {_brief(value)}, neither an integer nor a class name{way}"))
     return None
 
 

@@ -59,6 +59,7 @@ class Shard:
     part: str = ""  # tells the chunks of one folder apart: the first key
     root: str = ""  # the folder below which keys of a folder chunk start
     sizes: tuple[int, ...] = ()  # bytes of each url of a folder chunk
+    split: str | None = None  # of a folder chunk, where its root is the folder of a split beside others
 
     def image_id(self, key: str) -> str:
         return f"{self.name}/{key}" if self.name else key
@@ -67,10 +68,13 @@ class Shard:
         """A row of the errors table about this shard, or about its image `key`."""
         return Problem(None if key is None else self.image_id(key), self.name, stage, error, message)
 
-    def identity(self, digest: str | None = None) -> str:
-        """A hash of the shard's name, size and content: its etag, or `digest` of its bytes where the store has no etag."""
-        content = self.etag or digest
-        return hashlib.sha256(json.dumps([self.name, self.size, content]).encode()).hexdigest()
+    def identity(self, digest: str | None = None, restated: bool = False) -> str:
+        """A hash of the shard's name, size and content: its etag, or `digest` of its bytes where the store has no etag.
+
+        It is another one where labels are `restated`: such labels were once taken for none.
+        """
+        content = [self.name, self.size, self.etag or digest]
+        return hashlib.sha256(json.dumps([*content, "restated"] if restated else content).encode()).hexdigest()
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -106,6 +110,7 @@ class Index:
     problems: tuple[Problem, ...] = ()
     marks: tuple[tuple[int, int], ...] = ()  # (position, byte offset) now and then, so that a range need not be read from the start
     duplicates: tuple[int, ...] = ()  # positions whose key an earlier sample of the shard has
+    splits: tuple[str, ...] = ()  # every `split` that a sample names
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Sample:
     annotations: dict = field(default_factory=dict)
     members: dict[str, bytes] = field(default_factory=dict)
     problems: tuple[tuple[str, str], ...] = ()  # (error, message)
+    restated: bool = False  # the label is a whole number that is written as another, 3.0
 
 
 @dataclass(frozen=True)

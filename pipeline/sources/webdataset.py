@@ -100,6 +100,8 @@ def _is_whole(group: Group, before: Group | None, ended: Ended, last: int | None
 
 def index(shard: Shard) -> Index:
     count, labelled, marks, keys, duplicates, problems = 0, 0, [], set(), [], []
+    splits: set[str] = set()
+    restated = False
     with open_listed(shard) as handle:
         tape = Tape(handle, hashed=shard.etag is None)
         try:
@@ -108,7 +110,10 @@ def index(shard: Shard) -> Index:
                     duplicates.append(group.position)
                 if count % MARK_EVERY == 0:
                     marks.append((group.position, group.offset))
-                labelled += group.sample(group.key in keys).label is not None
+                sample = group.sample(group.key in keys)
+                labelled += sample.label is not None
+                splits.update(filter(None, [sample.split]))
+                restated |= sample.restated
                 keys.add(group.key)
                 count += 1
         except Ended as ended:
@@ -119,8 +124,8 @@ def index(shard: Shard) -> Index:
         raise ShardError("ShortRead", f"the store gave {tape.position:,} of {shard.size:,} bytes") from cause
     if not count and not problems:
         problems.append(shard.problem("EmptyShard", "the tar holds no samples"))
-    identity = shard.identity(tape.digest.hexdigest() if tape.digest else None)
-    return Index(identity, count, labelled, tuple(problems), tuple(marks), tuple(duplicates))
+    identity = shard.identity(tape.digest.hexdigest() if tape.digest else None, restated)
+    return Index(identity, count, labelled, tuple(problems), tuple(marks), tuple(duplicates), tuple(sorted(splits)))
 
 
 def _problem(shard: Shard, ended: Ended, tape: Tape, count: int):

@@ -18,7 +18,7 @@ from pipeline.backbones.weights import install_weights, read_weights, weights_di
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, read_names
 from pipeline.tables import files
-from pipeline.train.data import ImageSpec
+from pipeline.train.data import SPLITS, ImageSpec, use_of
 from pipeline.train.job import Training
 
 log = logging.getLogger(__name__)
@@ -134,6 +134,11 @@ def _index_shards(job: Training) -> tuple[tuple[sources.Shard, sources.Index, bo
     problems = [problem for _, index, _ in indexes for problem in index.problems]
     for problem in problems:
         log.warning("%s: %s: %s", problem.shard, problem.error, problem.message)
+    splits = {split for _, index, val in indexes if not val for split in index.splits}
+    if useless := sorted(split for split in splits if use_of(split, job.train_split) not in SPLITS):
+        log.warning(
+            "images of the split %s are used for nothing: they are for none of %s; see --train-split", ", ".join(useless), ", ".join(SPLITS)
+        )
     if not any(index.labelled for _, index, val in indexes if not val):
         hint = f": {problems[0].message}" if problems else ""
         raise Refusal(f"no image in {' '.join(job.source)} carries a label{hint}")

@@ -20,11 +20,12 @@ from pipeline import sources
 from pipeline.refusal import Refusal
 from pipeline.sources.decode import Undecodable, decode
 from pipeline.sources.labels import Classes, resolve
+from pipeline.sources.splits import split_of
 from pipeline.tables.identity import digest, seed_of
 from pipeline.train.team import Team
 
 WIDER = 256 / 224  # images are brought to this multiple of the input size before the crop, as the WSOL benchmark does
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")  # what an image may be for
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ class ImageSpec:
         shards = [[index.identity, val] for _, index, val in self.shards]
         classes = self.classes.names or self.classes.num_classes
         pixels = [self.size, self.interpolation, self.augmented]
-        return digest([shards, classes, *pixels, self.train_split, self.val_share, self.seed])
+        names = {name for _, index, val in self.shards for name in index.splits if not val}
+        # Names beside train, val and test were once taken as they are written, so that `validation` was no split of any use.
+        meant = {name: use for name in sorted(names) if (use := use_of(name, self.train_split)) != _written_use(name, self.train_split)}
+        return digest([shards, classes, *pixels, self.train_split, self.val_share, self.seed, *([meant] if meant else [])])
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ def _decode_sample(spec: ImageSpec, shard: sources.Shard, val: bool, sample: sou
         error, message = problem or next(iter(sample.problems), ("MissingLabel", "the sample has no label"))
         stage = "read" if sample.image is None else "label"
         return _DecodedSample(image_id, problem=sources.Problem(image_id, shard.name, stage, error, message))
-    split = "val" if val else _split_of(sample, spec.train_split)
+    split = "val" if val else use_of(sample.split or spec.train_split, spec.train_split)
     held_out = split == "train" and _position(spec, image_id) < spec.val_share
     cropped = spec.augmented and split == "train"
     try:
@@ -224,9 +228,14 @@ def _decode_sample(spec: ImageSpec, shard: sources.Shard, val: bool, sample: sou
     return _DecodedSample(image_id, label, split, held_out, wide, pixels)
 
 
-def _split_of(sample: sources.Sample, train_split: str) -> str:
-    """The split of a sample, `train` where it is `train_split`; a sample of `train` that is not is unused."""
-    split = str(sample.split or train_split)
+def use_of(split: str, train_split: str) -> str:
+    """The use of samples of a split, by its usual names: train where it is `train_split`, else val, test or none of these."""
+    split, train_split = split_of(split) or split, split_of(train_split) or train_split
+    return _written_use(split, train_split)
+
+
+def _written_use(split: str, train_split: str) -> str:
+    """As `use_of`, of names as they are written; samples of `train` that are not for training are unused."""
     if split == train_split:
         return "train"
     return "unused" if split == "train" else split

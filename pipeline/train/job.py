@@ -18,7 +18,7 @@ class Training:
     """Fine-tune a network on shards: a plain classifier or one with a CALM head, as a checkpoint that jobs.explain takes."""
 
     source: tuple[str, ...]
-    """Shards, as for jobs.explain. A sample's `split` (train, val, test) is heeded; one without is for training."""
+    """Shards, as for jobs.explain. A sample's `split` (train, val, test or a usual name of one) is heeded; one without is for training."""
     backbone: str
     """timm/NAME of a convolutional network; its classifier is replaced."""
     out: str

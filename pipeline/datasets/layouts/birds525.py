@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pipeline.datasets.layouts.layout import Dataset, Layout, Record
 from pipeline.datasets.layouts.tree import Tree, brief, numbers
 from pipeline.refusal import Refusal
+from pipeline.sources.splits import split_of
 
 NUMBERS = ("class id", "class index")
 COLUMNS = ("filepaths", "labels", "data set")
-SPLITS = {"train": "train", "valid": "val", "test": "test"}
 
 
 def recognises(tree: Tree) -> bool:
@@ -36,9 +36,9 @@ def dataset(tree: Tree, level: None) -> Dataset:
 
 def _records(tree: Tree, path: str) -> Iterator[Record]:
     for where, row in tree.table(path, *COLUMNS):
-        split = SPLITS.get(row["data set"])
+        split = split_of(row["data set"])
         if split is None:
-            raise Refusal(f"{where}: the data set {brief(row['data set'])} is none of {', '.join(SPLITS)}")
+            raise Refusal(f"{where}: the data set {brief(row['data set'])} is none of train, valid, test")
         yield Record(row["filepaths"].replace("\\", "/"), _label(where, row), split, where)
 
 

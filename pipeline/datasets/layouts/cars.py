@@ -2,8 +2,8 @@
 
 One file: cars_annos.mat (`annotations` with relative_im_path, bbox_x1, bbox_y1, bbox_x2, bbox_y2, class and test; `class_names`) and the images
 it names, car_ims/000001.jpg. Or the devkit: cars_meta.mat (`class_names`), cars_train_annos.mat and cars_test_annos_withlabels.mat
-(`annotations` with fname, the box and class), in devkit/ or the root, and the images in cars_train/ and cars_test/. Pixels and classes count from
-1, and a box holds its last pixel.
+(`annotations` with fname, the box and class), in devkit/, car_devkit/devkit/ or the root, and the images in cars_train/ and cars_test/, or in folders
+of these names in those. Pixels and classes count from 1, and a box holds its last pixel.
 """
 
 import io
@@ -19,6 +19,7 @@ from pipeline.refusal import Refusal
 log = logging.getLogger(__name__)
 WHOLE, META = "cars_annos.mat", "cars_meta.mat"
 SPLITS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
+DEVKITS = ("", "devkit/", "car_devkit/devkit/")
 SIDES = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
 
@@ -28,7 +29,7 @@ def recognises(tree: Tree) -> bool:
 
 def dataset(tree: Tree, level: None) -> Dataset:
     whole = _path(tree, WHOLE)
-    path = whole or tree.needed(META, f"devkit/{META}")
+    path = whole or _path(tree, META) or tree.needed(META, f"devkit/{META}")
     classes = tuple(str(name).strip() for name in np.atleast_1d(_read(tree, path, "class_names")["class_names"]))
     records = list(_whole(tree, whole, classes) if whole else _devkit(tree, classes))
     return Dataset(classes, lambda: records)
@@ -45,8 +46,11 @@ def _devkit(tree: Tree, classes: tuple[str, ...]) -> Iterator[Record]:
         if path is None:
             log.warning("%s: there is no %s, so there is no split %s", tree.root, name, split)
             continue
+        folder = f"cars_{split}/"
+        if any(image.startswith(folder * 2) for image in tree.images):
+            folder *= 2  # as archives leave it that are unpacked into a folder of their own name
         for where, row in _rows(tree, path, ("fname", "class", *SIDES)):
-            yield _record(where, row, f"cars_{split}/{row['fname']}", split, classes)
+            yield _record(where, row, f"{folder}{row['fname']}", split, classes)
 
 
 def _record(where: str, row: dict, image: str, split: str, classes: tuple[str, ...]) -> Record:
@@ -87,7 +91,7 @@ def _read(tree: Tree, path: str, variable: str) -> dict:
 
 
 def _path(tree: Tree, name: str) -> str | None:
-    return tree.first(name, f"devkit/{name}")
+    return tree.first(*(f"{folder}{name}" for folder in DEVKITS))
 
 
 LAYOUT = Layout(recognises, dataset, aliases=("stanford_cars",))

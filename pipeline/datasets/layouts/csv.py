@@ -1,39 +1,44 @@
 """A CSV file in the root, with the columns path and label, and if you like split (train, val, test; train where it is empty), x0, y0, x1, y1.
 
-Paths are below the root. Labels are numbers from 0, named by a classes.txt beside the table where there is one, or else names, whose
-sorted order is the classes'. A box is given in fractions of the image as it is shown; a row without one leaves all four empty, and an image with
-several boxes has a row for each.
+Commas, semicolons, tabs or bars separate the columns. Their other usual names are known too (filename, image_id ...; class, category ...; set, subset
+...), and files that are named as splits (train.csv, test.csv) are one table; where folders already tell the images of such tables apart, --layout csv
+says that the tables are meant.
+
+Paths are below the root, or below the folder that all images lie in, and may lack their ending. Labels are numbers from 0, named by a classes.txt beside
+the table where there is one, or else names, whose sorted order is the classes' unless classes.txt lists them. A box is given in fractions of the
+image as it is shown; a row without one leaves all four empty, and an image with several boxes has a row for each.
 """
 
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from pipeline.datasets.layouts.class_order import LISTED, ordered
 from pipeline.datasets.layouts.layout import SHOWN, SPLITS, Box, Dataset, Layout, Record
-from pipeline.datasets.layouts.tree import Tree, brief, numbers, whole
+from pipeline.datasets.layouts.tables import ENDINGS, Table, locate, readable, split_column, tell_unread
+from pipeline.datasets.layouts.tree import Tree, brief, numbers
 from pipeline.refusal import Refusal
+from pipeline.sources.splits import split_of
 
-COLUMNS = ("path", "label")
+WHOLE = r"[+-]?\d{1,18}(\.0*)?"
 SIDES = ("x0", "y0", "x1", "y1")
-ALIASES = {"": "train", "valid": "val", "validation": "val"}
 
 
 def recognises(tree: Tree) -> bool:
-    return _csv(tree) is not None
+    return bool(readable(tree))
 
 
 def dataset(tree: Tree, level: None) -> Dataset:
-    path = _csv(tree)
-    if path is None:
-        raise Refusal(f"{tree.root} has not one CSV file with the columns {' and '.join(COLUMNS)}")
-    labels = {row["label"] for _, row in tree.table(path, *COLUMNS)}
-    numbered = bool(labels) and all(label.isdecimal() for label in labels)
-    classes = _read_numbered(tree, max(map(int, labels))) if numbered else tuple(sorted(labels))
-    position = {str(label): label for label in range(len(classes))} if numbered else {name: label for label, name in enumerate(classes)}
+    tables = readable(tree) or readable(tree, asked=True)
+    _refuse_unclear(tree, tables)
+    tell_unread(tree, tables)
+    classes, position = _classes(tree, {row[table.label]: where for table in tables for where, row in table.rows(tree)})
     records: dict[str, Record] = {}
-    for where, row in tree.table(path, *COLUMNS):
-        label = row["label"] if not numbered else str(whole(row["label"], where))
-        if label not in position or not label:
-            raise Refusal(f"{where}: the label {brief(row['label'])} is none of the {len(classes)} classes")
-        record = Record(row["path"], position[label], _split(row, where), where, boxes=_box(row, where), frame=SHOWN)
+    for where, row, table, image, split in _rows(tree, tables):
+        label = row[table.label]
+        if label not in position:
+            raise Refusal(f"{where}: the label {brief(label)} is none of the {len(classes)} classes")
+        record = Record(image, position[label], split(row, where), where, boxes=_box(row, where), frame=SHOWN)
         earlier = records.get(record.image)
         if earlier and (earlier.label, earlier.split) != (record.label, record.split):
             raise Refusal(f"{where}: {brief(record.image)} has another label or split than in {earlier.where}")
@@ -41,20 +46,51 @@ def dataset(tree: Tree, level: None) -> Dataset:
     return Dataset(classes, records.values)
 
 
-def _read_numbered(tree: Tree, largest: int) -> tuple[str, ...]:
-    if largest >= 10**6:
-        raise Refusal(f"the largest label is {largest}; number the classes from 0 without gaps")
-    if "classes.txt" not in tree:
-        return tuple(str(label) for label in range(largest + 1))
-    return tuple(line.strip() for _, line in tree.lines("classes.txt"))
+def _refuse_unclear(tree: Tree, tables: Sequence[Table]) -> None:
+    if not tables:
+        files = [path for path in tree.files if "/" not in path and path.lower().endswith(ENDINGS)]
+        has = f"; {files[0]} has {', '.join(tree.header(files[0])[1])}" if files else ""
+        raise Refusal(f"{tree.root} has not one CSV file with the columns path and label{has}")
+    if len(tables) > 1 and not all(table.whole_split for table in tables):
+        names = " and ".join(table.path for table in tables)
+        raise Refusal(
+            f"{tree.root}: {names} each name images and labels; leave one there, join them with a column split, or read none with --layout folder"
+        )
 
 
-def _split(row: dict[str, str], where: str) -> str:
-    text = row.get("split", "").lower()
-    split = ALIASES.get(text, text)
-    if split not in SPLITS:
-        raise Refusal(f"{where}: the split {brief(text)} is none of {', '.join(SPLITS)}")
-    return split
+def _rows(tree: Tree, tables: Sequence[Table]) -> Iterator[tuple[str, dict[str, str], Table, str, Callable]]:
+    """`file:line`, the fields, the table, the image's path, and what tells the split of every row."""
+    for table in tables:
+        paths = locate(tree, [row[table.image] for _, row in table.rows(tree)])
+        column = split_column(tree, table)
+
+        def split(row: dict[str, str], where: str, column: str | None = column, whole: str | None = table.whole_split) -> str:
+            text = row[column] if column else ""
+            name = split_of(text) if text else whole or "train"
+            if name is None:
+                raise Refusal(f"{where}: the split {brief(text)} is none of {', '.join(SPLITS)}")
+            return name
+
+        for where, row in table.rows(tree):
+            yield where, row, table, paths.get(row[table.image], row[table.image]), split
+
+
+def _classes(tree: Tree, labels: dict[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes, and the position of each label's; `labels` have the place of one row each."""
+    texts = [label for label in labels if label]
+    if not texts or not all(re.fullmatch(WHOLE, text) for text in texts):
+        names = ordered(texts, tree)
+        return names, {name: label for label, name in enumerate(names)}
+    numbered = {text: int(text.split(".")[0]) for text in texts}
+    least, largest = (choice(texts, key=numbered.__getitem__) for choice in (min, max))
+    if numbered[least] < 0:
+        raise Refusal(f"{labels[least]}: the label {least} is no number of a class: they begin with 0; leave out rows without a class")
+    if numbered[largest] >= 10**6:
+        raise Refusal(f"the largest label is {numbered[largest]}; number the classes from 0 without gaps")
+    if LISTED not in tree:
+        return tuple(str(label) for label in range(numbered[largest] + 1)), numbered
+    listed = tuple(line.strip() for _, line in tree.lines(LISTED))
+    return listed, {text: label for text, label in numbered.items() if label < len(listed)}
 
 
 def _box(row: dict[str, str], where: str) -> tuple[Box, ...]:
@@ -65,17 +101,6 @@ def _box(row: dict[str, str], where: str) -> tuple[Box, ...]:
     if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
         raise Refusal(f"{where}: {brief(' '.join(texts))} is not x0 y0 x1 y1 of a box in fractions of the image, 0 to 1")
     return ((x0, y0, x1, y1),)
-
-
-def _csv(tree: Tree) -> str | None:
-    """The only CSV file of the root that has the columns."""
-    paths = []
-    for path in tree.files:
-        if "/" not in path and path.lower().endswith(".csv"):
-            names = next((line.lower() for _, line in tree.lines(path)), "").split(",")
-            if all(column in map(str.strip, names) for column in COLUMNS):
-                paths.append(path)
-    return paths[0] if len(paths) == 1 else None
 
 
 LAYOUT = Layout(recognises, dataset, last=True)

@@ -12,6 +12,8 @@ from pipeline.datasets.packing.job import Pack
 from pipeline.datasets.packing.sample import Item
 from pipeline.datasets.packing.shard import Task, fingerprint
 from pipeline.refusal import Refusal
+from pipeline.sources.listing import count_endings
+from pipeline.sources.splits import split_of
 
 
 @dataclass
@@ -20,6 +22,7 @@ class Survey:
 
     counts: dict[str, Counter] = field(default_factory=dict)  # split -> label -> images
     problems: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)  # ending -> files that are in no sample
 
     def images(self, splits: Sequence[str]) -> int:
         return sum(self.counts[split].total() for split in splits)
@@ -53,8 +56,7 @@ def check_pack(job: Pack) -> CheckedPack:
     Raises:
         Refusal: the root is in no known layout, its tables contradict each other, or it has not what is asked for.
     """
-    tree = Tree.of(job.root)
-    layout = layouts.find(tree) if job.layout == "auto" else layouts.named(job.layout)
+    layout, tree = layouts.find(Tree.of(job.root), layouts.named(job.layout))
     level = layouts.level_of(layout, job.level)
     dataset = layouts.LAYOUTS[layout].dataset(tree, level)
     _refuse_names(dataset.classes, job.root)
@@ -71,16 +73,19 @@ def _refuse_names(classes: Sequence[str], root: str) -> None:
 
 def _survey_records(tree: Tree, dataset: Dataset) -> Survey:
     survey, digests = Survey(), set()
+    taken: set[str] = set()
     for record in dataset.records():
         digest = hashlib.blake2b(record.image.encode("utf-8", "surrogateescape"), digest_size=8).digest()
         if digest in digests:
             raise Refusal(f"{record.where}: {record.image} comes a second time")
         digests.add(digest)
+        taken.update(path for path in record.paths if path in tree)
         path = _first_missing(record, tree)
         if path:
             survey.problems.append(f"{path} ({record.where}) is missing")
         else:
             survey.counts.setdefault(record.split, Counter())[record.label] += 1
+    survey.left_out = count_endings(path for path in tree.files if path not in taken)
     trained = survey.counts.get("train")
     untrained = sorted({label for counts in survey.counts.values() for label in counts} - set(trained)) if trained else []
     survey.problems += [f"class {dataset.classes[label]} has images and none for training" for label in untrained]
@@ -95,10 +100,11 @@ def _first_missing(record: Record, tree: Tree) -> str | None:
 
 
 def _choose_splits(survey: Survey, job: Pack) -> tuple[str, ...]:
-    unknown = [split for split in job.split if split not in survey.counts]
+    asked = [split_of(split) or split for split in job.split]
+    unknown = [split for split in asked if split not in survey.counts]
     if unknown:
         raise Refusal(f"--split {unknown[0]}: {job.root} has no such split; it has {' '.join(s for s in SPLITS if s in survey.counts)}")
-    return tuple(split for split in SPLITS if split in survey.counts and (not job.split or split in job.split))
+    return tuple(split for split in SPLITS if split in survey.counts and (not asked or split in asked))
 
 
 def tasks(checked: CheckedPack) -> Iterator[Task]:

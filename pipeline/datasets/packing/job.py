@@ -18,7 +18,7 @@ class Pack:
     layout: str = "auto"
     """The layout by name, or auto to recognise it by its files."""
     split: tuple[str, ...] = ()
-    """Splits to pack: train val test; all there are by default."""
+    """Splits to pack: train val test, or usual names of theirs; all there are by default."""
     level: str | None = None
     """The level of the classes, where the layout has several: family, variant, manufacturer ..."""
     images_per_shard: Count = 1000

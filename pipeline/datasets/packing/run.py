@@ -15,6 +15,7 @@ from pipeline.datasets.packing.job import Pack
 from pipeline.datasets.packing.shard import Receipt, Task, receipt_url, write_shard
 from pipeline.monitor.monitor import Monitor
 from pipeline.refusal import Refusal
+from pipeline.sources.listing import in_words
 from pipeline.tables import files
 
 AT_ONCE = 64  # shards that are planned and handed out together
@@ -32,8 +33,10 @@ def pack(job: Pack, apply: Callable = map) -> dict:
     files.check_writable(job.out)
     earlier = _load_receipts(job.out, checked.head)
     monitor, classes = Monitor(job.log), len(checked.dataset.classes)
-    monitor.record("planned", layout=checked.layout, images=checked.images, classes=classes, splits=checked.splits)
-    monitor.show(f"{checked.layout}: {checked.images} images of {classes} classes in {' '.join(checked.splits)}")
+    left_out = checked.survey.left_out
+    monitor.record("planned", layout=checked.layout, images=checked.images, classes=classes, splits=checked.splits, left_out=left_out)
+    others = f"; files in no sample: {in_words(left_out)}" if left_out else ""
+    monitor.show(f"{checked.layout}: {checked.images} images of {classes} classes in {' '.join(checked.splits)}{others}")
     _write_tables(job.out, checked.dataset)
     with monitor.stage("pack", checked.images, "images"):
         receipts = _write_shards(checked, earlier, apply, monitor)
@@ -133,6 +136,7 @@ def _finish(checked: CheckedPack, earlier: dict[str, Receipt], receipts: dict[st
             {"name": receipt.name, "split": receipt.split, "images": receipt.images, "bytes": receipt.bytes, "sha256": receipt.sha256}
             for receipt in shards
         ],
+        "left_out": checked.survey.left_out,
         "problems": checked.survey.problems + [problem for receipt in all_receipts for problem in receipt.problems],
     }
     content["splits"] = {split: sums for split, sums in content["splits"].items() if sums["shards"]}

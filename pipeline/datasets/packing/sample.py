@@ -70,6 +70,8 @@ def members(item: Item, layout: str, contents: Sequence[bytes], resize: int | No
     if resize:
         fitted = _fit_size(upright, resize)
         image, ending = _resize(image, fitted), "jpg"
+    elif ending in ("jpe", "jfif"):
+        ending = "jpg"  # by which every reader of shards knows it
     elif ending not in IMAGES:
         raise Unpackable(f"ends in .{ending}; shards hold {' '.join(IMAGES)}, so give --resize to encode it anew")
     annotations = _annotations_of(item, from_files, size, orientation) | {"width": upright[0], "height": upright[1]}
