@@ -91,6 +91,6 @@ def public(text: str) -> str:
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception as one readable line, without the credentials that URLs may carry."""
-    text = public(" ".join(str(error).split())) or type(error).__name__
+    """An exception as one readable line, the same in every run: without addresses of memory, and the credentials that URLs may carry."""
+    text = public(re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(error).split()))) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

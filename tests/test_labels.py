@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import train as job_train
-from pipeline import sources
+from pipeline import sources, storage
 from pipeline.datasets.packing import Pack, pack
 from pipeline.plan.check import check_job
 from pipeline.refusal import Refusal
@@ -111,6 +111,17 @@ def test_a_pattern_of_class_folders_keeps_their_labels(tmp_path, pattern):
     if pattern == "/*/*.jpg":
         del expected["n01/deep/b.jpg"]
     assert told(f"{tmp_path}/root{pattern}") == expected
+
+
+def test_patterns_and_splits_are_the_same_in_a_bucket(tmp_path, s3):
+    images(tmp_path, "n/n01/a.jpg", "n/n01/deep/b.jpg", "n/n02/c.jpg", "n/n02/.d.jpg", "s/train/cat/1.jpg", "s/dev/dog/2.jpg")
+    storage.filesystem(s3)[0].put(f"{tmp_path}/", f"{s3}/labels/", recursive=True)
+    for pattern in ("n/n0*", "n/{n01,n02}", "n/*", "n/*/*", "n", "s", "s/*/*", "s/{train,dev}"):
+        assert told(f"{s3}/labels/{pattern}") == told(f"{tmp_path}/{pattern}"), pattern
+    assert (
+        packed(f"{s3}/labels/s", tmp_path / "there", skip_missing=True)[1:]
+        == packed(tmp_path / "s", tmp_path / "here", skip_missing=True)[1:]
+    )
 
 
 def test_folders_deep_in_a_pattern_are_the_classes(tmp_path):
@@ -388,7 +399,7 @@ def test_a_training_heeds_every_name_of_a_split(names, tmp_path, caplog):
 # Datasets to pack
 
 
-def packed(root: Path, out: Path, **options) -> tuple[dict, dict[str, tuple], list[str]]:
+def packed(root: Path | str, out: Path, **options) -> tuple[dict, dict[str, tuple], list[str]]:
     """What pack.json says, image's bytes -> label, split and boxes, and the classes."""
     content = pack(Pack(root=str(root), out=str(out), workers=0, **options))
     samples = {}
@@ -507,6 +518,18 @@ def test_a_table_beside_class_folders_is_told_and_read_if_asked(tmp_path, caplog
     put(tmp_path / "root/places.csv", b"filename,category\n1.jpg,indoors\n2.jpg,outdoors\n")
     assert packed(tmp_path / "root", tmp_path / "folders")[2] == ["cat", "dog"] and "places.csv is not read" in caplog.text
     assert packed(tmp_path / "root", tmp_path / "table", layout="csv")[2] == ["indoors", "outdoors"]
+
+
+def test_files_that_are_no_tables_do_not_stand_in_the_way(tmp_path):
+    """Class folders are packed as ever beside files that cannot be read as tables of images, and with files in them that lie anywhere."""
+    root = tmp_path / "root"
+    images(root, "cat/1.jpg", "dog/2.jpg")
+    put(root / "notes.csv", b"image,label,comment\ncat/1.jpg,x,well, well\n")
+    put(root / "more.tsv", b"caf\xe9\tlabel\n")
+    put(root / "cat/sizes.csv", b"caf\xe9,label\n")
+    put(root / "dog/images.txt", b"1 2.jpg\n")
+    content, _, classes = packed(root, tmp_path / "out")
+    assert (content["layout"], classes, content["left_out"]) == ("folder", ["cat", "dog"], {".csv": 2, ".tsv": 1, ".txt": 1})
 
 
 @pytest.mark.parametrize("form", ["{}", "{}.0", "{}.", "0{}", " {} "])

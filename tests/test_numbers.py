@@ -15,14 +15,22 @@ import pipeline
 from jobs import probe as probe_job
 from pipeline import tables
 from pipeline.backbones import linear_probe
-from pipeline.families import METHODS, METRICS, masked, metric
+from pipeline.engine import misfit
+from pipeline.engine.runners.masked import _settle
+from pipeline.families import METRICS, masked, metric
+from pipeline.maps.quantise import stored
+from pipeline.maps.render import unit
+from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
+from pipeline.spec.grammar import parse
 from pipeline.train.learner import _right
 from pipeline.train.probe.accuracy import measure
 from pipeline.train.probe.features import Features, collect_features
 from pipeline.train.probe.job import ProbeJob
 from pipeline.train.probe.solvers import Diverged, Linear, accuracy, adam, lbfgs, ranks
-from tests.shards import encoded, tar_bytes
+from tests import tiny
+from tests.entries import cheap
+from tests.shards import encoded, picture, tar_bytes
 
 SIDE = 32
 HERE = "tests.test_numbers"
@@ -142,6 +150,86 @@ def test_a_map_without_a_finite_range_and_a_score_without_a_finite_value_are_no_
     assert reasons["astronomic"] == "the metric is not finite" and rows["grad_cam", "00000000"]["complexity"] is not None
     [whole] = [row for row in found["summary"].to_pylist() if (row["metric"], row["method"]) == ("uncountable", "grad_cam")]
     assert (whole["n"], whole["n_null"], whole["mean"]) == (1, 1, 1.0), "one image without a count leaves the others theirs"
+
+
+# Rounding
+
+
+def dull(kind: str, curved: bool = False) -> nn.Module:
+    """Networks whose answer does not depend on the image, but for rounding."""
+    network = tiny.build(curved=curved)
+    with torch.no_grad():
+        if kind == "deaf":  # features that no class listens to
+            network[-1].weight.zero_()
+        elif kind == "dead":  # no unit of the last layer ever fires
+            network[4].bias.fill_(-1e3)
+        elif kind == "zero":
+            for parameter in network.parameters():
+                parameter.zero_()
+        elif kind == "undecided":  # all logits move alike, so that of the probabilities nothing but rounding does
+            network[-1].weight.copy_(5 * network[-1].weight[:1].expand_as(network[-1].weight))
+            network[-1].bias.copy_(0.3 * torch.arange(5))
+    return network
+
+
+def deaf_transformer(num_classes: int = 5) -> nn.Module:
+    """Its channels behind the last norm add up to nothing, so that a uniform weighting of them is rounding."""
+    import timm
+
+    network = timm.create_model("test_vit", num_classes=num_classes, img_size=SIDE)
+    torch.nn.init.zeros_(network.head.weight)
+    return network
+
+
+CLASS_FREE = {"eigen_cam", "fake_cam", "random", "raw_attention", "rollout"}
+DRAWN = {"rise", "rglas"}  # what their formulas give where all scores are one: the density of the masks, a drawing of equal spots
+MEANS = {"score_cam"}  # the mean of all channels
+OF_LOGITS = {method for method in METHODS if METHODS[method].family in ("cam", "path", "attention")} | {
+    "ablation_cam",
+    "score_cam",
+    "opti_cam",
+    "extremal",
+}
+
+
+@pytest.mark.parametrize(
+    ("written", "alive"),
+    [
+        ((HERE, "dull", ("kind", "deaf")), MEANS),
+        ((HERE, "dull", ("kind", "deaf"), ("curved", "true")), MEANS),
+        ((HERE, "dull", ("kind", "dead")), {"deconvnet"}),  # its rule does not ask whether a unit fired
+        ((HERE, "dull", ("kind", "dead"), ("curved", "true")), {"deconvnet"}),
+        ((HERE, "dull", ("kind", "zero")), set()),
+        ((HERE, "dull", ("kind", "undecided")), OF_LOGITS),
+        ((HERE, "dull", ("kind", "undecided"), ("curved", "true")), OF_LOGITS),
+        ((HERE, "deaf_transformer"), set()),
+    ],
+    ids=lambda value: "-".join(str(part[1] if isinstance(part, tuple) else part) for part in value[1:]) if isinstance(value, tuple) else "",
+)
+def test_where_the_answer_is_constant_no_method_makes_a_map_of_its_rounding(written, alive):
+    module, function, *args = written
+    backbone = pipeline.Network(f"{module}:{function}", args=tuple(args), image_size=SIDE).load()
+    images = np.stack([np.asarray(picture(seed, SIDE)).transpose(2, 0, 1) for seed in range(2)])
+    methods = [cheap(name) for name in METHODS if not misfit(parse(cheap(name), METHODS, "method"), backbone)]
+    for target in ("label", "second"):
+        for size in (1, 2):
+            rows = pipeline.explain(images, [0, 3], backbone, methods, [target], batch_size=size)["maps"].to_pylist()
+            live = {row["method"] for row in rows if unit(stored(row)).any()}
+            assert live <= CLASS_FREE | DRAWN | alive
+            assert {row["method"] for row in rows} >= {"lime", "occlusion", "glas", "mask", "score_cam"}
+
+
+def test_scores_that_differ_by_more_than_rounding_stay_as_they_are():
+    scores = torch.tensor(
+        [[0.5, 0.5 + 1e-7, 0.5 - 1e-7], [0.5, 0.5 + 1e-5, 0.5], [1e-30, 2e-30, 1e-30], [0.5, 0.5, torch.nan], [0.5, 0.5, 0.1]]
+    )
+    settled = scores.clone()
+    _settle(settled, None, None)
+    assert settled[0].unique().numel() == 1 and (settled[0] - 0.5).abs().max() < 2e-7
+    torch.testing.assert_close(settled[1:], scores[1:], rtol=0, atol=0, equal_nan=True)
+    wanted = torch.tensor([[True, True, False]] * 5)
+    _settle(alike := scores.clone(), wanted, torch.full((5,), 0.5))
+    assert alike[0].tolist() == [0.5, 0.5, scores[0, 2]] and torch.equal(alike[1], scores[1]) and alike[4].tolist() == scores[4].tolist()
 
 
 # Probes

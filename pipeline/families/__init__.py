@@ -41,7 +41,7 @@ from pipeline.families.perturbations import (
     equal_steps,
 )
 from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, checked_inputs, inputs_of, parameters, register
-from pipeline.maps.render import unit, units
+from pipeline.maps.render import settled, unit, units
 from pipeline.refusal import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
 
 __all__ = [
@@ -104,6 +104,7 @@ __all__ = [
     "path",
     "rectify",
     "register",
+    "settled",
     "spans",
     "unit",
     "units",

@@ -76,5 +76,15 @@ def unit(maps: np.ndarray) -> np.ndarray:
 def units(maps):
     """`unit` of each map of a batch [B h w] (a torch tensor)."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    flat = (high - low).isfinite() & (high - low <= FLAT * low.abs().maximum(high.abs()))
+    flat = alike(low, high)
     return ((maps - low) / (high - low).masked_fill(flat, 1)).masked_fill(flat, 0)
+
+
+def settled(maps, scale):
+    """Maps [B h w] that are sums of terms of size `scale` [B] (torch tensors); one that is nothing but their rounding becomes zero."""
+    return maps.masked_fill(alike(maps.amin((1, 2)), maps.amax((1, 2)), scale)[:, None, None], 0)
+
+
+def alike(low, high, scale=0):
+    """Whether nothing but rounding lies between `low` and `high`, the ends of values made from numbers of size `scale` (torch tensors)."""
+    return (high - low).isfinite() & (high - low <= FLAT * low.abs().maximum(high.abs()).clamp(min=scale))

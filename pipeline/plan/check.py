@@ -100,11 +100,10 @@ def _classes(
             raise Refusal(
                 f"{backbone.name} was trained on other classes than --classes {job.classes}: {difference(backbone.classes, names)}"
             )
-        classes = Classes(count or len(names), names)  # a network without classes leaves their number to the file
-        if problem := unknown_folders(folders, classes, f"--classes {job.classes}"):
-            log.warning("%s; their images go without a label", problem)
-        return classes, True
+        _tell_unknown(folders, Classes(count or len(names), names), f"--classes {job.classes}")
+        return Classes(count or len(names), names), True  # a network without classes leaves their number to the file
     if texts:
+        _tell_unknown(folders, Classes(count, texts), f"--text-classes {job.text_classes}")
         return Classes(count, texts), True
     if backbone.classes:
         classes = Classes(count, backbone.classes)
@@ -118,6 +117,11 @@ def _classes(
         raise Refusal(f"{problem}; give --classes FILE with one class name a line, in the network's order, or explain --targets predicted")
     log.warning("%s: images go without a label", problem)
     return Classes(count), False
+
+
+def _tell_unknown(folders: Sequence[str], classes: Classes, names_in: str) -> None:
+    if problem := unknown_folders(folders, classes, names_in):
+        log.warning("%s; their images go without a label", problem)
 
 
 def _unordered(folders: Sequence[str], count: int) -> str | None:

@@ -126,7 +126,7 @@ def _match_glob(fs, pattern: str, source: str, claim: _Claim) -> list[Match]:
     start = _literal_folder(pattern)
     infos = fs.glob(pattern, detail=True).values()
     if "/." not in pattern[len(start) :]:
-        infos = [info for info in infos if "/." not in info["name"][len(start) :]]
+        infos = [info for info in infos if not _is_hidden(info["name"], start)]
     files = [Match(fs, info, start) for info in infos if info["type"] != "directory"]
     below = [match for info in infos if info["type"] == "directory" for match in _list_below(fs, info["name"].rstrip("/"))]
     claimed = _keep_one_kind(files + below, source, claim)
@@ -156,7 +156,13 @@ def _match_path(fs, info: dict, source: str, claim: _Claim) -> list[Match]:
 
 
 def _list_below(fs, folder: str) -> list[Match]:
-    return [Match(fs, info, folder) for info in fs.find(folder, detail=True).values() if "/." not in info["name"][len(folder) :]]
+    return [Match(fs, info, folder) for info in fs.find(folder, detail=True).values() if not _is_hidden(info["name"], folder)]
+
+
+def _is_hidden(path: str, folder: str) -> bool:
+    """Whether it, or a folder that it lies in below this one, is hidden."""
+    below = path[len(folder) :]
+    return below.startswith(".") or "/." in below
 
 
 def _keep_one_kind(matches: list[Match], source: str, claim: _Claim) -> list[Match]:

@@ -1,7 +1,8 @@
 """Datasets in the layout they are published in. A layout is one file in this folder that holds a `LAYOUT`."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -48,8 +49,19 @@ def find(tree: Tree, name: str = "auto") -> tuple[str, Tree]:
     raise Refusal(f"{tree.root} is in no layout that is known ({', '.join(LAYOUTS)}); its first files are {examples}")
 
 
-def _recognised(tree: Tree, candidates: Sequence[str]) -> str | None:
-    names = [name for name in candidates if LAYOUTS[name].recognises(tree)]
+def _is_in(name: str, tree: Tree) -> bool:
+    return LAYOUTS[name].recognises(tree)
+
+
+def _may_be_in(name: str, tree: Tree) -> bool:
+    """As `_is_in`, of a folder of which nobody said that it is a dataset: a file in it that cannot be read is no reason to refuse."""
+    with suppress(Refusal):
+        return _is_in(name, tree)
+    return False
+
+
+def _recognised(tree: Tree, candidates: Sequence[str], recognises: Callable[[str, Tree], bool] = _is_in) -> str | None:
+    names = [name for name in candidates if recognises(name, tree)]
     if len(names) > 1:
         raise Refusal(f"{tree.root} looks like {' and '.join(names)}; say which with --layout")
     return names[0] if names else None
@@ -58,13 +70,14 @@ def _recognised(tree: Tree, candidates: Sequence[str]) -> str | None:
 def _find_inside(tree: Tree, candidates: Sequence[str]) -> tuple[str, Tree] | None:
     """The layout of the one folder, nearest to the root, in which a dataset's own tables lie."""
     for depth in range(1, DEEPEST + 1):
-        found = {inner.root: (name, inner) for inner in tree.folders(depth) if (name := _recognised(inner, candidates))}
+        found = {inner.root: (name, inner) for inner in tree.folders(depth) if (name := _recognised(inner, candidates, _may_be_in))}
         if len(found) > 1:
             several = ", ".join(f"{root} ({name})" for root, (name, _) in found.items())
             raise Refusal(f"{tree.root} holds several datasets: {several}; name one with --root")
         if found:
             ((name, inner),) = found.values()
-            log.warning("%s is %s, and is packed; files beside it are not", inner.root, name)
+            beside = len(tree.files) - len(inner.files)
+            log.warning("%s is %s, and is packed; %d files beside it are not", inner.root, name, beside)
             return name, inner
     return None
 

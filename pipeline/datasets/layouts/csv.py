@@ -53,7 +53,9 @@ def _refuse_unclear(tree: Tree, tables: Sequence[Table]) -> None:
         raise Refusal(f"{tree.root} has not one CSV file with the columns path and label{has}")
     if len(tables) > 1 and not all(table.whole_split for table in tables):
         names = " and ".join(table.path for table in tables)
-        raise Refusal(f"{tree.root}: {names} each name images and labels; leave one there, or join them with a column split")
+        raise Refusal(
+            f"{tree.root}: {names} each name images and labels; leave one there, join them with a column split, or read none with --layout folder"
+        )
 
 
 def _rows(tree: Tree, tables: Sequence[Table]) -> Iterator[tuple[str, dict[str, str], Table, str, Callable]]:

@@ -85,7 +85,13 @@ def readable(tree: Tree, asked: bool = False) -> list[Table]:
 
 def _is_of(tree: Tree, table: Table, asked: bool) -> bool:
     """Whether most images of the table are there, in no folders that tell them apart."""
-    values = {row[table.image] for _, row in table.rows(tree)}
+    try:
+        values = {row[table.image] for _, row in table.rows(tree)}
+    except Refusal as problem:
+        if asked:
+            raise
+        log.warning("%s; it is taken for no table of images", problem)
+        return False
     paths = {*locate(tree, values).values()}
     return 2 * len(paths) > len(values) and (asked or len(_folders(paths)) < 2)
 

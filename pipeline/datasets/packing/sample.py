@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pipeline.datasets.layouts import LAYOUTS, SHOWN, FileAnnotations, Record
-from pipeline.refusal import Refusal
-from pipeline.sources.decode import PIXEL_LIMIT
+from pipeline.refusal import Refusal, one_line
+from pipeline.sources.decode import Undecodable, look, rgb
 from pipeline.sources.sample import IMAGES
 
 ORIENTATION = 0x0112  # the EXIF tag
 DIGITS = 6  # of a fraction
 QUALITY = 95  # of a re-encoded JPEG
+ANY = None  # formats: whatever Pillow reads can be packed
 # Where the point (x, y) of a stored image lies in the image as it is shown, by EXIF orientation; fractions of each.
 TURNED = {
     2: lambda x, y: (1 - x, y),
@@ -84,14 +85,9 @@ def members(item: Item, layout: str, contents: Sequence[bytes], resize: int | No
 def _read_header(image: bytes) -> tuple[tuple[int, int], int]:
     """Width and height as stored, and the EXIF orientation."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            if opened.width * opened.height > PIXEL_LIMIT:
-                raise Unpackable(f"claims {opened.width} x {opened.height} pixels; at most {PIXEL_LIMIT:,} are decoded")
-            return opened.size, _read_orientation(opened)
-    except Unpackable:
-        raise
-    except Exception as error:  # the image boundary, as in sources.decode
-        raise Unpackable(f"cannot be read: {' '.join(str(error).split())[:100] or type(error).__name__}") from error
+        return look(image, lambda opened: (opened.size, _read_orientation(opened)), ANY)
+    except Undecodable as error:
+        raise Unpackable(f"cannot be read: {error.message}") from error
 
 
 def _read_orientation(image: Image.Image) -> int:
@@ -110,7 +106,7 @@ def _read_files(record: Record, layout: str, contents: Sequence[bytes]) -> FileA
     except Refusal:
         raise
     except Exception as error:  # the file boundary: what is damaged is named
-        raise Refusal(f"{' or '.join(record.paths[1:])} cannot be read: {' '.join(str(error).split())[:100]}") from error
+        raise Refusal(f"{' or '.join(record.paths[1:])} cannot be read: {one_line(error, 100)}") from error
 
 
 def _annotations_of(item: Item, from_files: FileAnnotations, size: tuple[int, int], orientation: int) -> dict:
@@ -158,10 +154,9 @@ def _fit_size(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 def _resize(image: bytes, size: tuple[int, int]) -> bytes:
     try:
-        with Image.open(io.BytesIO(image)) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-    except Exception as error:
-        raise Unpackable(f"cannot be decoded: {' '.join(str(error).split())[:100] or type(error).__name__}") from error
+        upright = look(image, rgb, ANY)
+    except Undecodable as error:
+        raise Unpackable(f"cannot be decoded: {error.message}") from error
     buffer = io.BytesIO()
     upright.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

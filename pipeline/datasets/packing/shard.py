@@ -18,6 +18,7 @@ from pipeline.tables import files
 
 VERSION = 1  # of what a shard holds; raised where the same records would come to other bytes
 AT_ONCE = 32  # images asked of the store side by side
+EIGHT_BITS = {"jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp"}  # endings of images that hold no wider numbers
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class Receipt:
 def fingerprint(items: Sequence[Item], stamps: Sequence, layout: str, resize: int | None) -> str:
     """A hash of records, of the size and age of their files, and of what is made of them."""
     described = [[item.key, item.label_name, asdict(item.record)] for item in items]
-    content = json.dumps([VERSION, layout, resize, described, stamps], sort_keys=True)
+    wide = resize and any(item.record.image.rpartition(".")[2].lower() not in EIGHT_BITS for item in items)
+    # what is wider than 8 bits came to other bytes once; which images are, only their headers say
+    content = json.dumps([VERSION, layout, resize, described, stamps, *(["16 bits"] if wide else [])], sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 

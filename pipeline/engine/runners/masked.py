@@ -17,7 +17,7 @@ from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import autocast
 from pipeline.engine.masks import Masks, masks_of
 from pipeline.families import METHODS, Copies, Masked, Recipe, Windows, parameters
-from pipeline.maps.render import upsample
+from pipeline.maps.render import alike, upsample
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import Choice
 
@@ -102,7 +102,10 @@ def score_copies(
     wanted: torch.Tensor | None = None,
     payer: str = "",
 ) -> list[Copies]:
-    """<d, y> and <d, p> [B N] of every masked copy, for each direction d [B C], zero where a copy is not wanted; the rest as `pass_copies`."""
+    """<d, y> and <d, p> [B N] of every masked copy, for each direction d [B C], zero where a copy is not wanted; the rest as `pass_copies`.
+
+    Where the copies of an image, and the image itself, differ by rounding alone, they have one score: a method would enlarge the rounding.
+    """
     blank = batch.forward.logits.new_zeros(len(batch.pixels), masks.count)
     scores = [Copies(blank.clone(), blank.clone(), partial(spread, batch, masks), masks.geometry) for _ in directions]
 
@@ -113,7 +116,21 @@ def score_copies(
             copies.prob[images, numbers] = (d[images] * p).sum(1)
 
     pass_copies(batch, masks, read, fill, pixels, wanted, payer)
+    y = batch.forward.logits
+    for copies, d in zip(scores, directions, strict=True):
+        for values, answers in ((copies.logit, y), (copies.prob, batch.probabilities(y))):
+            _settle(values, wanted, None if pixels is not None else (d * answers).sum(1))
     return scores
+
+
+def _settle(scores: torch.Tensor, wanted: torch.Tensor | None, whole: torch.Tensor | None) -> None:
+    """Give the wanted copies [B N] one score, in place, where they differ by rounding alone: that of the `whole` image [B], if it is known."""
+    wanted = torch.ones_like(scores, dtype=torch.bool) if wanted is None else wanted
+    low, high = scores.masked_fill(~wanted, torch.inf).amin(1), scores.masked_fill(~wanted, -torch.inf).amax(1)
+    if whole is not None:
+        low, high = low.minimum(whole), high.maximum(whole)
+    one = high if whole is None else whole
+    scores.copy_(torch.where(wanted & alike(low, high)[:, None], one[:, None], scores))
 
 
 @torch.no_grad()
@@ -155,4 +172,7 @@ def _drops(batch: Batch, directions: dict[int, torch.Tensor], payer: str) -> dic
 
     within_budget(batch, A.shape[0] * A.shape[1], one_pass, payer)
     batch.tally[payer, "heads"] += A.shape[0] * A.shape[1]
+    for t, loss in losses.items():  # of an image whose answer needs no channel, it is rounding
+        most = loss.abs().amax(1)
+        loss.masked_fill_(alike(-most, most, whole[t].logit.abs())[:, None], 0)
     return losses

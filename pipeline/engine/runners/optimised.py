@@ -14,6 +14,7 @@ from pipeline.engine.blur import smoothed, spread
 from pipeline.engine.budget import within_budget
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Descent, Optimised
+from pipeline.maps.render import alike
 from pipeline.spec.grammar import Choice
 
 
@@ -45,6 +46,7 @@ class _Objective:
         self.descent, self.batch, self.payer = descent, batch, payer
         self.direction, self.class_id = explained.directions[:, 0], explained.class_id
         self.clean = self._scores(batch.forward.logits[:, None], slice(None))[:, 0]
+        self.low, self.high = self.clean.clone(), self.clean.clone()  # of the scores of each image and its copies so far
 
     def evaluate(
         self, u: torch.Tensor, step: int, context: Sequence[torch.Tensor], rows: torch.Tensor
@@ -57,9 +59,12 @@ class _Objective:
             with torch.enable_grad():
                 v = u[part].detach().requires_grad_()
                 copies, penalty = descent.paint(v, step, *(value[part] for value in context))
-                loss = descent.loss(self._pass(copies, rows[part]), self.clean[rows[part]]) + penalty
+                scores = self._pass(copies, rows[part])
+                loss = descent.loss(scores, self.clean[rows[part]]) + penalty
                 gradients[part] = torch.autograd.grad(loss.sum(), v)[0]
             losses[part] = loss.detach()
+            self.low[rows[part]] = self.low[rows[part]].minimum(scores.detach().amin(1))
+            self.high[rows[part]] = self.high[rows[part]].maximum(scores.detach().amax(1))
 
         within_budget(self.batch, len(rows), one_pass, self.payer, "backward", rows_each=descent.copies)
         return losses, gradients
@@ -84,14 +89,14 @@ class _Objective:
 
     @torch.no_grad()
     def maps(self, u: torch.Tensor) -> torch.Tensor:
-        """The maps [B h w] of the variable [B ...], as many at a time as in a step."""
+        """The maps [B h w] of the variable [B ...], as many at a time as in a step; zero where no score has moved by more than rounding."""
         maps = []
 
         def one_pass(start: int, stop: int) -> None:
             maps.append(self.descent.map_of(u[start:stop], *(value[start:stop] for value in self.descent.context)).float())
 
         within_budget(self.batch, len(u), one_pass, self.payer, "backward", rows_each=self.descent.copies)
-        return torch.cat(maps)
+        return torch.cat(maps).masked_fill(alike(self.low, self.high)[:, None, None], 0)
 
     def _pass(self, copies: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Copies [n M 3 H W] of the images `rows` [n] -> scores [n M], differentiable; one forward for all of them."""

@@ -27,9 +27,13 @@ def lime(
 
 
 def _ridge(z: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Weighted ridge regression with an intercept that is not penalised: z [B N S], y and weights [B N] -> coefficients [B S]."""
+    """Weighted ridge regression with an intercept that is not penalised: z [B N S], y and weights [B N] -> coefficients [B S].
+
+    Those of a constant y are zero: solved for, they would be the rounding of its mean.
+    """
+    constant = (y == y[:, :1]).all(1, keepdim=True)
     share = (weights / weights.sum(1, keepdim=True))[..., None]
     z, y = z - (share * z).sum(1, keepdim=True), y[..., None] - (share * y[..., None]).sum(1, keepdim=True)
     weighted = (weights[..., None] * z).mT
     penalty = alpha * torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
-    return torch.linalg.solve(weighted @ z + penalty, weighted @ y)[..., 0]
+    return torch.linalg.solve(weighted @ z + penalty, weighted @ y)[..., 0].masked_fill(constant, 0)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pipeline.families import Channels, Even, masked
+from pipeline.families import Channels, Even, masked, settled
 
 
 def _black(score_norm):
@@ -14,4 +14,5 @@ def _black(score_norm):
 def score_cam(A, copies, black, *, score_norm: Literal["softmax", "none"] = "softmax"):
     """S = relu(sum_k w_k A_k), w = softmax_k(u) or u, with u_k = <d, y(x m_k)> - <d, y(x_b)> and m_k = n(up(A_k))."""
     weights = copies.logit.softmax(1) if score_norm == "softmax" else copies.logit - black.logit
-    return (weights[:, :, None, None] * A).sum(1).relu()
+    terms = weights[:, :, None, None] * A
+    return settled(terms.sum(1).relu(), terms.abs().sum(1).amax((1, 2)))
