@@ -285,7 +285,8 @@ def draw_maps(other: Batch, batch: Batch, maps: ScoredMaps, payer: str, raw: boo
     for (_, kind), rows in other.tally.items():
         batch.tally[payer, kind] += rows
     other.tally.clear()
-    images = upsample(cells, batch.size, METHODS[maps.method.name].render(maps.method.args)).numpy()
+    render = batch.backbone.drawing(METHODS[maps.method.name].render(maps.method.args))
+    images = upsample(cells, batch.size, render).numpy()
     finite = [np.isfinite(image).all() for image in images]
     draws = [(image if raw else unit(image)) if whole else np.full_like(image, np.nan) for image, whole in zip(images, finite, strict=True)]
     return np.stack(draws).astype(np.float64)
