@@ -1,5 +1,6 @@
 """The network that is explained is the network that was given: found wherever it hides, seen as it sees, refused where it cannot be."""
 
+import dataclasses
 import functools
 import io
 from collections import namedtuple
@@ -15,11 +16,19 @@ from PIL import Image
 from torch import nn
 
 import pipeline
+from pipeline import tables
 from pipeline.backbones import Backbone, load
-from pipeline.maps.quantise import stored
+from pipeline.engine.masks import channels
+from pipeline.families import METHODS
+from pipeline.maps import boxes as geometry
+from pipeline.maps.quantise import stored, summaries
+from pipeline.maps.render import over_part, part_of, units, upsample
 from pipeline.plan.check import check_job
+from pipeline.plan.fit import fit_to_backbone
+from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
 from pipeline.sources.decode import INTERPOLATIONS, decode
+from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.job import Job
 
 SIZE = 32
@@ -203,6 +212,39 @@ def test_a_network_moves_wherever_it_hides(place: str):
     """The meta device refuses to meet another, as a GPU does."""
     backbone = load("tests.test_networks:hidden", args={"place": place}, image_size=SIZE).to("meta")
     assert backbone.head(*backbone.trunk(images(backbone, 2).to("meta"))).is_meta
+
+
+MADE: dict[str, Callable] = {
+    "scripted": torch.jit.script,
+    "recorded": lambda a: torch.jit.trace(a.eval(), torch.zeros(2, 3, SIZE, SIZE)),
+}
+
+
+def made(how: str):
+    return Slotted(MADE[how](body()), answer())
+
+
+@pytest.mark.parametrize("how", MADE)
+@pytest.mark.filterwarnings("ignore")
+def test_inside_ones_own_halves_a_network_may_be_of_any_make(how: str):
+    backbone = load("tests.test_networks:made", args={"how": how}, image_size=SIZE)
+    assert not any(value.requires_grad for value in backbone.network.a.parameters())
+    assert len(backbone.cut.state_dict()) == 2 + len(backbone.network.a.state_dict())
+
+
+def lazy_half():
+    return Slotted(nn.Sequential(nn.LazyConv2d(6, 4, 4), nn.ReLU()), answer())
+
+
+def quantised_half():
+    return Slotted(body(), torch.ao.quantization.quantize_dynamic(nn.Sequential(answer()), {nn.Linear}))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("build", "message"), [("quantised_half", "is no tensor"), ("lazy_half", "0.weight .*has no shape yet")])
+def test_weights_that_are_not_there_are_refused(build: str, message: str):
+    with pytest.raises(Refusal, match=message):
+        load(f"tests.test_networks:{build}", image_size=SIZE)
 
 
 @functools.lru_cache
@@ -754,3 +796,203 @@ def test_one_class_is_refused_before_its_folders_are_counted(tmp_path):
     )
     with pytest.raises(Refusal, match="one class, whose softmax is 1"):
         check_job(job)
+
+
+# the part of the image that a network sees
+
+SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+# A family, its arguments, the side of its images, what it sees of it and what its cells lie over.
+NARROW = tuple((key, str(value)) for key, value in SMALL.items())
+UNSEEN = [
+    ("vit_tiny_patch16_224", SMALL, 79, 64, 64),
+    ("beit_base_patch16_224", SMALL, 72, 64, 64),
+    ("eva02_tiny_patch14_224", SMALL, 83, 70, 70),
+    ("vit_small_patch14_reg4_dinov2", SMALL, 83, 70, 70),
+    ("convnext_atto", {}, 67, 64, 64),
+    ("test_convnext", {}, 79, 76, 64),
+    ("resnet18", {}, 79, 79, 79),
+    ("vit_tiny_patch16_224", SMALL, 80, 80, 80),
+]
+
+
+def unseen(model: str, args: dict, side: int) -> Backbone:
+    return load(f"timm/{model}", args={"pretrained": "false", "num_classes": "5"} | args, image_size=side)
+
+
+@pytest.mark.parametrize(("model", "args", "side", "seen", "covered"), UNSEEN)
+def test_the_grid_lies_over_the_pixels_that_can_change_the_logits(model: str, args: dict, side: int, seen: int, covered: int):
+    backbone = unseen(model, args, side)
+    with torch.no_grad():
+        for value in backbone.cut.parameters():
+            if not value.any():
+                value += 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+    assert backbone.seen == (None if seen == side else (0, 0, covered, covered))
+    x = images(backbone, 1)
+    before = backbone.logits(x)
+    for axis in (2, 3):
+        beyond, last = x.clone(), x.clone()
+        beyond.narrow(axis, seen, side - seen).add_(5)
+        last.narrow(axis, seen - 1, 1).add_(5)
+        assert torch.equal(backbone.logits(beyond), before)
+        assert not torch.equal(backbone.logits(last), before)
+    cells = torch.rand(2, *backbone.grid, generator=torch.Generator().manual_seed(0))
+    drawn = upsample(cells, (side, side), backbone.drawing("bilinear"))
+    inside = F.interpolate(cells[:, None], (covered, covered), mode="bilinear")
+    torch.testing.assert_close(drawn, F.pad(inside, (0, side - covered, 0, side - covered), mode="replicate")[:, 0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(79, 79), (158, 158), (40, 237)])
+def test_a_part_is_the_same_part_at_every_size(size: tuple[int, int]):
+    cells = torch.zeros(1, 4, 4)
+    cells[0, 1, 3] = 1
+    drawn = upsample(cells, size, over_part("bilinear", (0, 0, 64, 64), (79, 79)))[0]
+    y, x = ((drawn.sum(1 - axis) * (torch.arange(side) + 0.5)).sum() / drawn.sum() / side for axis, side in enumerate(size))
+    assert y == pytest.approx(24 / 79, abs=0.01)  # the centre of the second cell of 16 pixels; the last column runs on to the edge
+    assert drawn[:, -1].equal(drawn[:, round(60 / 79 * size[1])])
+    assert x > 0.7
+    numbers = summaries(cells.numpy(), part_of(over_part("bilinear", (0, 0, 64, 64), (79, 79))))
+    assert (numbers["peak_x"][0], numbers["peak_y"][0]) == (pytest.approx(56 / 79), pytest.approx(24 / 79))
+
+
+def test_constant_maps_and_differences_stay_so_beyond_the_part():
+    how, a, b = over_part("bilinear", (3, 0, 60, 41), (64, 48)), torch.rand(1, 3, 5), torch.rand(1, 3, 5)
+    assert upsample(torch.full((1, 3, 5), 0.7), (64, 48), how).allclose(torch.tensor(0.7))
+    torch.testing.assert_close(upsample(a, (64, 48), how) - upsample(b, (64, 48), how), upsample(a - b, (64, 48), how))
+    whole = over_part("bilinear", (0, 0, 64, 48), (64, 48))
+    torch.testing.assert_close(upsample(a, (64, 48), whole), upsample(a, (64, 48), "bilinear"), atol=1e-6, rtol=0)
+
+
+class Window(nn.Module):
+    """A network that cuts a window out of the image; `clean` takes out what is no number."""
+
+    def __init__(self, window, clean):
+        super().__init__()
+        self.net, self.window, self.clean = convolutional(), window, clean
+
+    def forward(self, x):
+        top, left, bottom, right = self.window
+        x = torch.nan_to_num(x) if self.clean else x
+        return self.net(x[:, :, top:bottom, left:right])
+
+
+def window(top: int, left: int, bottom: int, right: int, clean: bool = False) -> nn.Module:
+    return Window((top, left, bottom, right), clean)
+
+
+@pytest.mark.parametrize("part", [(4, 4, 28, 28), (0, 4, 28, 32), (3, 0, 31, 28), (0, 0, 30, 30)])
+def test_a_window_inside_a_network_is_what_it_sees(part: tuple[int, int, int, int]):
+    args = dict(zip(("top", "left", "bottom", "right"), part, strict=True))
+    seen = load("tests.test_networks:window", args=args, layer="net.0", image_size=SIZE).seen
+    top, left, bottom, right = part
+    assert seen == (top, left, top + (bottom - top) // 4 * 4, left + (right - left) // 4 * 4)  # in patches of 4
+    assert load("tests.test_networks:window", args=args | {"clean": True}, layer="net.0", image_size=SIZE).seen is None
+
+
+def test_everything_that_draws_a_map_agrees_on_its_part():
+    """Metrics, tables and the masks of methods: on a network that sees 64 of 79 pixels."""
+    side, part = 79, (0, 0, 64, 64)
+    network = pipeline.Network("timm/vit_tiny_patch16_224", args=(*NARROW, ("pretrained", "false"), ("num_classes", "5")), image_size=side)
+    backbone = network.load()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, side, side), dtype=np.uint8)
+    boxes = [[[0.0, 0.0, 64 / side, 64 / side]], [[0.0, 0.0, 0.5, 0.4]]]
+    methods = ["grad_cam", "score_cam", "opti_cam(steps=3)", "gradient", "raw_attention"]
+    found = pipeline.explain(pixels, [0, 3], network, methods=methods, targets=["label"], metrics=["energy", "pointing"], boxes=boxes)
+    metrics = {(row["image_id"], row["method"]): row for row in found["metrics"].to_pylist()}
+    for row in found["maps"].to_pylist():
+        over = METHODS[row["method"].partition("(")[0]].grid == "cells"
+        assert row["render"] == ("bilinear:0,0,64,64/79,79" if over else "area")
+        S = tables.render(row, (side, side))
+        if not over:
+            continue
+        assert (S[64:] == S[63]).all() and (S[:, 64:] == S[:, 63:64]).all()
+        cells = stored(row)
+        raw = upsample(torch.from_numpy(cells)[None], (side, side), row["render"])[0].numpy().clip(0)
+        raw -= raw.min()
+        y, x = np.unravel_index(cells.argmax(), cells.shape)
+        assert (row["peak_x"], row["peak_y"]) == (pytest.approx((16 * x + 8) / side), pytest.approx((16 * y + 8) / side))
+        inside = geometry.pixels(np.array(boxes[int(row["image_id"].rpartition("/")[2])]), (side, side))
+        assert metrics[row["image_id"], row["method"]]["energy"] == pytest.approx(raw[inside].sum() / raw.sum(), abs=0.01)
+    batch = SimpleNamespace(forward=SimpleNamespace(A=torch.rand(2, 3, 4, 4)), size=(side, side), backbone=backbone)
+    masks = channels(None, batch).paint(torch.tensor([0, 2]), torch.tensor([0, 1]))
+    drawn = upsample(batch.forward.A[[0, 1], [0, 2]], (side, side), over_part("bilinear", part, (side, side)))
+    torch.testing.assert_close(masks, units(drawn))
+
+
+def test_only_maps_over_a_part_are_computed_anew():
+    backbone = unseen("vit_tiny_patch16_224", SMALL, 79)
+    spec, _ = fit_to_backbone(build_spec(["grad_cam", "gradient"], ["label"], metrics=["energy"]), backbone)
+    now, then = (outputs_of(spec, network, ()) for network in (backbone, dataclasses.replace(backbone, seen=None)))
+    moved = {output.table for output, before in zip(now, then, strict=True) if output.identity != before.identity}
+    assert moved == {"maps", "scores"}
+    same = [output.table for output, before in zip(now, then, strict=True) if output.identity == before.identity]
+    assert {"images", "features", "predictions"} <= {*same}
+
+
+# files of weights as trainings write them
+
+
+def plain_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {name: torch.rand_like(value) if value.is_floating_point() else value for name, value in convolutional().state_dict().items()}
+
+
+def behind(prefix: str, state: dict, shift: float = 0.0) -> dict[str, torch.Tensor]:
+    return {prefix + name: value + shift if value.is_floating_point() else value for name, value in state.items()}
+
+
+def plain_network() -> nn.Module:
+    return convolutional()
+
+
+FILES: dict[str, Callable] = {
+    "lightning": lambda s: {"state_dict": behind("model.", s), "epoch": 3, "optimizer_states": [{}], "pytorch-lightning_version": "2"},
+    "net": lambda s: behind("net.", s),
+    "criterion beside": lambda s: {"state_dict": behind("network.", s) | {"criterion.weight": torch.ones(4)}},
+    "two levels": lambda s: behind("module.model.backbone.", s),
+    "student alone": lambda s: {"student": behind("module.", s), "epoch": 1},
+    "model_state_dict": lambda s: {"model_state_dict": s, "optimizer_state_dict": {"state": {}, "param_groups": []}},
+    "net nested": lambda s: {"net": s, "acc": 91.5, "epoch": 7},
+    "ema": lambda s: {"ema": s, "updates": 9},
+    "nested twice": lambda s: {"model": {"state_dict": behind("model.", s)}, "args": "x"},
+}
+SEVERAL: dict[str, tuple[Callable, str]] = {
+    "student and teacher": (
+        lambda s: {"student": s, "teacher": behind("", s, 1)},
+        r"several state dicts \(student, teacher\).*save one alone",
+    ),
+    "generator": (lambda s: {"G": s, "D": s}, r"several state dicts \(G, D\)"),
+    "prefixes": (lambda s: behind("student.", s) | behind("teacher.", s, 1), r"2 times, behind student., teacher.; save one alone"),
+    "lightning with ema": (
+        lambda s: {"state_dict": behind("model.", s) | behind("ema.module.", s, 1)},
+        r"2 times, behind model., ema.module.",
+    ),
+    "another network": (lambda s: behind("model.", {f"{name}s": value for name, value in s.items()}), "do not fit"),
+    "part of it": (lambda s: behind("model.", dict(list(s.items())[:-1])), "missing"),
+    "other classes": (lambda s: behind("model.", s | {"3.weight": torch.ones(7, 6), "3.bias": torch.ones(7)}), "weights have 7 classes"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_weights_are_found_behind_one_prefix_or_key(kind: str, tmp_path):
+    state = plain_state()
+    torch.save(FILES[kind](state), tmp_path / "weights.ckpt")
+    network = load("tests.test_networks:plain_network", weights=str(tmp_path / "weights.ckpt"), image_size=SIZE).network
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_weights_behind_several_are_refused_with_the_way_out(kind: str, tmp_path):
+    make, message = SEVERAL[kind]
+    torch.save(make(plain_state()), tmp_path / "weights.ckpt")
+    with pytest.raises(Refusal, match=message) as refused:
+        load("tests.test_networks:plain_network", weights=str(tmp_path / "weights.ckpt"), image_size=SIZE)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_backbone_behind_a_prefix_loses_the_classifier_beside_it(tmp_path):
+    import timm
+
+    whole = timm.create_model("test_resnet", num_classes=7)
+    torch.save({"state_dict": behind("model.", whole.state_dict())}, tmp_path / "whole.ckpt")
+    backbone = load("timm/test_resnet", weights=str(tmp_path / "whole.ckpt"), args={"num_classes": "0"})
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in backbone.network.state_dict().items())

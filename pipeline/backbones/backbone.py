@@ -15,6 +15,8 @@ from pipeline.backbones.cutting.cut import Cut
 from pipeline.backbones.cutting.linear_head import feature_to_logits
 from pipeline.backbones.cutting.own_cut import OwnCut, TrunkAndHead
 from pipeline.backbones.preprocess import Preprocessing
+from pipeline.backbones.seen import Part
+from pipeline.maps.render import over_part
 from pipeline.refusal import Refusal
 from pipeline.targets.registry import Phrase
 
@@ -42,6 +44,7 @@ class Backbone:
         origin: description of a network without a classifier, key by key, which a linear probe on its feature remembers.
         branches: A -> log g [B, C, h, w] and h [B, 1, h, w] of a CALM network cut behind its trunk; None of any other.
         classes: the names of the classes, where the network brings them.
+        seen: top, left, bottom, right in pixels of the part of the image that the network sees; None where it sees all of it.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Backbone:
     origin: Mapping = field(default_factory=dict)
     branches: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     classes: tuple[str, ...] = ()
+    seen: Part | None = None
 
     @property
     def device(self) -> torch.device:
@@ -104,6 +108,10 @@ class Backbone:
     def _class_weights(self) -> Tensor | None:
         pixels = torch.zeros(1, 3, *self.image_size, dtype=torch.uint8, device=self.device)
         return feature_to_logits(self.cut.parts, *self.trunk(self.prepare(pixels)))
+
+    def drawing(self, render: str) -> str:
+        """The way from a map to an image: a map of cells lies over the part of the image that the network sees."""
+        return over_part(render, self.seen, self.image_size) if self.seen and render == "bilinear" else render
 
     def to(self, device: torch.device | str) -> "Backbone":
         """The same backbone on this device; its modules move, they are not copied."""

@@ -19,6 +19,7 @@ from pipeline.backbones.identity import identity_of, origin_of
 from pipeline.backbones.libraries import BuildOptions, Library, library_of
 from pipeline.backbones.multi_pool import side_by_side
 from pipeline.backbones.preprocess import SETTINGS, Preprocessing, preprocessing, size_of, stated_config
+from pipeline.backbones.seen import Part, seen_part
 from pipeline.backbones.stated import default_layer, has_no_classifier, text_weights
 from pipeline.classes.texts import TEMPLATES
 from pipeline.refusal import Refusal
@@ -80,7 +81,8 @@ def load(
     cut, images = _cut(network, prepare, layer)
     identity = identity_of(name, network, options, cut, prepare, linear)
     branches = _branches(network) if layer == "trunk" else None
-    return _backbone(name, network, cut, prepare, images, identity, phrases=phrases, origin=origin, classes=classes, branches=branches)
+    fields: dict[str, Any] = {"phrases": phrases, "origin": origin, "classes": classes, "branches": branches}
+    return _backbone(name, network, cut, prepare, images, identity, seen=_seen(cut, images), **fields)
 
 
 def like(backbone: Backbone, network: nn.Module | TrunkAndHead, identity: str) -> Backbone:
@@ -88,7 +90,12 @@ def like(backbone: Backbone, network: nn.Module | TrunkAndHead, identity: str) -
     prepare, phrases, classes = backbone.prepare, backbone.phrases, backbone.classes
     cut, images = _cut(network, prepare, None if isinstance(backbone.cut, OwnCut) else backbone.layer)
     branches = _branches(network) if backbone.branches else None
-    return _backbone(backbone.name, network, cut, prepare, images, identity, phrases=phrases, classes=classes, branches=branches)
+    fields: dict[str, Any] = {"classes": classes, "branches": branches, "seen": backbone.seen}
+    return _backbone(backbone.name, network, cut, prepare, images, identity, phrases=phrases, **fields)
+
+
+def _seen(cut: Cut | OwnCut, images: Tensor) -> Part | None:
+    return seen_part(lambda x: cut.head(*cut.trunk(x)), images, cut.covered if isinstance(cut, Cut) else None)
 
 
 def _read_probe(name: str, library: Library, url: str) -> linear_probe.Probe:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.backbones.stated import has_no_classifier
 from pipeline.refusal import Refusal
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
@@ -24,11 +25,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
     Raises:
         Refusal: where it cannot be read, is no state dict, holds code, or holds NaN or infinity.
     """
-    state = _from_hub(source) if source.startswith(HUB) else _from_file(source)
-    for wrapper in WRAPPERS:
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-            break
+    state = _unwrapped(_from_hub(source) if source.startswith(HUB) else _from_file(source), source)
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise Refusal(f"weights {source!r} hold no state dict (names with tensors); save the network's state_dict() as safetensors")
     broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
@@ -41,27 +38,82 @@ def install_weights(network: nn.Module, state: Mapping[str, Tensor], source: str
     """Put every tensor of `state` into the network.
 
     Where names or shapes differ and the network's family has timm's own filter for old or resized checkpoints, that is tried too. A network
-    of timm without classes leaves the classifier of the file out.
+    of timm without classes leaves the classifier of the file out. Where the network's names all stand behind one prefix, as behind `model.`
+    in a checkpoint of Lightning, they are taken from there, and what stands beside them is left out.
 
     Raises:
-        Refusal: naming the first few keys that are missing, unexpected or of another shape.
+        Refusal: naming the first few keys that are missing, unexpected or of another shape, or the prefixes where there are several.
     """
-    if getattr(network, "num_classes", None) == 0:
-        config = getattr(network, "pretrained_cfg", None) or {}
-        names = config.get("classifier") or () if isinstance(config, Mapping) else ()
-        classifier = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
-        state = {name: value for name, value in state.items() if not classifier or not name.startswith(classifier)}
-    convert = getattr(sys.modules.get(type(network).__module__), "checkpoint_filter_fn", None)
-    if convert and _differences(network, state):
-        try:
-            converted = convert(dict(state), network)
-            state = state if _differences(network, converted) else converted
-        except Exception:  # a filter meets a file it does not know; the keys as they are make the better message
-            pass
+    state = _converted(network, _without_classifier(network, state))
     differences = _differences(network, state)
+    if differences:
+        prefixes = _prefixes(network, state)
+        if len(prefixes) > 1:
+            raise Refusal(
+                f"weights {source!r} hold this network {len(prefixes)} times, behind {first_few(prefixes)}; save one alone: "
+                f"{{name.removeprefix({prefixes[0]!r}): value for name, value in state.items() if name.startswith({prefixes[0]!r})}}"
+            )
+        if prefixes:
+            state = _converted(network, _behind(prefixes[0], network, state))
+        differences = _differences(network, state)
     if differences:
         raise Refusal(f"weights {source!r} do not fit the network: {_class_advice(network, state) or '; '.join(differences)}")
     network.load_state_dict(state, strict=False)
+
+
+def _unwrapped(state: object, source: str) -> object:
+    """The state dict inside the dictionaries that trainings save: behind a well-known key, or behind the one key that has one."""
+    while isinstance(state, Mapping) and not _is_state_dict(state):
+        keys = [key for key in WRAPPERS if isinstance(state.get(key), Mapping)][:1]
+        keys = keys or [key for key, value in state.items() if _is_state_dict(value)]
+        if len(keys) > 1:
+            raise Refusal(
+                f"weights {source!r} hold several state dicts ({first_few(list(map(str, keys)))}); save one alone, as "
+                f"torch.save(torch.load(FILE)[{keys[0]!r}], OTHER)"
+            )
+        if not keys:
+            break
+        state = state[keys[0]]
+    return state
+
+
+def _is_state_dict(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(part, Tensor) for part in value.values())
+
+
+def _without_classifier(network: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state without the classifier of a network of timm, where the network has none."""
+    if not has_no_classifier(network):
+        return state
+    config = getattr(network, "pretrained_cfg", None) or {}
+    names = config.get("classifier") or () if isinstance(config, Mapping) else ()
+    classifier = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    return {name: value for name, value in state.items() if not classifier or not name.startswith(classifier)}
+
+
+def _prefixes(network: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """The prefixes behind which the names in the file are those of the network."""
+    names = {name for name in network.state_dict() if not name.endswith(COUNTERS)}
+    one = min(names, default="")
+    prefixes = dict.fromkeys(name.removesuffix(one) for name in state if name.endswith(f".{one}"))
+    return [prefix for prefix in prefixes if {name for name in _behind(prefix, network, state) if not name.endswith(COUNTERS)} == names]
+
+
+def _behind(prefix: str, network: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return _without_classifier(network, part)
+
+
+def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state as timm's own filter of the network's family makes it, where it fits then."""
+    convert = getattr(sys.modules.get(type(network).__module__), "checkpoint_filter_fn", None)
+    if not convert or not _differences(network, state):
+        return state
+    try:
+        converted = convert(dict(state), network)
+    except Exception:  # a filter meets a file it does not know; the keys as they are make the better message
+        return state
+    return state if _differences(network, converted) else converted
 
 
 def with_weights(network: nn.Module, source: str | None) -> nn.Module:

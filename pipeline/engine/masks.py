@@ -108,7 +108,7 @@ def channels(recipe: Channels, batch: Batch) -> Masks:
     A = batch.forward.A.detach().float()
 
     def paint(masks, images):
-        return units(upsample(A[images, masks], batch.size, "bilinear"))
+        return units(upsample(A[images, masks], batch.size, batch.backbone.drawing("bilinear")))
 
     return Masks(recipe, A.shape[1], paint, shared=False)
 

@@ -285,6 +285,7 @@ def draw_maps(other: Batch, batch: Batch, maps: ScoredMaps, payer: str, raw: boo
     for (_, kind), rows in other.tally.items():
         batch.tally[payer, kind] += rows
     other.tally.clear()
-    images = upsample(cells, batch.size, METHODS[maps.method.name].render(maps.method.args)).numpy()
+    render = batch.backbone.drawing(METHODS[maps.method.name].render(maps.method.args))
+    images = upsample(cells, batch.size, render).numpy()
     draws = [(image if raw else unit(image)) if sound(image) else np.full_like(image, np.nan) for image in images]
     return np.stack(draws).astype(np.float64)

@@ -55,6 +55,7 @@ class Optimised:
         A        [B K h w]  activations of the cut layer
         uniform  (*shape) -> [B *shape], numbers in [0, 1) from each image's own seed
         blur     (images [... H W], sigma in pixels) -> Gaussian blur, the border's pixels repeated beyond it
+        draw     [n h w] -> [n H W], as stored maps on the grid of A are drawn
         spread   (size, cell, sigma, device) -> a function that spreads coarse cells [n h w] smoothly over pixels; see engine.blur
     and returns a Descent.
     """
@@ -71,7 +72,7 @@ class Optimised:
 
     def __post_init__(self):
         object.__setattr__(
-            self, "inputs", checked_inputs(self.name, self.descent, {"pixels", "A", "uniform", "blur", "spread"}, "optimised")
+            self, "inputs", checked_inputs(self.name, self.descent, {"pixels", "A", "uniform", "blur", "spread", "draw"}, "optimised")
         )
         object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.descent))))
 

@@ -42,8 +42,8 @@ def rounded(map: np.ndarray) -> np.ndarray:
     return dequantise(levels, low[0], high[0], *map.shape)
 
 
-def summaries(maps: np.ndarray) -> dict[str, np.ndarray]:
-    """Plain numbers of maps [N h w], each [N].
+def summaries(maps: np.ndarray, part: tuple[float, float, float, float] | None = None) -> dict[str, np.ndarray]:
+    """Plain numbers of maps [N h w], each [N]. `part` is that of the image which the maps lie over (see `render.part_of`).
 
     mean     of the map's values
     entropy  in nats, of the positive part as a distribution; null (NaN) where nothing is positive
@@ -60,10 +60,14 @@ def summaries(maps: np.ndarray) -> dict[str, np.ndarray]:
     gini = ((2 * rank - flat.shape[1] - 1) * np.sort(share, 1)).sum(1) / flat.shape[1]
     peak = flat.argmax(1)
     empty = total <= 0
+    peak_y, peak_x = (peak // width + 0.5) / height, (peak % width + 0.5) / width
+    if part:
+        top, left, bottom, right = part
+        peak_y, peak_x = top + peak_y * (bottom - top), left + peak_x * (right - left)
     return {
         "mean": flat.mean(1),
         "entropy": np.where(empty, np.nan, -(share * logs).sum(1)),
         "gini": np.where(empty, np.nan, gini),
-        "peak_x": (peak % width + 0.5) / width,
-        "peak_y": (peak // width + 0.5) / height,
+        "peak_x": peak_x,
+        "peak_y": peak_y,
     }

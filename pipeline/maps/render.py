@@ -1,5 +1,7 @@
 """The way from a stored map to an image: `render` in the maps table."""
 
+import re
+
 import numpy as np
 
 from pipeline.refusal import Refusal
@@ -10,7 +12,7 @@ FLAT = 2**-18  # a map of a smaller range, as a share of its largest magnitude, 
 def upsample(maps, size: tuple[int, int], how: str):
     """Maps [B h w] (a torch tensor) at `size` (H, W), unnormalised.
 
-    bilinear  between cell centres (align_corners=False), for maps on a network's grid
+    bilinear[:<part>]  between cell centres (align_corners=False), for maps on a network's grid; over a part of the image, see `over_part`
     area      every stored cell is the mean of a block of pixels, so it is painted as that block
     gaussian:<sigma>[:norm]  a Gaussian in every cell, see `_gaussians`
 
@@ -24,10 +26,43 @@ def upsample(maps, size: tuple[int, int], how: str):
     if how == "area":
         return interpolate(maps[:, None], size, mode="nearest-exact")[:, 0]
     kind, _, rest = how.partition(":")
+    if kind == "bilinear" and (part := part_of(how)):
+        return _over_part(maps, size, part)
     sigma, _, norm = rest.partition(":")
     if kind == "gaussian" and sigma and norm in ("", "norm"):
         return _gaussians(maps, size, float(sigma), norm == "norm")
-    raise Refusal(f"unknown render {how!r}; known: area, bilinear, gaussian:<sigma>")
+    raise Refusal(f"unknown render {how!r}; known: area, bilinear, bilinear:<part>, gaussian:<sigma>")
+
+
+def over_part(how: str, part: tuple[int, int, int, int], size: tuple[int, int]) -> str:
+    """`how` for a grid that lies over a part (top, left, bottom, right) of an image of `size` pixels: `bilinear:0,0,224,224/239,239`.
+
+    The cells share the part as they share a whole image. Beyond it every pixel has the value of the nearest one inside, as pixels beyond
+    the outermost centres have it anyway: a constant map stays constant and a difference of maps a difference, which zeros would not leave.
+    """
+    return f"{how}:{','.join(map(str, part))}/{','.join(map(str, size))}"
+
+
+def part_of(how: str) -> tuple[float, float, float, float] | None:
+    """The part of the image that `over_part` has written down, as fractions; None where it is the whole image."""
+    match = re.fullmatch(r"bilinear:(\d+),(\d+),(\d+),(\d+)/(\d+),(\d+)", how)
+    if not match:
+        return None
+    top, left, bottom, right, height, width = map(int, match.groups())
+    return top / height, left / width, bottom / height, right / width
+
+
+def _over_part(maps, size: tuple[int, int], part: tuple[float, float, float, float]):
+    """Between cell centres inside the part; beyond it, the nearest value."""
+    import torch
+
+    def weights(side: int, cells: int, start: float, stop: float):
+        pixels = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+        places = ((pixels - start) / (stop - start) * cells - 0.5).clamp(0, cells - 1)
+        return (1 - (places[:, None] - torch.arange(cells)).abs()).relu().to(maps)
+
+    top, left, bottom, right = part
+    return weights(size[0], maps.shape[1], top, bottom) @ maps @ weights(size[1], maps.shape[2], left, right).T
 
 
 def _gaussians(maps, size: tuple[int, int], sigma: float, norm: bool):

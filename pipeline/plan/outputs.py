@@ -38,6 +38,7 @@ def outputs_of(spec: ExplainSpec, backbone: backbones.Backbone, classes: Sequenc
             "map_size": spec.map_size if METHODS[method.name].grid == "pixels" else None,
             "seed": spec.seed if METHODS[method.name].seeded else None,
             "select": spec.select,
+            **({"seen": backbone.seen} if backbone.seen else {}),
             **code_of(spec.plugins, method=method.name),
         }
         outputs.append(Output("maps", digest({**answers, **identity}), method, target))

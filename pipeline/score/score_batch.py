@@ -130,7 +130,7 @@ class _Scorer:
         scored, batch = self.scored, self.scored.batch
         if not scored.chosen[i] or batch.targets[batch.names.index(key.name)].missing[i]:
             return None
-        render = METHODS[key.method.name].render(key.method.args)
+        render = batch.backbone.drawing(METHODS[key.method.name].render(key.method.args))
         return MapView(scored.maps[key][i], render, batch.backbone.image_size, scored.rows[i], self.predicted[i], self.probs[i])
 
     def _perturb(self, key: MapKey, metric: Choice, views: Mapping[int, MapView]) -> None:

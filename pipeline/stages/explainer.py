@@ -67,7 +67,7 @@ class Explainer:
             for start in range(0, len(images), self.batch_size):
                 self._explain(images[start : start + self.batch_size], results, tally, maps_of or self.maps_of)
         return [
-            (output, rows.table_of(result, output, self._schemas[output.table], self.backbone.name), schema.errors(result.errors))
+            (output, rows.table_of(result, output, self._schemas[output.table], self.backbone), schema.errors(result.errors))
             for output, result in results.items()
         ]
 
@@ -107,7 +107,7 @@ class Explainer:
             if output.table == "maps":
                 for name in target_names(output.target, batch):
                     directions = batch.targets[batch.names.index(name)]
-                    rows.add_maps(into, output, name, images.rows, chosen, reduced(output.method, name), directions)
+                    rows.add_maps(into, output, name, images.rows, chosen, reduced(output.method, name), directions, self.backbone)
             elif output.table == "attributes":
                 by_name = {name: reduced(output.method, name) for name in target_names(output.target, batch)}
                 rows.add_attributes(into, output, images.rows, chosen, by_name)

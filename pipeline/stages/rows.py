@@ -14,7 +14,7 @@ from pipeline.backbones import Backbone
 from pipeline.classes.attributes import Differing, correlation
 from pipeline.engine.batch import Batch
 from pipeline.maps.quantise import quantise, summaries
-from pipeline.maps.render import sound
+from pipeline.maps.render import part_of, sound
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import one_line
@@ -24,6 +24,7 @@ from pipeline.sources import Problem
 from pipeline.sources.images import ImageRow
 from pipeline.spec.columns import columns_of
 from pipeline.spec.explain_spec import ExplainSpec
+from pipeline.spec.grammar import Choice
 from pipeline.spec.output import Output
 from pipeline.tables import schema
 from pipeline.targets import TARGETS
@@ -138,6 +139,7 @@ def add_maps(
     chosen: np.ndarray,
     maps: Sequence[Map],
     directions: Directions,
+    backbone: Backbone,
 ) -> None:
     """Rows of `maps` for the maps of chosen images [B] under one name of a target, and the reasons for those that are not there."""
     assert output.method and output.target
@@ -164,12 +166,17 @@ def add_maps(
             class_id=[class_id[i] if class_id[i] >= 0 else None for i in present],
             reference_ids=[directions.reference_ids[i].tolist() for i in present],
             gamma=[directions.gamma] * len(present),
-            **_map_columns(np.stack(stack)),
+            **_map_columns(np.stack(stack), part_of(_render(output.method, backbone))),
         )
 
 
-def _map_columns(maps: np.ndarray) -> dict[str, list]:
-    """The columns of `maps` that the maps [N h w] themselves decide."""
+def _render(method: Choice, backbone: Backbone) -> str:
+    """The way from a method's stored map to an image."""
+    return backbone.drawing(METHODS[method.name].render(method.args))
+
+
+def _map_columns(maps: np.ndarray, part: tuple[float, float, float, float] | None) -> dict[str, list]:
+    """The columns of `maps` that the maps [N h w] themselves decide, which lie over a part of the image or, where None, all of it."""
     codes, low, high = quantise(maps)
     return {
         "map": list(codes.reshape(len(maps), -1)),
@@ -177,7 +184,7 @@ def _map_columns(maps: np.ndarray) -> dict[str, list]:
         "map_max": high.tolist(),
         "height": [maps.shape[1]] * len(maps),
         "width": [maps.shape[2]] * len(maps),
-        **{name: [None if np.isnan(value) else value for value in values.tolist()] for name, values in summaries(maps).items()},
+        **{name: [None if np.isnan(value) else value for value in values.tolist()] for name, values in summaries(maps, part).items()},
     }
 
 
@@ -238,15 +245,15 @@ def _add_score_error(into: OutputRows, output: Output, row: ImageRow, scored: Im
         into.fail(row, "metric", error, f"{name}: {one_line(error)}")
 
 
-def table_of(rows: OutputRows, output: Output, form: pa.Schema, model: str) -> pa.Table:
+def table_of(rows: OutputRows, output: Output, form: pa.Schema, backbone: Backbone) -> pa.Table:
     """The rows of an output as a table of the schema `form`."""
     columns = dict(rows.columns)
     if output.table == "partials":
         columns = _partial_columns(output, rows.sums)
     count = len(next(iter(columns.values()), ()))
     if output.method and output.target:
-        names = {"model": model, "method": output.method.alias, "target": output.target.alias}
-        names["render"] = METHODS[output.method.name].render(output.method.args)
+        names = {"model": backbone.name, "method": output.method.alias, "target": output.target.alias}
+        names["render"] = _render(output.method, backbone)
         columns = {**{name: [value] * count for name, value in names.items()}, **columns}
     return pa.table([pa.array(columns.get(name, []), form.field(name).type) for name in form.names], schema=form)
 

@@ -3,14 +3,18 @@
 B images, K channels, h w cells, N tokens.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from torch.utils._pytree import tree_leaves
 
 from pipeline.backbones.cutting.graph import Traced, argument, module_of, operation
+from pipeline.backbones.cutting.grid_format import GridFormat
 
 CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 RESHAPES = {"view", "reshape", "flatten", "unflatten"}
@@ -47,6 +51,11 @@ class View:
     def shows_all(self, node: fx.Node) -> bool:
         """Whether the network's whole view of the image is behind a value: every layer of weights that reads the image itself is."""
         return node not in self.images | self.mirrored and self.readers <= self.traced.ancestors([node])
+
+    @property
+    def parted(self) -> bool:
+        """Whether the network parts at the image itself."""
+        return len(self.readers) > 1
 
 
 def channel_axes(traced: Traced) -> dict[fx.Node, int]:
@@ -123,3 +132,37 @@ def _of_colours(node: fx.Node) -> bool:
 def _numbers(node: fx.Node) -> list[int]:
     """The whole numbers among an operation's arguments."""
     return [value for value in tree_leaves((node.args[1:], node.kwargs)) if isinstance(value, int)]
+
+
+def covered(traced: Traced, node: fx.Node, format_of: Callable[[fx.Node], GridFormat | None]) -> tuple[float, float]:
+    """The rows and columns of the image that the cells of a grid lie over.
+
+    Followed back to the image: where windows lie side by side, as those of a patch embedding, each takes its stride and the lines left over
+    are dropped; at any other change of the grid the cells share all lines evenly.
+    """
+    after = format_of(node)
+    assert after, "a cut has a grid"
+    height, width = map(float, after.grid)
+    while node.op != "placeholder":
+        parents = [parent for parent in node.all_input_nodes if parent in traced.image_values]
+        parent = next((parent for parent in parents if format_of(parent)), parents[0])
+        before = format_of(parent)
+        if before:
+            ratio = before.grid[0] / after.grid[0], before.grid[1] / after.grid[1]
+            step = _side_by_side(module_of(traced.module, node)) or ratio
+            height, width, after = height * step[0], width * step[1], before
+        node = parent
+    return height, width
+
+
+def _side_by_side(module: nn.Module | None) -> tuple[int, int] | None:
+    """The strides of a convolution or pooling whose windows neither overlap nor reach beyond the border; None of anything else."""
+    if not isinstance(module, (_ConvNd, _MaxPoolNd, _AvgPoolNd)) or getattr(module, "ceil_mode", False):
+        return None
+    kernel, stride, padding = (_pair(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
+    dense = _pair(getattr(module, "dilation", 1)) == (1, 1)
+    return stride if kernel == stride and padding in ((0, 0), ("valid", "valid")) and dense else None
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    return (value[0], value[-1]) if isinstance(value, (tuple, list)) else (value, value)

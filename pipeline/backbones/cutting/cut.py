@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pipeline.backbones.cutting.axes import covered
 from pipeline.backbones.cutting.graph import OWN_CUT, Shape, Traced, Value, descendants, first_line, refuse_probabilities, trace
 from pipeline.backbones.cutting.grid_format import GridFormat
 from pipeline.backbones.cutting.layer import Layers
@@ -29,7 +30,7 @@ class Cut(nn.Module):
 
     def __init__(self, traced: Traced, node: fx.Node, grid_format: GridFormat, layers: Layers) -> None:
         super().__init__()
-        self.layer, self.grid_format = layers.name(node), grid_format
+        self.layer, self.grid_format, self.covered = layers.name(node), grid_format, covered(traced, node, layers.format)
         # the names prefix and suffix are part of the identity of one's own networks
         self.prefix, self.suffix, alive = _split(traced, node, [traced.logits, *layers.classifier_inputs()])
         self.rows = [traced.one[other].dims[0] for other in alive]  # rows per image: more than one for windows
@@ -102,7 +103,7 @@ def cut_network(network: nn.Module, images: Tensor, layer: str | None) -> Cut:
             f"the logits do not depend on the grid of layer {layer!r} (after the last attention only the class token is read), "
             f"so its maps would be zero; name an earlier layer, such as the last block's norm1"
         )
-    if layers.parted and (names := layers.ends()):
+    if layers.view.parted and (names := layers.ends()):
         raise Refusal(
             f"no layer sees all that the network does, which parts at the image itself: maps of one layer are about one part; name one with "
             f"--layer ({first_few(names)}), or {OWN_CUT}"

@@ -45,10 +45,10 @@ class Layers:
         shape = self.traced.two.get(node)
         if not isinstance(shape, Shape):
             return None
-        return grid_format_of(shape.dims, shape.channels_last, self.image_size, self.prefix, self._view.axes.get(node))
+        return grid_format_of(shape.dims, shape.channels_last, self.image_size, self.prefix, self.view.axes.get(node))
 
     @cached_property
-    def _view(self) -> View:
+    def view(self) -> View:
         return View(self.traced)
 
     def defaults(self) -> Iterator[fx.Node]:
@@ -58,11 +58,11 @@ class Layers:
         last block, else at the last tokens that all of it passes through, else at its last normalised tokens.
         """
         spine, order = self.traced.spine(), self.traced.order
-        maps = [node for node in spine if self._kind(node) in ("nchw", "nhwc") and self._view.shows_all(node) and not _in_classifier(node)]
+        maps = [node for node in spine if self._kind(node) in ("nchw", "nhwc") and self.view.shows_all(node) and not _in_classifier(node)]
         start = order[maps[-1]] if maps else -1
         returned = {node: path for path, nodes in self.traced.returned.items() if path for node in nodes if order[node] > start}
         tokens = [node for node in sorted(returned, key=order.__getitem__, reverse=True) if self._kind(node) == "tokens"]
-        tokens = [node for node in tokens if self._view.shows_all(node)]
+        tokens = [node for node in tokens if self.view.shows_all(node)]
         yield from (node for node in tokens if returned[node].rpartition(".")[2] in FIRST_NORMS)
         yield from (node for node in tokens if node in spine)
         yield from (node for node in tokens if "norm" in returned[node].rpartition(".")[2])
@@ -80,12 +80,12 @@ class Layers:
         choose(layer, paths if similar else [path for path in paths if "." not in path], "layer")  # hundreds of paths are no hint
         first_paths = {module: path for path, module in self.network.named_modules()}  # a shared module is known by its first path
         calls = self.traced.calls.get(first_paths[self.network.get_submodule(layer)], [])
-        nodes = next((nodes for nodes in reversed(calls) if self._view.mirrored.isdisjoint(nodes)), [])
+        nodes = next((nodes for nodes in reversed(calls) if self.view.mirrored.isdisjoint(nodes)), [])
         if calls and calls[-1] and not nodes:
             raise Refusal(
                 f"layer {layer!r} sees the image mirrored or turned, so its maps would lie so too; name a layer that sees it upright"
             )
-        if self._view.images.intersection(nodes):
+        if self.view.images.intersection(nodes):
             raise Refusal(f"layer {layer!r} gives the image itself, with no layer of weights before it; name a later one")
         if not nodes:
             raise Refusal(f"layer {layer!r} is never called on its own when the network looks at an image; name the module around it")
@@ -133,16 +133,11 @@ class Layers:
                 pending.extend(other for other in node.all_input_nodes if other in self.traced.image_values)
         return sorted(inputs, key=self.traced.order.__getitem__)
 
-    @property
-    def parted(self) -> bool:
-        """Whether the network parts at the image itself."""
-        return len(self._view.readers) > 1
-
     def ends(self) -> list[str]:
         """The names of layers that could be named: of each way through the network the last map, or first norm of a block of tokens."""
         order, ends = self.traced.order, list[fx.Node]()
         paths = {node: path for path, calls in self.traced.calls.items() for nodes in calls for node in nodes if self.format(node)}
-        nodes = paths.keys() - self._view.images - self._view.mirrored
+        nodes = paths.keys() - self.view.images - self.view.mirrored
         likely = {node for node in nodes if self._kind(node) != "tokens" or paths[node].rpartition(".")[2] in FIRST_NORMS}
         nodes = likely or nodes
         for node in sorted(nodes, key=order.__getitem__, reverse=True):

@@ -5,10 +5,12 @@ B images, K channels, h w cells, C classes, D features.
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pipeline.backbones.cutting.graph import first_line, refuse_probabilities
 from pipeline.backbones.cutting.reachable import Holdings, TensorsRead, address, holdings, plain_function
@@ -82,7 +84,7 @@ class OwnCut:
         held = holdings(network)
         self.modules = held.modules
         for module in held.outermost():
-            module.eval().requires_grad_(False)
+            _freeze(module)
         self._readout = _own_readout(network)
         try:
             read, logits = self._pass(images)
@@ -167,6 +169,20 @@ class OwnCut:
     def state_dict(self) -> dict[str, Tensor]:
         of_modules = {f"{owner}.{name}": value for owner, module in self.modules.items() for name, value in module.state_dict().items()}
         return of_modules | self.tensors
+
+
+def _freeze(module: nn.Module) -> None:
+    with suppress(NotImplementedError):  # a module of torch.export has no other mode
+        module.eval()
+    for name, value in module.named_parameters():
+        if is_lazy(value):
+            raise Refusal(f"{name} of the backbone's own networks has no shape yet; pass one image through them in build")
+        value.requires_grad_(False)
+    odd = next((name for name, value in module.state_dict().items() if not isinstance(value, Tensor)), None)
+    if odd:
+        raise Refusal(
+            f"{odd} of the backbone's own networks is no tensor (a quantised layer has none), so its weights cannot be told apart"
+        )
 
 
 def _layer(network: object) -> str:

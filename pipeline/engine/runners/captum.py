@@ -63,7 +63,8 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
             raise Refusal(f"it attributes {kind} to an input {list(part.shape)}; wrap an attribution of pixels or of a layer's cells")
         values = values.detach().float()
         map = values.sum(1).relu() if colours == "sum" else values.abs().amax(1)
-        maps.append(upsample(map, batch.size, "bilinear"))
+        cells = tuple(map.shape[1:]) != batch.size  # of a layer, not pixels
+        maps.append(upsample(map, batch.size, batch.backbone.drawing("bilinear") if cells else "bilinear"))
 
     within_budget(batch, len(x), one_pass, method.alias, "backward", most=1 if entry.draws else None)
     return torch.cat(maps)
@@ -79,7 +80,8 @@ class _Scalar(nn.Module):
         super().__init__()
         cut = batch.backbone.cut
         modules = _modules(cut)
-        weights = {id(value): value for value in (*modules.parameters(), *modules.buffers())}
+        others = cut.tensors.values() if isinstance(cut, OwnCut) else ()
+        weights = {id(value): value for value in (*modules.parameters(), *modules.buffers(), *others)}
         self._batch, self._payer, self._cut = batch, payer, [copy.deepcopy(cut, weights)]
         self.network = _modules(self._cut[0])
         for module in self.network.modules():

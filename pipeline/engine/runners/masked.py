@@ -53,7 +53,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
         "A": lambda: batch.forward.A.detach().float(),
         "drops": lambda: drops(batch, method.alias)[target],
         "pixels": lambda: pixels_of(batch),
-        "draw": lambda: partial(upsample, size=batch.size, how=masked.cell_render(settings)),
+        "draw": lambda: partial(upsample, size=batch.size, how=batch.backbone.drawing(masked.cell_render(settings))),
         "again": lambda: again,
         **{name: partial(_bank, batch, recipe, fill, method.alias, target) for name, recipe in recipes.items()},
     }

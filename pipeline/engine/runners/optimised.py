@@ -4,6 +4,7 @@ B images of which n still move, M copies of each in a step, R candidates, H W pi
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from pipeline.engine.blur import smoothed, spread
 from pipeline.engine.budget import within_budget
 from pipeline.engine.forward import autocast
 from pipeline.families import METHODS, Descent, Optimised
-from pipeline.maps.render import alike
+from pipeline.maps.render import alike, upsample
 from pipeline.spec.grammar import Choice
 
 
@@ -32,6 +33,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
         "uniform": lambda: _uniform(batch.seeds(optimised.name), batch.pixels.device),
         "blur": lambda: smoothed,
         "spread": lambda: spread,
+        "draw": lambda: partial(upsample, size=batch.size, how=batch.backbone.drawing("bilinear")),
     }
     descent = optimised.descent(**{name: offers[name]() for name in optimised.inputs}, **method.args)
     objective = _Objective(descent, batch, target, method.alias)

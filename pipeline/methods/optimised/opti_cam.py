@@ -3,7 +3,6 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from pipeline.families import Amount, Count, Descent, Positive, optimised
 
@@ -36,7 +35,7 @@ def combined(u, pixels, A):
 
 @optimised
 def opti_cam(
-    pixels, A, *, steps: Count = 100, lr: Positive = 0.1, tolerance: Amount = 1e-10,
+    pixels, A, draw, *, steps: Count = 100, lr: Positive = 0.1, tolerance: Amount = 1e-10,
     objective: Literal["mask", "diff", "io_mask", "io_diff"] = "mask",
     normalisation: Literal["range", "max", "sigmoid"] = "range",
     scalar: Literal["logit", "margin"] = "logit",
@@ -49,8 +48,7 @@ def opti_cam(
     """
 
     def paint(u, step, pixels, A):
-        up = F.interpolate(combined(u, pixels, A)[:, None], pixels.shape[2:], mode="bilinear")[:, 0]
-        s = NORMALISE[normalisation](up)[:, None]
+        s = NORMALISE[normalisation](draw(combined(u, pixels, A)))[:, None]
         masks = [s, 1 - s] if objective.startswith("io") else [s]
         return torch.stack([pixels * mask.float() for mask in masks], 1), 0.0
 
