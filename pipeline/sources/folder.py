@@ -1,6 +1,7 @@
 """Image folders: files below a folder, the class being the first sub-directory. A key is the path below the folder."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from pipeline import storage
@@ -73,7 +74,8 @@ def index(shard: Shard) -> Index:
     keys = [_key(shard.root, url) for url in shard.urls]
     digest = None if shard.etag else _fingerprint(zip(keys, map(_content, shard.urls), strict=True))
     labelled = sum("/" in key for key in keys)
-    return Index(shard.identity(digest), len(keys), labelled)
+    labels = Counter(key.split("/")[0] for key in keys if "/" in key)
+    return Index(shard.identity(digest), len(keys), labelled, labels=tuple(labels.items()))
 
 
 def _content(url: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -119,14 +120,17 @@ def index(shard: Shard) -> Index:
         handle.seek(0)
         table = Table(handle)
         labelled, keys, duplicates = 0, set(), []
+        labels: Counter[int | str] = Counter()
         for position, row in table.read((table.key, table.label, *table.others), 0, table.rows):
             key = _key(table, position, row)
             if key in keys:
                 duplicates.append(position)
-            labelled += _sample(table, position, row, key in keys).label is not None
+            label = _sample(table, position, row, key in keys).label
+            labelled += label is not None
+            labels.update([] if label is None else [label])
             keys.add(key)
     problems = () if table.rows else (shard.problem("EmptyShard", "the file holds no rows"),)
-    return Index(shard.identity(digest), table.rows, labelled, problems, duplicates=tuple(duplicates))
+    return Index(shard.identity(digest), table.rows, labelled, problems, duplicates=tuple(duplicates), labels=tuple(labels.items()))
 
 
 def _empty(shard: Shard, digest: str | None) -> Index:

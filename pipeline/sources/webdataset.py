@@ -5,6 +5,7 @@ comes again within a sample, start a duplicate, which has a position and no imag
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -100,6 +101,7 @@ def _is_whole(group: Group, before: Group | None, ended: Ended, last: int | None
 
 def index(shard: Shard) -> Index:
     count, labelled, marks, keys, duplicates, problems = 0, 0, [], set(), [], []
+    labels: Counter[int | str] = Counter()
     with open_listed(shard) as handle:
         tape = Tape(handle, hashed=shard.etag is None)
         try:
@@ -108,7 +110,9 @@ def index(shard: Shard) -> Index:
                     duplicates.append(group.position)
                 if count % MARK_EVERY == 0:
                     marks.append((group.position, group.offset))
-                labelled += group.sample(group.key in keys).label is not None
+                label = group.sample(group.key in keys).label
+                labelled += label is not None
+                labels.update([] if label is None else [label])
                 keys.add(group.key)
                 count += 1
         except Ended as ended:
@@ -120,7 +124,7 @@ def index(shard: Shard) -> Index:
     if not count and not problems:
         problems.append(shard.problem("EmptyShard", "the tar holds no samples"))
     identity = shard.identity(tape.digest.hexdigest() if tape.digest else None)
-    return Index(identity, count, labelled, tuple(problems), tuple(marks), tuple(duplicates))
+    return Index(identity, count, labelled, tuple(problems), tuple(marks), tuple(duplicates), labels=tuple(labels.items()))
 
 
 def _problem(shard: Shard, ended: Ended, tape: Tape, count: int):
