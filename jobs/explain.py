@@ -10,14 +10,19 @@ from typing import Any
 from cluster.connect import executor_for
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.plan.addition import check_addition
 from pipeline.plan.check import CheckedJob, check_job
+from pipeline.plan.dropped import in_words
 from pipeline.reduce.publish_run import PublishResult
+from pipeline.refusal import counted
+from pipeline.run.census import Accept
 from pipeline.run.execute import execute
 from pipeline.run.exit_codes import CODES, exit_code_of
 from pipeline.spec import plugins
 from pipeline.spec.command_line import command_line
 from pipeline.spec.grammar import describe_registry
 from pipeline.spec.job import Job
+from pipeline.tables.errors import failures_in_words
 from pipeline.targets import TARGETS
 
 REGISTRIES = {"Methods": METHODS, "Targets": TARGETS, "Metrics": METRICS}
@@ -31,13 +36,13 @@ def epilogue_of(registries: Mapping[str, Mapping[str, Any]]) -> str:
 
 def run(job: Job) -> PublishResult | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
-    return carry_out(check_job(job))
+    return carry_out(check_addition(job) if job.add else check_job(job))
 
 
-def carry_out(checked: CheckedJob) -> PublishResult | None:
-    """Carry out a job that has been checked."""
+def carry_out(checked: CheckedJob, accept: Accept | None = None) -> PublishResult | None:
+    """Carry out a job that has been checked; `accept` may refuse its labels before any image is explained."""
     with executor_for(checked.job.workers, checked.job.device) as executor:
-        return execute(checked, executor)
+        return execute(checked, executor, accept)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,10 +55,14 @@ def report(result: PublishResult | None) -> int:
     if result is None:
         return 0
     counts, verb = result.counts, "published" if result.new else "nothing new: still"
-    print(
-        f"{verb} run {result.run_id}: {counts['explained']} of {counts['images']} images explained, "
-        f"{counts['failed']} failed, {counts['shards_failed']} of {counts['shards']} shards with problems, {counts['errors']} errors"
-    )
+    by = " by every method" if any("method" in failure for failure in result.failures) else ""
+    parts = [
+        f"{verb} run {result.run_id}: {counts['explained']} of {counted(counts['images'], 'images')} explained{by}, {counts['failed']} failed, "
+        f"{counts['shards_failed']} of {counted(counts['shards'], 'shards')} with problems, {counted(counts['errors'], 'errors')}",
+        failures_in_words(result.failures),
+        f"it no longer holds {in_words(result.dropped)}" if result.dropped else "",
+    ]
+    print("; ".join(filter(None, parts)))
     return 0 if result.complete else 3
 
 

@@ -7,7 +7,7 @@ python -m jobs.gc --out s3://b/atlas --delete
 import sys
 from dataclasses import dataclass
 
-from pipeline.refusal import Amount, Count, check_numbers
+from pipeline.refusal import Amount, Count, check_numbers, counted
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.tables.gc import collect_garbage
@@ -49,8 +49,9 @@ def run_and_report(job: Gc) -> int:
         print(f"... and {more:,} more")
     verb = "removed" if job.delete else "would remove"
     print(
-        f"{verb} {len(garbage.runs)} runs and {len(garbage.tasks)} tasks, {garbage.size:,} bytes; "
-        f"kept {len(garbage.kept_runs)} runs and {garbage.kept_tasks} tasks" + ("" if job.delete else "; --delete does it")
+        f"{verb} {counted(len(garbage.runs), 'runs')} and {counted(len(garbage.tasks), 'tasks')}, {garbage.size:,} bytes; "
+        f"kept {counted(len(garbage.kept_runs), 'runs')} and {counted(garbage.kept_tasks, 'tasks')}"
+        + ("" if job.delete else "; --delete does it")
     )
     return 0
 

@@ -9,9 +9,11 @@ from functools import partial
 from cluster.connect import executor_for
 from pipeline.datasets.layouts import LAYOUTS
 from pipeline.datasets.packing import Pack, pack
+from pipeline.refusal import counted
 from pipeline.run.exit_codes import CODES, exit_code_of
 from pipeline.spec.command_line import command_line
 
+FEW = 3  # classes without an image that the last line names
 EPILOGUE = (
     "layouts: "
     + "; ".join(
@@ -37,9 +39,12 @@ def run_and_report(job: Pack) -> int:
     """Carry out a job and print its counts; returns the exit code."""
     content = run(job)
     splits = ", ".join(f"{sums['images']} {split}" for split, sums in content["splits"].items())
+    empty = content["empty_classes"]
+    names = " ".join(empty[:FEW]) + (" ..." if len(empty) > FEW else "")
     print(
-        f"packed {content['images']} images ({splits}) of {content['classes']} classes in {len(content['shards'])} shards "
-        f"below {job.out}, {len(content['problems'])} problems"
+        f"packed {counted(content['images'], 'images')} ({splits}) of {counted(content['classes'], 'classes')} "
+        f"in {counted(len(content['shards']), 'shards')} below {job.out}, {counted(len(content['problems']), 'problems')}"
+        + (f", {counted(len(empty), 'classes')} without an image ({names})" if empty else "")
     )
     return 0
 

@@ -4,14 +4,17 @@ python -m jobs.probe --train 'cub/train-*.tar' --test 'cub/test-*.tar' --classes
 """
 
 import sys
+from functools import partial
 
 from jobs import explain
 from pipeline import storage, tables
+from pipeline.plan.check import check_job
+from pipeline.refusal import counted
 from pipeline.run.exit_codes import CODES, exit_code_of
 from pipeline.sources.labels import read_names
 from pipeline.spec.command_line import command_line
 from pipeline.train.probe.job import ProbeJob
-from pipeline.train.probe.train import train_probe
+from pipeline.train.probe.train import refuse_classes, train_probe
 
 EPILOGUE = (
     "Features of all poolings are computed in one pass and reused while nothing changed. Writes OUT/probes/NAME/<pool>-<solver>.safetensors, and "
@@ -23,7 +26,7 @@ def run(job: ProbeJob) -> list[dict]:
     """Carry out a job; the rows of the accuracy table."""
     names = read_names(job.classes)
     features = job.features()
-    explain.run(features)
+    explain.carry_out(check_job(features), partial(refuse_classes, job, names))
     return train_probe(job, tables.open(job.out, features.name), names)
 
 
@@ -37,7 +40,8 @@ def run_and_report(job: ProbeJob) -> int:
     for row in run(job):
         if row["class_id"] is None:
             description = f"{row['probe']} ({row['setting']:g}, step {row['step']})"
-            print(f"{description}: {row['split']} {row['n']} images, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
+            split = f"{row['split']} (trained on as well)" if row["fitted"] and row["split"] != "train" else row["split"]
+            print(f"{description}: {split} {counted(row['n'], 'images')}, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
     print(f"the probes are below {storage.join(job.out, 'probes', job.name)}")
     return 0
 

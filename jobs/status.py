@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from pipeline.monitor import status
 from pipeline.progress import clock
-from pipeline.refusal import Refusal, choose
+from pipeline.refusal import Refusal, choose, counted
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.tables import publish
+from pipeline.tables.errors import failures_in_words
 
 UNITS = {"listing": "shards", "publishing": "groups"}  # what a stage counts, where it does not count images
 
@@ -55,9 +56,9 @@ def _describe_job(facts: dict | None) -> str:
         return f"the last job broke off {clock(ago)} ago: {facts['reason']}"
     if ago > status.SILENT:
         state = f"silent for {clock(ago)}, perhaps dead; it was {state}"
-    done = f"{facts.get(f'{unit}_done', 0)}/{facts.get(unit, 0)} {unit}"
+    done = f"{facts.get(f'{unit}_done', 0)}/{counted(facts.get(unit, 0), unit)}"
     if unit == "images":
-        done += f", {facts.get('tasks_done', 0)}/{facts.get('tasks', 0)} tasks"
+        done += f", {facts.get('tasks_done', 0)}/{counted(facts.get('tasks', 0), 'tasks')}"
     rate, seconds, failed = (facts.get(name) for name in (f"{unit}_per_second", "seconds_left", f"{unit}_failed"))
     speed, remainder = f", {rate:.1f}/s" if rate else "", "" if seconds is None else f", {clock(seconds)} left"
     return f"{state}, {done}{speed}{remainder}, {failed or 0} failed so far"
@@ -68,7 +69,9 @@ def _describe_run(out: str, run: str | None) -> str:
         return "nothing is published"
     facts = publish.read_manifest(out, run)
     counts = facts["counts"]
-    return f"published is {run} of {facts['finished'][:19]}: {counts['explained']} of {counts['images']} images explained, {counts['failed']} failed"
+    failures = failures_in_words(facts.get("failures", ()))
+    explained = f"{counts['explained']} of {counted(counts['images'], 'images')} explained, {counts['failed']} failed"
+    return f"published is {run} of {facts['finished'][:19]}: {explained}{failures and f'; {failures}'}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import sys
 
 from cluster.connect import executor_for
 from pipeline import storage
-from pipeline.refusal import one_line
+from pipeline.refusal import counted, one_line
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.train.check import check_training
@@ -47,7 +47,8 @@ def run_and_report(job: Training) -> int:
     accuracies = {"validation": training["val_accuracy"], "test": training["test_accuracy"]}
     accuracies_text = ", ".join(f"{name} accuracy {value:.3f}" for name, value in accuracies.items() if value is not None)
     print(
-        f"trained {training['recipe']['head']} at rate {training['lr']:g} on {training['images']['train']} images, {len(training['errors'])} errors: "
+        f"trained {training['recipe']['head']} at rate {training['lr']:g} on {counted(training['images']['train'], 'images')}, "
+        f"{counted(len(training['errors']), 'errors')}: "
         f"{accuracies_text or 'nothing to validate on'}; explain it with --backbone train/{storage.join(job.out, 'checkpoint.safetensors')}"
     )
     return 0

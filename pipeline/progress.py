@@ -6,6 +6,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+from pipeline.refusal import counted
+
 REDRAW_SECONDS = 0.1  # of the moving line
 PLAIN_SECONDS = 10.0  # between lines about one stage where there is no terminal
 
@@ -108,13 +110,13 @@ class Progress:
     def line(self) -> str:
         """One line about a stage that goes on."""
         remainder = "" if self.seconds_left is None else f", {clock(self.seconds_left)} left"
-        return f"{self.stage}: {self.done}/{self.total} {self.unit}, {self.rate:.1f}/s{remainder}, {self.failed} failed"
+        return f"{self.stage}: {self.done}/{counted(self.total, self.unit)}, {self.rate:.1f}/s{remainder}, {self.failed} failed"
 
     @property
     def summary(self) -> str:
         """One line about a stage that is over."""
-        count = str(self.done) if self.done == self.total else f"{self.done}/{self.total}"
-        return f"{self.stage}: {count} {self.unit} in {clock(self.seconds)}, {self.rate:.1f}/s, {self.failed} failed"
+        part = "" if self.done == self.total else f"{self.done}/"
+        return f"{self.stage}: {part}{counted(self.total, self.unit)} in {clock(self.seconds)}, {self.rate:.1f}/s, {self.failed} failed"
 
 
 def clock(seconds: float) -> str:

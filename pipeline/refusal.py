@@ -68,18 +68,25 @@ def _range_of(annotation: Any) -> Range | None:
     return next(filter(None, map(_range_of, get_args(annotation))), None)
 
 
-def choose(name: str, names: Iterable[str], what: str) -> str:
-    """Return `name` if it is one of `known`, which are names of a `what`.
+def choose(name: str, names: Iterable[str], what: str, fix: str = "") -> str:
+    """Return `name` if it is one of `names`, which are those of a `what`.
 
     Raises:
-        Refusal: naming the close matches, or everything known where nothing is close.
+        Refusal: naming the close matches, or everything known where nothing is close, and another `fix` where there is one.
     """
     names = sorted(names)
     if name in names:
         return name
     close = get_close_matches(name, names, n=5, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
-    raise Refusal(f"unknown {what} {name!r}; {hint}")
+    raise Refusal(f"unknown {what} {name!r}; {hint}{fix and f' ({fix})'}")
+
+
+def counted(number: int, plural: str) -> str:
+    """A number with what it counts, whose name is given in the plural: 1 image, 2 images, 1 class."""
+    if number != 1:
+        return f"{number} {plural}"
+    return f"1 {plural.removesuffix('es' if plural.endswith('sses') else 's')}"
 
 
 def public(text: str) -> str:

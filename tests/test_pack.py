@@ -269,7 +269,7 @@ BROKEN = {
     "missing image": (
         "cub",
         lambda r: (r / "images/002.Laysan_Albatross/B_0003_56.jpg").unlink(),
-        r"1 problems: images/002.Laysan_Albatross/B_0003_56.jpg \(images.txt:4\) is missing; --skip-missing",
+        r"1 problem: images/002.Laysan_Albatross/B_0003_56.jpg \(images.txt:4\) is missing; --skip-missing",
     ),
     "no training images": (
         "cub",
@@ -393,7 +393,7 @@ def test_skip_missing_goes_on_and_says_what_is_left_out(cub, tmp_path):
     put(cub / "images/001.Black_footed_Albatross/A_0046_18.jpg", b"GIF89")
     told = packed(cub, tmp_path / "out", skip_missing=True)
     assert told["images"] == 2 and told["splits"] == {"train": {"images": 2, "shards": 1}}
-    with pytest.raises(Refusal, match="1 problems: .*B_0003_56.jpg .* is missing"):
+    with pytest.raises(Refusal, match="1 problem: .*B_0003_56.jpg .* is missing"):
         packed(cub, tmp_path / "out")
     assert [problem.split(" ")[0] for problem in told["problems"]] == [
         "images/002.Laysan_Albatross/B_0003_56.jpg",

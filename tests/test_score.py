@@ -14,7 +14,7 @@ from pipeline.maps.quantise import dequantise, quantise, rounded
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.plan import rescore
-from pipeline.plan.rescore import _choice_of
+from pipeline.plan.rescore import choice_of
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
 from pipeline.stages import explainer
@@ -253,7 +253,7 @@ def test_maps_that_are_damaged_are_refused_until_explain_has_mended_them(out):
     before = content(out)
     for path in sorted(out.glob("tasks/**/maps.parquet"))[:1]:
         path.write_bytes(b"not what was written")
-    assert "files of 1 tasks" in refused(out, "f1") and content(out) == before
+    assert "files of 1 task that" in refused(out, "f1") and content(out) == before
     explain.run(replace(rescore.job_of(tables.open(str(out)).manifest), out=str(out)))
     assert score.main(["--out", str(out), "--metrics", "f1"]) == 0
     assert content(out)["maps"] == before["maps"]
@@ -277,7 +277,7 @@ def test_what_run_json_says_of_a_request_reads_back_as_the_request():
             for written in (name, f"mine={name}", *OTHERS.get(name, ())):
                 asked = parse(written, registry, what)
                 told = json.loads(json.dumps({"name": asked.alias, what: asked.name, **asked.args}))
-                assert _choice_of(told, registry, what) == asked == parse(asked.written, registry, what)
+                assert choice_of(told, registry, what) == asked == parse(asked.written, registry, what)
 
 
 def test_a_map_comes_back_from_the_tables_within_half_a_step():

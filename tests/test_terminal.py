@@ -54,8 +54,9 @@ def test_the_screen_has_a_readable_line_a_stage_and_no_json(source, tmp_path, ca
     patterns = [
         STAGE.format("list", 3, "shards"),
         TIME + "plan: 12 images in 6 tasks, 6 of them with something missing",
+        TIME + r"network: tests\.tiny:build takes 64 x 64 pixels \(squash, bicubic\), mean 0.485 0.456 0.406, std 0.229 0.224 0.225",
         STAGE.format("explain", 12, "images"),
-        STAGE.format("publish", 1, "groups"),
+        STAGE.format("publish", 1, "group"),
         TIME + r"method +forwards +backwards +seconds",
         TIME + r"(look +12|grad_cam +0) +0 +\d+\.\d",
         TIME + r"(look +12|grad_cam +0) +0 +\d+\.\d",
@@ -71,7 +72,7 @@ def test_where_nothing_is_new_the_screen_has_no_table_of_passes(source, tmp_path
     explain.main(line(source, tmp_path))
     capsys.readouterr()
     assert explain.main(line(source, tmp_path)) == 0
-    assert [each.split()[1] for each in capsys.readouterr().err.splitlines()] == ["list:", "plan:"]
+    assert [each.split()[1] for each in capsys.readouterr().err.splitlines()] == ["list:", "plan:", "network:"]
 
 
 @pytest.mark.parametrize("store", ["local", "s3"])

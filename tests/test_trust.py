@@ -152,7 +152,7 @@ def test_after_a_change_of_one_shard_a_night_computes_that_shard_alone(source, t
     changed = [(f"image{i:03}", good(i + 50)) for i in range(4, 8)]
     (tmp_path / "shards" / "00001.tar").write_bytes(tar_bytes(changed))
     explain.run(job(source, tmp_path / "out", **ASKED, dry=True))
-    assert "maps grad_cam label: 2 of 6 tasks to compute (2 shard changed)" in capsys.readouterr().out
+    assert "maps grad_cam label: 2 of 6 tasks to compute (shard changed: 2)" in capsys.readouterr().out
     added = night(source, tmp_path / "out")
     assert {receipt["facts"]["shard"] for receipt in added} == {"00001.tar"}
     assert len(added) == 2
@@ -188,7 +188,7 @@ def test_one_more_method_computes_that_method_alone(source, tmp_path, capsys):
     more = {"methods": ("grad_cam", "eigen_cam", "layer_cam")}
     explain.run(job(source, tmp_path / "out", **more, dry=True))
     told = capsys.readouterr().out
-    assert "maps layer_cam label: 6 of 6 tasks to compute (6 method new)" in told
+    assert "maps layer_cam label: 6 of 6 tasks to compute (method new: 6)" in told
     assert "maps grad_cam label: 0 of 6 tasks to compute\n" in told
     added = night(source, tmp_path / "out", **more)
     assert [len(receipt["cells"]) for receipt in added] == [2] * 6, "layer_cam about the label and about finer"
@@ -201,7 +201,7 @@ def test_a_raised_version_computes_its_method_alone(source, tmp_path, monkeypatc
     monkeypatch.setitem(METHODS, "eigen_cam", replace(old, version=old.version + 1))
     explain.run(job(source, tmp_path / "out", **ASKED, dry=True))
     raised = f"raised from {old.version} to {old.version + 1}"
-    assert f"maps eigen_cam none: 6 of 6 tasks to compute (6 version of eigen_cam {raised})" in capsys.readouterr().out
+    assert f"maps eigen_cam none: 6 of 6 tasks to compute (version of eigen_cam {raised}: 6)" in capsys.readouterr().out
     added = night(source, tmp_path / "out")
     assert [len(receipt["cells"]) for receipt in added] == [1] * 6
     assert tables_of(added) == {"maps"}
@@ -209,12 +209,12 @@ def test_a_raised_version_computes_its_method_alone(source, tmp_path, monkeypatc
 
 def test_what_never_ran_and_what_got_lost_are_told_apart(source, tmp_path, capsys):
     explain.run(job(source, tmp_path / "out", **ASKED, dry=True))
-    assert "maps grad_cam label: 6 of 6 tasks to compute (6 never answered)" in capsys.readouterr().out
+    assert "maps grad_cam label: 6 of 6 tasks to compute (never answered: 6)" in capsys.readouterr().out
     night(source, tmp_path / "out")
     explain.run(job(dataset(tmp_path / "shards", shards=4), tmp_path / "out", **ASKED, dry=True))
-    assert "maps grad_cam label: 2 of 8 tasks to compute (2 shard new)" in capsys.readouterr().out
+    assert "maps grad_cam label: 2 of 8 tasks to compute (shard new: 2)" in capsys.readouterr().out
     explain.run(job(source, tmp_path / "out", **ASKED, target_args=("finer.gamma=0.8",), dry=True))
-    assert "maps grad_cam finer: 6 of 6 tasks to compute (6 settings or network changed)" in capsys.readouterr().out
+    assert "maps grad_cam finer: 6 of 6 tasks to compute (settings or network changed: 6)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": "1"}, {"batch_size": "7"}, {"workers": 0}, {"device": "cpu"}, {"task_timeout": 9.0}])

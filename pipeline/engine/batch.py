@@ -4,7 +4,7 @@ B images, K channels, C classes, P phrases, T directions, h w cells, H W pixels
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,6 +95,21 @@ class Batch:
         W = self.backbone.pooled_linear
         assert W is not None, "methods that take weights fit no other head"
         return [d @ W for d in self.targets[target].directions.unbind(1)]
+
+    def at(self, positions: Sequence[int]) -> "Batch":
+        """Some of the images as a batch of their own, by the same pass."""
+        index, seeds = list(positions), self.seeds
+        targets = [
+            replace(t, directions=t.directions[index], class_id=t.class_id[index], reference_ids=t.reference_ids[index])
+            for t in self.targets
+        ]
+
+        def own_seeds(name: str) -> list[int]:
+            of_all = seeds(name)
+            return [of_all[i] for i in index]
+
+        forward = self.forward.at(index, self.precision)
+        return replace(self, forward=forward, targets=tuple(targets), pixels=self.pixels[index], seeds=own_seeds, _cache={})
 
     def noise(self, name: str) -> torch.Tensor:
         """Uniform noise in [0, 1) [B h w] for the method `name`."""

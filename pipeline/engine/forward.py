@@ -47,6 +47,17 @@ class Forward:
         scalars = [(d * self.graph).sum() for d in directions]
         return [torch.autograd.grad(scalar, self.A, retain_graph=True)[0].float() for scalar in scalars]
 
+    def at(self, positions: Sequence[int], precision: str) -> "Forward":
+        """The forward of some of the images. The trunk is not passed again, and the head only where its gradient needs a graph."""
+        index = list(positions)
+        A, rest = self.A.detach()[index], tuple(tensor[index] for tensor in self.rest)
+        graph = None
+        if self.graph is not None:
+            A.requires_grad_()
+            with autocast(A.device, precision), torch.enable_grad():
+                graph, _ = self.backbone.readout(A, rest)
+        return Forward(self.backbone, A, self.logits[index], self.feature[index], graph, rest)
+
 
 def run_forward(backbone: Backbone, x: torch.Tensor, precision: str = "fp32") -> Forward:
     """Pass a prepared batch [B 3 H W] through trunk and head, once each.

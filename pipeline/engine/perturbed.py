@@ -58,6 +58,11 @@ class ScoredMaps:
     inside: Sequence[np.ndarray | None]
     classes: torch.Tensor
 
+    def at(self, positions: Sequence[int]) -> "ScoredMaps":
+        """Those of some of the images."""
+        S, inside = ([values[i] for i in positions] for values in (self.S, self.inside))
+        return replace(self, S=S, inside=inside, classes=self.classes[list(positions)])
+
     def usable(self, perturbation: Perturbation) -> list[bool]:
         """Whether each image has a map, and what else the perturbation needs: a box, or a map that is not zero everywhere."""
         usable = [S is not None for S in self.S]

@@ -8,8 +8,9 @@ not yet written when it was killed is lost. A job goes on behind the lines of th
 at a time, the file has the events of the one that wrote last.
 
 Every event has `event`, `time` (ISO 8601, UTC) and `progress`, the numbers of the status file at that moment. `stage_begun` and
-`stage_ended` name their `stage`, the latter with its `seconds`; `planned` counts the work; `task_done` has the facts of the task's
-receipt, `task_failed` the reason; `end` has the counts, or the reason why the job broke off, and the passes that it cost.
+`stage_ended` name their `stage`, the latter with its `seconds`; `planned` counts the work; `dropped` says what the run published last holds
+and this one will not; `task_done` has the facts of the task's receipt, among them `failures`, by output how many images a method or
+metric failed on and its first error; `task_failed` has the reason; `end` has the counts, or the reason why the job broke off, and the passes that it cost.
 """
 
 import json

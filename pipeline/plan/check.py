@@ -16,7 +16,7 @@ from pipeline.plan.fit import fit_to_backbone, refuse_one_logit, with_class_sets
 from pipeline.plan.outputs import outputs_of
 from pipeline.refusal import Refusal
 from pipeline.sources.labels import Classes, are_numbers, folder_names, in_number_order, read_names, unknown_folders
-from pipeline.spec.explain_spec import ExplainSpec, build_spec
+from pipeline.spec.explain_spec import ExplainSpec, Kept, build_spec
 from pipeline.spec.grammar import Choice
 from pipeline.spec.job import Job
 from pipeline.spec.output import Output
@@ -45,8 +45,12 @@ class CheckedJob:
         return outputs_of(self.spec, self.backbone, self.classes.names)
 
 
-def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
-    """Check everything that can be wrong with a job before a worker is started; `stored` are metrics of maps as they are stored.
+def check_job(job: Job, stored: Sequence[Choice] = (), kept: Kept = ((), ())) -> CheckedJob:
+    """Check everything that can be wrong with a job before a worker is started.
+
+    Parameters:
+        stored: metrics of maps as they are stored.
+        kept: methods and metrics beside those that the job names.
 
     Raises:
         Refusal: in one line, with the fix.
@@ -64,6 +68,7 @@ def check_job(job: Job, stored: Sequence[Choice] = ()) -> CheckedJob:
         job.metric_args,
         job.plugins,
         stored,
+        kept,
         activation=job.activation,
         precision=job.precision,
         map_size=job.map_size,

@@ -1,9 +1,10 @@
 """The outputs that a job would compute, and why: beside those of the run published last."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pipeline.plan.task import Task
+from pipeline.refusal import counted
 from pipeline.spec.output import Output
 
 _PARTS = ("method", "target", "metric")
@@ -14,25 +15,27 @@ def print_dry_run(open_tasks: Sequence[Task], outputs: Sequence[Output], tasks: 
 
     `methods` are this job's as run.json describes them; `before` is the run.json of the run published last.
     """
-    shards = {shard["name"]: shard["identity"] for shard in before["shards"]} if before else {}
+    shards: dict[str, set[str]] = {}  # the chunks of a folder share its name
+    for shard in before["shards"] if before else ():
+        shards.setdefault(shard["name"], set()).add(shard["identity"])
     for i, output in enumerate(outputs):
         missing = [task for task in open_tasks if i in task.missing]
         reason_for_all = _reason_for_all(output, methods, before) if before else "never answered"
         reasons = Counter(reason_for_all or _reason_for_one(task, shards) for task in missing)
-        reasons_text = f" ({', '.join(f'{count} {reason}' for reason, count in sorted(reasons.items()))})" if missing else ""
-        print(f"{_name(output)}: {len(missing)} of {tasks} tasks to compute{reasons_text}")
-    print(f"{sum(task.stop - task.start for task in open_tasks)} images would be read")
+        reasons_text = f" ({', '.join(f'{reason}: {count}' for reason, count in sorted(reasons.items()))})" if missing else ""
+        print(f"{_name(output)}: {len(missing)} of {counted(tasks, 'tasks')} to compute{reasons_text}")
+    print(f"{counted(sum(task.count for task in open_tasks), 'images')} would be read")
 
 
 def _name(output: Output) -> str:
     return " ".join([output.table, *(part.alias for part in (output.metric, output.method, output.target) if part)])
 
 
-def _reason_for_one(task: Task, shards: dict[str, str]) -> str:
+def _reason_for_one(task: Task, shards: Mapping[str, Collection[str]]) -> str:
     """Why an output that the last run had is missing for this task."""
     if task.shard.name not in shards:
         return "shard new"
-    return "never answered" if shards[task.shard.name] == task.index.identity else "shard changed"
+    return "never answered" if task.index.identity in shards[task.shard.name] else "shard changed"
 
 
 def _reason_for_all(output: Output, methods: Iterable[dict], before: dict) -> str | None:

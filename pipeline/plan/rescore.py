@@ -10,7 +10,7 @@ from pipeline.metrics import METRICS
 from pipeline.plan.check import CheckedJob, check_job
 from pipeline.plan.state import RunState
 from pipeline.plan.task import Task
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, counted
 from pipeline.sources import ShardError
 from pipeline.spec.explain_spec import with_ties
 from pipeline.spec.grammar import Choice, parse, parse_all
@@ -40,7 +40,7 @@ def check_rescoring(run: Run, metrics: Sequence[str], metric_args: Sequence[str]
     job = replace(
         job,
         out=run.out,
-        methods=tuple(_choice_of(entry, METHODS, "method").written for entry in manifest["methods"]),
+        methods=tuple(choice_of(entry, METHODS, "method").written for entry in manifest["methods"]),
         metrics=tuple(metric.written for metric in exact),
         method_args=(),
         metric_args=(),
@@ -56,7 +56,7 @@ def check_rescoring(run: Run, metrics: Sequence[str], metric_args: Sequence[str]
 def _metrics_beside(entries: Sequence[Mapping], more: Metrics, recompute: bool) -> tuple[Metrics, Metrics]:
     """The metrics of exact maps and those of stored maps, once `more` are beside those that run.json has as `entries`."""
     exact, stored = (
-        tuple(_choice_of(entry, METRICS, "metric") for entry in entries if entry["stored"] is of_stored) for of_stored in (False, True)
+        tuple(choice_of(entry, METRICS, "metric") for entry in entries if entry["stored"] is of_stored) for of_stored in (False, True)
     )
     more = more if recompute else tuple(metric for metric in more if _needs_no_new_map(metric))
     present = exact if recompute else exact + stored
@@ -72,7 +72,7 @@ def job_of(manifest: Mapping) -> Job:
     return Job(**{field.name: values[field.name] for field in fields(Job) if field.name in values})
 
 
-def _choice_of(entry: Mapping, registry: Mapping, kind: str) -> Choice:
+def choice_of(entry: Mapping, registry: Mapping, kind: str) -> Choice:
     """The method or metric that an entry of run.json describes."""
     settings = tuple(sorted((key, value) for key, value in entry.items() if key not in ("name", kind, "stored", "version")))
     return parse(Choice(entry["name"], entry[kind], None, settings).written, registry, kind)
@@ -119,11 +119,11 @@ def unexplained_tasks(state: RunState) -> list[dict]:
     base = state.checked.base
     if not base:
         return []
-    identities = {shard.name: index.identity for shard, index in state.indexes.items()}
+    present = {(shard.name, index.identity) for shard, index in state.indexes.items()}  # the chunks of a folder share its name
     for shard in base.manifest["shards"]:
-        if shard["images"] and identities.get(shard["name"]) != shard["identity"]:
+        if shard["images"] and (shard["name"], shard["identity"]) not in present:
             raise Refusal(
-                f"shard {shard['name']} is not what run {base.run_id} has seen; run jobs.explain again, or name the old files with --source"
+                f"shard {shard['name'] or 'of the folder'} is not what run {base.run_id} has seen; run jobs.explain again, or name the old files with --source"
             )
     content = storage.read_bytes(storage.join(base.out, "runs", base.run_id, "receipts.parquet"))
     published = {output for receipt in receipts.unpack(content) for output in receipt.cells}
@@ -132,7 +132,7 @@ def unexplained_tasks(state: RunState) -> list[dict]:
     lost_count = sum(all(task.output_identity(identity) in published for identity in required) for task in unexplained)
     if lost_count:
         raise Refusal(
-            f"files of {lost_count} tasks that run {base.run_id} was made of are missing or damaged; "
+            f"files of {counted(lost_count, 'tasks')} that run {base.run_id} was made of are missing or damaged; "
             "run jobs.explain again, which mends them, then jobs.score"
         )
     error = ShardError("NotExplained", "not all of it was explained; run jobs.explain again")

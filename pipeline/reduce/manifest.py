@@ -4,6 +4,7 @@ Each function below fills some of its fields. What decides values stands in `_de
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from pipeline.engine import costs
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.plan.check import CheckedJob
+from pipeline.plan.dropped import dropped_by
 from pipeline.plan.state import RunState
 from pipeline.refusal import public
 from pipeline.spec.output import Output
@@ -28,12 +30,14 @@ def manifest_of(state: RunState, entries: Sequence[dict], publish_seconds: float
         **_description(state),
         **_times(state, publish_seconds),
         "passes": costs.sum_accounts(_costs(state)),
+        "failures": failures_of(state),
+        "dropped": dropped_by(state),
     }
 
 
 def _counts(state: RunState, entries: Sequence[dict]) -> dict:
     """Images listed, explained (a prediction and every map of the job) and failed; shards with problems; rows of errors."""
-    images = sum(task.stop - task.start for task in state.tasks)
+    images = sum(task.count for task in state.tasks)
     predicted = sum(entry["rows"] for entry in entries if entry["table"] == "predictions")
     explained = predicted - sum(entry.get("incomplete", 0) for entry in entries)
     return {
@@ -46,13 +50,45 @@ def _counts(state: RunState, entries: Sequence[dict]) -> dict:
     }
 
 
+def failures_of(state: RunState) -> list[dict]:
+    """The methods and metrics that failed by themselves: on how many of the predicted images, whether they ever worked, their first error."""
+    failed: Counter[tuple[str, str]] = Counter()  # images
+    first: dict[tuple[str, str], str] = {}
+    predicted = 0
+    maps: Counter[str] = Counter()  # of each method
+    for _, of_task in state.done:
+        counts: Counter[tuple[str, str]] = Counter()  # one image may fail for several targets
+        for output in of_task:
+            planned, groups = state.checked.outputs[output.position], output.row_groups
+            predicted += groups.rows if planned.table == "predictions" else 0
+            if not planned.method:
+                continue
+            key = ("metric", planned.metric.alias) if planned.metric else ("method", planned.method.alias)
+            maps[planned.method.alias] += groups.rows if planned.table == "maps" else 0
+            images, error = output.receipt.facts.get("failures", {}).get(output.cell, (0, ""))
+            if images:
+                counts[key], first[key] = max(counts[key], images), first.get(key, error)
+        failed.update(counts)
+    return [
+        {
+            kind: alias,
+            "images": count,
+            "of": predicted,
+            "worked": bool(maps[alias]) if kind == "method" else count < predicted,
+            "first": first[kind, alias],
+        }
+        for (kind, alias), count in failed.items()
+    ]
+
+
 def _description(state: RunState) -> dict:
     """The job as it was checked, its network, and the versions of the libraries."""
     checked, backbone = state.checked, state.checked.backbone
     fields = ("name", "layer", "num_classes", "channels", "grid", "image_size", "identity")
     return {
         "job": {field: _public(value) for field, value in vars(checked.job).items() if field != "log"},
-        "backbone": {field: getattr(backbone, field) for field in fields} | {"origin": dict(backbone.origin)},
+        "backbone": {field: getattr(backbone, field) for field in fields}
+        | {"prepare": vars(backbone.prepare), "origin": dict(backbone.origin)},
         "methods": methods_of(checked),
         "targets": [{"name": t.alias, "target": t.name, "argument": t.argument, **t.args} for t in checked.spec.targets],
         "metrics": [

@@ -1,8 +1,9 @@
 """The end of a job: the outputs of its tasks are compacted into tables, described in run.json and published."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
@@ -19,8 +20,9 @@ from pipeline.reduce.curves import curves_of
 from pipeline.reduce.manifest import manifest_of
 from pipeline.reduce.summary import concat_summaries, summarise_files
 from pipeline.reduce.weight_similarity import weight_similarity
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, counted
 from pipeline.tables import files, publish, receipts, schema
+from pipeline.tables.errors import failures_in_words
 from pipeline.tables.identity import digest
 from pipeline.tables.receipts import TaskOutput
 from pipeline.tables.wide import add_partials, drop_groups
@@ -31,23 +33,34 @@ Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # applies 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """The result of a job: the run now published under its name, its counts, and whether it is a new one."""
+    """The result of a job: the run now published under its name, its counts, and whether it is a new one.
+
+    `failures` and `dropped` are those of its manifest: methods and metrics that failed, and what the run before held beyond this one.
+    """
 
     run_id: str
     counts: dict
     new: bool
+    failures: Sequence[dict] = ()
+    dropped: Mapping[str, list[str] | int] = field(default_factory=dict)
+
+    @staticmethod
+    def of(manifest: Mapping, new: bool) -> "PublishResult":
+        """The result that a manifest describes; one of an earlier version says less."""
+        dropped = manifest.get("dropped", {}) if new else {}
+        return PublishResult(manifest["run_id"], manifest["counts"], new, manifest.get("failures", ()), dropped)
 
     @property
     def complete(self) -> bool:
-        """Whether every shard could be read in full."""
-        return not self.counts["shards_failed"]
+        """Whether every shard could be read in full, and every method and metric worked on some image."""
+        return not self.counts["shards_failed"] and all(failure["worked"] for failure in self.failures)
 
 
 def publish_run(state: RunState, parallel_map: Map, monitor: Monitor) -> PublishResult:
     """Publish the run, unless the one published before it is the same.
 
     Raises:
-        Refusal: where nothing could be explained; what is published stays as it is.
+        Refusal: where nothing could be explained; what is published stays as it is, and `tables.last` finds the errors.
         Overtaken: where another job has published under this name meanwhile.
         TooManyFailed: where more failed than the job allows; the run stays unpublished.
         Damaged: where a task's file is missing or not what was written; nothing is published yet.
@@ -56,9 +69,7 @@ def publish_run(state: RunState, parallel_map: Map, monitor: Monitor) -> Publish
     studies = ["weight_similarity"] if job.weight_similarity else []
     plan = digest([sorted(output.cell for _, outputs in state.done for output in outputs), state.problems, *studies])
     if state.previous and state.before and state.before["plan"] == plan:
-        return PublishResult(state.previous, state.before["counts"], new=False)
-    if not state.done:
-        raise Refusal(f"no image could be read, so nothing is published; the first reason: {state.problems[0]['message']}")
+        return PublishResult.of(state.before, new=False)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{plan[:8]}"
     folder = storage.join(job.out, "runs", run_id)
     entries = _write_tables(state, parallel_map, monitor, run_id)
@@ -66,22 +77,37 @@ def publish_run(state: RunState, parallel_map: Map, monitor: Monitor) -> Publish
     files.write_bytes(storage.join(folder, "receipts.parquet"), receipts.pack(used.values()))
     manifest = {"run_id": run_id, "plan": plan, **manifest_of(state, entries, time.monotonic() - began)}
     files.write_json(storage.join(folder, "run.json"), manifest)
-    _refuse_failed(run_id, manifest["counts"], job.max_failed)
+    _refuse_failed(state, manifest)
     publish.flip(job.out, job.name, run_id, state.previous, job.single_writer)
-    return PublishResult(run_id, manifest["counts"], new=True)
+    return PublishResult.of(manifest, new=True)
 
 
-def _refuse_failed(run_id: str, counts: dict, max_failed: float) -> None:
+def _refuse_failed(state: RunState, manifest: Mapping) -> None:
+    """Refuse to publish a run of which more failed than the job allows, or in which nothing worked: no map, or no prediction."""
+    counts, job = manifest["counts"], state.checked.job
+    images, wheres = counted(counts["images"], "images"), f"tables.last({job.out!r}, {job.name!r}).table('errors') has all reasons"
     share = max(counts["failed"] / max(1, counts["images"]), counts["shards_failed"] / max(1, counts["shards"]))
-    if share > max_failed:
+    reasons = failures_in_words(manifest["failures"])
+    if share > job.max_failed:
         raise publish.TooManyFailed(
-            f"{share:.1%} of the images or shards failed, and --max-failed is {max_failed:.1%}: "
-            f"the run is complete as {run_id} and not published; what is published stays as it is"
+            f"{share:.1%} of the images or shards failed, and --max-failed is {job.max_failed:.1%}: the run is complete as "
+            f"{manifest['run_id']} and not published; what is published stays as it is{reasons and f'; {reasons}'}; {wheres}"
         )
-    if not counts["explained"]:
+    rows = Counter[str]()
+    for entry in manifest["files"]:
+        rows[entry["table"]] += entry["rows"]
+    if not counts["explained"] and not rows["maps"]:
         raise Refusal(
-            f"not one of {counts['images']} images could be explained, so nothing is published; {run_id}/errors below runs/ says why"
+            f"not one of {images} could be explained, so nothing is published; {reasons or _first_error(state, manifest)}; {wheres}"
         )
+
+
+def _first_error(state: RunState, manifest: Mapping) -> str:
+    """The first row of a run's errors, in words."""
+    paths = [entry["path"] for entry in manifest["files"] if entry["table"] == "errors" and entry["rows"]]
+    url = storage.join(state.checked.job.out, "runs", manifest["run_id"], *paths[:1])
+    [error] = files.read_parquet(url).slice(0, 1).to_pylist() if paths else [{"error": "Unknown", "message": "no error was recorded"}]
+    return f"the first of its errors: {error['error']}: {error['message']}"
 
 
 def damaged(state: RunState, parallel_map: Map) -> set[str]:
@@ -112,7 +138,7 @@ def _write_tables(state: RunState, parallel_map: Map, monitor: Monitor, run_id: 
     """Write all tables of a run; returns the entries of their files."""
     groups, context = _groups(state), _context(state)
     entries = _compact_groups(context, groups, parallel_map, monitor, run_id)
-    tables = _summarise_groups(state, groups, parallel_map, run_id, entries) if state.checked.spec.metrics else {}
+    tables = _summarise_groups(state, groups, parallel_map, run_id, entries) if state.checked.spec.metrics and groups else {}
     if state.checked.job.weight_similarity:
         curves = weight_similarity(state.checked.backbone)
         tables["curves"] = pa.concat_tables([tables["curves"], curves]) if tables else curves

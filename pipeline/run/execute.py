@@ -15,11 +15,15 @@ from pipeline.engine import costs
 from pipeline.monitor.monitor import Monitor
 from pipeline.plan import dry_run, rescore
 from pipeline.plan.check import CheckedJob
+from pipeline.plan.dropped import ADDABLE, dropped_by
+from pipeline.plan.dropped import in_words as dropped_in_words
 from pipeline.plan.state import RunState
 from pipeline.plan.task import Task
+from pipeline.plan.tasks import cut_tasks, in_words
 from pipeline.reduce.manifest import methods_of
 from pipeline.reduce.publish_run import PublishResult, damaged, publish_run
-from pipeline.refusal import Refusal, one_line
+from pipeline.refusal import counted, one_line
+from pipeline.run.census import Accept, Census, index_and_count
 from pipeline.run.executor import Executor
 from pipeline.stages.explain import Explain
 from pipeline.stages.land import Land
@@ -27,13 +31,15 @@ from pipeline.stages.read import Read
 from pipeline.stages.score import ScoreStored
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
-from pipeline.targets import TARGETS
 
 log = logging.getLogger(__name__)
 
 
-def execute(checked: CheckedJob, executor: Executor) -> PublishResult | None:
+def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = None) -> PublishResult | None:
     """Explain the missing outputs and publish the run; a dry job prints what is missing, and returns None.
+
+    Parameters:
+        accept: is given the labels of every shard before any image is explained, and may refuse them.
 
     Raises:
         Damaged: where files of tasks were damaged, computed again, and damaged once more.
@@ -41,11 +47,9 @@ def execute(checked: CheckedJob, executor: Executor) -> PublishResult | None:
     job, started = checked.job, time.time()
     monitor = Monitor(job.log) if job.dry else Monitor(job.log, job.out, job.name)
     try:
-        state = _plan(checked, executor, monitor, started)
+        state = _plan(checked, executor, monitor, started, accept)
         open_tasks = _open_tasks_of(state)
-        counts = {"images": _count_images(state.tasks), "tasks": len(state.tasks), "tasks_missing": len(open_tasks)}
-        monitor.record("planned", **counts)
-        monitor.show("plan: {images} images in {tasks} tasks, {tasks_missing} of them with something missing".format(**counts))
+        _tell_plan(state, open_tasks, monitor)
         if job.dry:
             dry_run.print_dry_run(open_tasks, checked.outputs, len(state.tasks), methods_of(checked), state.before)
             return None
@@ -58,16 +62,42 @@ def execute(checked: CheckedJob, executor: Executor) -> PublishResult | None:
     return result
 
 
-def _plan(checked: CheckedJob, executor: Executor, monitor: Monitor, started: float) -> RunState:
+def _plan(checked: CheckedJob, executor: Executor, monitor: Monitor, started: float, accept: Accept | None) -> RunState:
     """List the shards, cut them into tasks and load the receipts of earlier jobs."""
-    indexes = _index_shards(checked.shards, executor, monitor)
+    census = Census(by_shard={} if accept else None)
+    indexes = _index_shards(checked, executor, monitor, census)
     list_seconds = time.time() - started
-    tasks = _cut_tasks(checked, indexes)
-    _refuse_without_labels(checked, indexes)
+    problems = [problem for index in indexes.values() for problem in index.problems]
+    census.refuse_nothing_to_explain(checked.job.source, (target.name for _, target in checked.spec.pairs()), problems)
+    if accept and census.by_shard is not None:
+        accept(census.by_shard)
+    tasks = cut_tasks(checked.job, indexes)
     previous = publish.current(checked.job.out).get(checked.job.name)
     receipts_of = _load_receipts(checked.job.out, previous)
     state = RunState(checked, tasks, indexes, receipts_of, (), previous, started, {"list_seconds": round(list_seconds, 3)})
     return replace(state, failures=rescore.unexplained_tasks(state))
+
+
+def _tell_plan(state: RunState, open_tasks: Sequence[Task], monitor: Monitor) -> None:
+    """Tell what is missing, what the network takes, which images are taken, and what the run published last holds beyond this one."""
+    checked, backbone = state.checked, state.checked.backbone
+    counts = {"images": _count_images(state.tasks), "tasks": len(state.tasks), "tasks_missing": len(open_tasks)}
+    monitor.record("planned", **counts)
+    parts = counted(counts["images"], "images"), counted(counts["tasks"], "tasks"), counts["tasks_missing"]
+    monitor.show("plan: {} in {}, {} of them with something missing".format(*parts))
+    prepare, (height, width) = backbone.prepare, backbone.image_size
+    mean, std = (" ".join(f"{value:.4g}" for value in values) for values in (prepare.mean, prepare.std))
+    monitor.show(
+        f"network: {backbone.name} takes {width} x {height} pixels ({prepare.crop}, {prepare.interpolation}), mean {mean}, std {std}"
+    )
+    taken = in_words(checked.job, sum(index.count for index in state.indexes.values()))
+    if taken:
+        monitor.show(taken)
+    dropped = dropped_by(state)
+    if dropped:
+        hint = "" if checked.base or not dropped.keys() & ADDABLE else "; --add keeps its methods, targets and metrics"
+        monitor.record("dropped", **dropped)
+        monitor.show(f"the run published last holds {dropped_in_words(dropped)}, and this one will not{hint}")
 
 
 def _publish(state: RunState, executor: Executor, monitor: Monitor) -> PublishResult:
@@ -76,7 +106,7 @@ def _publish(state: RunState, executor: Executor, monitor: Monitor) -> PublishRe
         return publish_run(state, executor.map, monitor)
     except Damaged as error:
         folders = damaged(state, executor.map)
-        log.warning("%s: what %d receipts named is computed again", error, len(folders))
+        log.warning("%s: what %s named is computed again", error, counted(len(folders), "receipts"))
     receipts.discard(state.checked.job.out, folders)
     sound = {task: tuple(receipt for receipt in of_task if receipt.folder not in folders) for task, of_task in state.receipts_of.items()}
     state = replace(state, receipts_of=sound, failures=())  # failed tasks are open, and so tried again as well
@@ -85,35 +115,20 @@ def _publish(state: RunState, executor: Executor, monitor: Monitor) -> PublishRe
 
 
 def _count_images(tasks: Sequence[Task]) -> int:
-    return sum(task.stop - task.start for task in tasks)
+    return sum(task.count for task in tasks)
 
 
-def _index_shards(shards: Sequence[sources.Shard], executor: Executor, monitor: Monitor) -> dict[sources.Shard, sources.Index]:
-    indexes = {}
+def _index_shards(checked: CheckedJob, executor: Executor, monitor: Monitor, census: Census) -> dict[sources.Shard, sources.Index]:
+    """The index of every shard; their images and labels are added to the census."""
+    shards, indexes = checked.shards, {}
+    function = partial(index_and_count, checked.classes, checked.names_are_labels)
     with monitor.stage("list", len(shards), "shards"):
-        for position, index in executor.map(sources.numbered_index, list(enumerate(shards))):
-            indexes[shards[position]] = index
-            monitor.add(failed=bool(index.problems))
+        for listed in executor.map(function, list(enumerate(shards))):
+            shard = shards[listed.position]
+            indexes[shard] = listed.index
+            census.add(shard, listed)
+            monitor.add(failed=bool(listed.index.problems))
     return {shard: indexes[shard] for shard in shards}
-
-
-def _cut_tasks(checked: CheckedJob, indexes: dict[sources.Shard, sources.Index]) -> list[Task]:
-    limit, step, tasks = checked.job.limit, checked.job.task_images, []
-    for shard, index in indexes.items():
-        count = index.count if limit is None else min(limit, index.count)
-        limit = None if limit is None else limit - count
-        tasks += [Task.of(shard, index, start, min(start + step, count)) for start in range(0, count, step)]
-    return tasks
-
-
-def _refuse_without_labels(checked: CheckedJob, indexes: dict[sources.Shard, sources.Index]) -> None:
-    targets = {target.name for _, target in checked.spec.pairs()} - {"none"}
-    images = sum(index.count for index in indexes.values())
-    if not images:
-        problems = [problem for index in indexes.values() for problem in index.problems]
-        raise Refusal(f"there is no image in {' '.join(checked.job.source)}" + (f": {problems[0].message}" if problems else ""))
-    if targets and all(TARGETS[name].needs_label for name in targets) and not any(index.labelled for index in indexes.values()):
-        raise Refusal(f"no image carries a label, so --targets {' '.join(sorted(targets))} explains nothing; use --targets predicted")
 
 
 def _load_receipts(out: str, previous: str | None) -> dict[str, tuple[Receipt, ...]]:
@@ -151,7 +166,7 @@ def _explain_missing(state: RunState, open_tasks: Sequence[Task], executor: Exec
     stage: type[Explain] = ScoreStored if checked.spec.stored else Explain
     load = partial(stage.load, checked.network, checked.spec, checked.classes.names, device, batch_size, None if executor.gpus else 1)
     spent: Counter[Any] = Counter(state.spent)
-    tasks = [task.to_json() for task in open_tasks]
+    tasks, count_of = [task.to_json() for task in open_tasks], {task.id: task.count for task in open_tasks}
     with monitor.stage("explain", _count_images(open_tasks), "images", tasks=len(open_tasks), tasks_done=0) as progress:
         for text in executor.explain_tasks(tasks, Read.of(checked), load, Land(job.out), executor.workers, executor.gpus, job.task_timeout):
             failure = receipts.failure(text)
@@ -163,8 +178,7 @@ def _explain_missing(state: RunState, open_tasks: Sequence[Task], executor: Exec
             new_receipts.append(receipt)
             spent.update(_spent_on(receipt))
             monitor.costs.update(costs.costs_of(receipt.facts))
-            count, failed = receipt.facts["stop"] - receipt.facts["start"], receipt.facts["failed"]
-            monitor.task(count, failed, "task_done", {"task": receipt.task, **receipt.facts})
+            monitor.task(count_of[receipt.task], receipt.facts["failed"], "task_done", {"task": receipt.task, **receipt.facts})
     spent.update({"wall_seconds": progress.seconds})
     rate = {"images_per_second": round(_count_images(open_tasks) / max(progress.seconds, 1e-9), 3)}
     rounded = {name: round(value, 3) for name, value in spent.items()}

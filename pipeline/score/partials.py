@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.families import METRICS, inputs_of
-from pipeline.score.scoring import Score, settings_of
+from pipeline.families import METRICS
+from pipeline.refusal import Refusal, counted
+from pipeline.score.scoring import Score, corpus_numbers
 from pipeline.spec.columns import GROUPS, columns_of
 from pipeline.spec.grammar import Choice
 from pipeline.tables.identity import seed_of
@@ -23,13 +24,19 @@ def add_score(sums: dict[str, np.ndarray], score: Score, group: str | None = Non
     """Add one map's counts to sums by name: `n` and `n_null` count maps with and without them, `null: REASON` says why.
 
     A curve counts as `curve: COLUMN`, rounded to whole parts. Counts of an image that has a `group` count once more as `GROUP: NAME`.
+
+    Raises:
+        Refusal: where the score has more or fewer counts than the sums; they stay as they are.
     """
     curves = {f"curve: {column}": np.round(curve * WHOLE) for column, curve in score.curves.items()}
     counts: dict[str, Any] = {"n_null": [1], f"null: {score.reason}": [1]} if score.reason else {"n": [1], **(curves or score.values)}
     if group and not score.reason:
         counts |= {f"{group}: {kind}": values for kind, values in counts.items()}
-    for kind, values in counts.items():
-        sums[kind] = sums.get(kind, 0) + np.asarray(values, dtype=np.float64)
+    added = {kind: np.asarray(values, dtype=np.float64) for kind, values in counts.items()}
+    misfit = next((kind for kind, values in added.items() if kind in sums and np.shape(sums[kind]) != values.shape), None)
+    if misfit:
+        raise Refusal(f"it counts {misfit} as {counted(added[misfit].size, 'numbers')}, and of other images as {np.size(sums[misfit])}")
+    sums.update({kind: sums.get(kind, 0) + values for kind, values in added.items()})
 
 
 def by_group(sums: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -44,10 +51,7 @@ def by_group(sums: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]
 
 def totals(choice: Choice, sums: Mapping[str, np.ndarray]) -> dict[str, float | None]:
     """The columns of a dataset-level metric, from its sums; None where no map had a value."""
-    columns, corpus_level = columns_of(choice), METRICS[choice.name].corpus_level
-    if "n" not in sums or corpus_level is None:
-        return dict.fromkeys(columns)
-    counts = {**sums, "n": sums["n"][0]}
-    values = corpus_level(**{name: counts[name] for name in inputs_of(corpus_level)}, **settings_of(corpus_level, choice))
-    numbers = np.array(values, dtype=np.float64).reshape(-1).tolist()
-    return {column: number if np.isfinite(number) else None for column, number in zip(columns, numbers, strict=True)}
+    numbers = corpus_numbers(choice, sums) if "n" in sums and METRICS[choice.name].corpus_level else None
+    if numbers is None:
+        return dict.fromkeys(columns_of(choice))
+    return {column: number if np.isfinite(number) else None for column, number in numbers.items()}

@@ -5,6 +5,7 @@ B images
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 
 from pipeline.classes.pairs import Pair, partners, parts_of
 from pipeline.engine import costs
+from pipeline.engine.attempts import Attempts
 from pipeline.engine.batch import Batch, target_names
 from pipeline.engine.perturbed import ScoredMaps, clean_probs, perturb
-from pipeline.families import METHODS, METRICS, ClassProbs
+from pipeline.families import METHODS, METRICS, ClassProbs, Perturbation
 from pipeline.score.scoring import Score, score_map
 from pipeline.score.views import MapView, PairView
 from pipeline.sources.images import ImageRow
@@ -53,13 +55,17 @@ class ImageScore(NamedTuple):
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """A batch whose maps are scored: its predictions, the row of each image, whether the image is `chosen` [B], and the maps."""
+    """A batch whose maps are scored: its predictions, the row of each image, whether the image is `chosen` [B], and the maps.
+
+    `attempts` remembers what has never worked.
+    """
 
     batch: Batch
     predictions: Predictions
     rows: Sequence[ImageRow]
     chosen: np.ndarray
     maps: Maps
+    attempts: Attempts
 
 
 def score_batch(outputs: Sequence[Output], scored: ScoredBatch, pairs: Sequence[Pair]) -> dict[Output, list[ImageScore]]:
@@ -145,15 +151,18 @@ class _Scorer:
             S = [views[i].S if i in views and views[i].drawable else None for i in positions]
             inside = [views[i].object if i in views else None for i in positions]
             maps = ScoredMaps(key.method, batch.names.index(key.name), S, inside, self.classes)
-            responses: Sequence[ClassProbs | np.ndarray | Exception | None]
-            try:
-                responses = perturb(perturbation, batch, maps, metric.name)
-            except Exception as error:
-                if len(positions) > 1:
-                    raise
-                responses = [error]
+
+            name = f"metric {metric.alias} of {key.method.alias} for {key.name}"
+            responses = self.scored.attempts(name, len(positions), partial(_respond, perturbation, batch, maps, metric.name))
             for i, view in views.items():
                 view.responses[perturbation] = responses[i]
+
+
+def _respond(perturbation: Perturbation, batch: Batch, maps: ScoredMaps, payer: str, positions: Sequence[int]) -> Sequence:
+    """The network's answers to a perturbation of some of the images."""
+    if len(positions) < len(maps.S):
+        batch, maps = batch.at(positions), maps.at(positions)
+    return perturb(perturbation, batch, maps, payer)
 
 
 def scored_classes(predictions: Predictions) -> torch.Tensor:

@@ -4,6 +4,7 @@ A kind of source is one file in this folder that holds a `KIND`; the registry be
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pkgutil import iter_modules
 
@@ -41,7 +42,11 @@ def list_shards(sources: Sequence[str]) -> list[Shard]:
 
 
 def index(shard: Shard) -> Index:
-    """Count a shard's samples in one pass. Never raises for bad input: what is wrong is in `problems`."""
+    """Count a shard's samples in one pass. Never raises for bad input: what is wrong is in `problems`. `labels` are left out."""
+    return replace(_index(shard), labels=())
+
+
+def _index(shard: Shard) -> Index:
     try:
         return retrying(lambda: KINDS[shard.kind].index(shard))
     except Exception as error:  # the shard boundary: one bad shard is a row, and its neighbours go on
@@ -51,8 +56,8 @@ def index(shard: Shard) -> Index:
 
 
 def numbered_index(numbered: tuple[int, Shard]) -> tuple[int, Index]:
-    """One shard's index, with the position it was asked for."""
-    return numbered[0], index(numbered[1])
+    """One shard's index with its labels, and the position it was asked for."""
+    return numbered[0], _index(numbered[1])
 
 
 def read(shard: Shard, start: int = 0, stop: int | None = None, index: Index | None = None) -> Iterator[Sample]:

@@ -5,6 +5,7 @@ Where the sub-directories are splits (train, val, test, by their usual names), e
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -131,7 +132,9 @@ def index(shard: Shard) -> Index:
     keys = [_key(shard.root, url) for url in shard.urls]
     digest = None if shard.etag else _fingerprint(zip(keys, map(_content, shard.urls), strict=True))
     labelled = sum("/" in key for key in keys)
-    return Index(shard.identity(digest), len(keys), labelled, splits=(shard.split,) if shard.split else ())
+    labels = Counter(key.split("/")[0] for key in keys if "/" in key)
+    splits = (shard.split,) if shard.split else ()
+    return Index(shard.identity(digest), len(keys), labelled, splits=splits, labels=tuple(labels.items()))
 
 
 def _content(url: str) -> str:

@@ -5,6 +5,7 @@ The images are in the column of a usual name, else in the only one that holds by
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -148,6 +149,7 @@ def index(shard: Shard) -> Index:
         table = Table(handle)
         labelled, keys, duplicates = 0, set(), []
         splits: set[str] = set()
+        labels: Counter[int | str] = Counter()
         restated = False
         for position, row in table.read((table.key, table.label, *table.others), 0, table.rows):
             key = _key(table, position, row)
@@ -155,13 +157,13 @@ def index(shard: Shard) -> Index:
                 duplicates.append(position)
             sample = _sample(table, position, row, key in keys)
             labelled += sample.label is not None
+            labels.update([] if sample.label is None else [sample.label])
             splits.update(filter(None, [sample.split]))
             restated |= sample.restated
             keys.add(key)
     problems = () if table.rows else (shard.problem("EmptyShard", "the file holds no rows"),)
-    return Index(
-        shard.identity(digest, restated), table.rows, labelled, problems, duplicates=tuple(duplicates), splits=tuple(sorted(splits))
-    )
+    identity, marks = shard.identity(digest, restated), ()
+    return Index(identity, table.rows, labelled, problems, marks, tuple(duplicates), tuple(sorted(splits)), tuple(labels.items()))
 
 
 def _empty(shard: Shard, digest: str | None) -> Index:

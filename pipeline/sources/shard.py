@@ -111,6 +111,7 @@ class Index:
     marks: tuple[tuple[int, int], ...] = ()  # (position, byte offset) now and then, so that a range need not be read from the start
     duplicates: tuple[int, ...] = ()  # positions whose key an earlier sample of the shard has
     splits: tuple[str, ...] = ()  # every `split` that a sample names
+    labels: tuple[tuple[int | str, int], ...] = ()  # every label and the number of its samples
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class Found:
 class Kind:
     """One way images are stored. A file in pipeline/sources/ holds one as `KIND`; its name is the file's.
 
-    `shards` cuts the listed files into shards and opens none of them. `index` counts a shard's samples, the bad ones too, and `read` gives
+    `shards` cuts the listed files into shards and opens none of them. `index` counts a shard's samples, the bad ones too, and their labels; `read` gives
     those at start <= i < stop, in the same order. A label that is a text needs class names: `labels.folder_names` finds them in the urls of
     shards that have a `root`; those of all other shards the user names in a file (`--classes`), or the network brings them.
     """

@@ -5,6 +5,7 @@ comes again within a sample, start a duplicate, which has a position and no imag
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -101,6 +102,7 @@ def _is_whole(group: Group, before: Group | None, ended: Ended, last: int | None
 def index(shard: Shard) -> Index:
     count, labelled, marks, keys, duplicates, problems = 0, 0, [], set(), [], []
     splits: set[str] = set()
+    labels: Counter[int | str] = Counter()
     restated = False
     with open_listed(shard) as handle:
         tape = Tape(handle, hashed=shard.etag is None)
@@ -112,6 +114,7 @@ def index(shard: Shard) -> Index:
                     marks.append((group.position, group.offset))
                 sample = group.sample(group.key in keys)
                 labelled += sample.label is not None
+                labels.update([] if sample.label is None else [sample.label])
                 splits.update(filter(None, [sample.split]))
                 restated |= sample.restated
                 keys.add(group.key)
@@ -124,8 +127,8 @@ def index(shard: Shard) -> Index:
         raise ShardError("ShortRead", f"the store gave {tape.position:,} of {shard.size:,} bytes") from cause
     if not count and not problems:
         problems.append(shard.problem("EmptyShard", "the tar holds no samples"))
-    identity = shard.identity(tape.digest.hexdigest() if tape.digest else None, restated)
-    return Index(identity, count, labelled, tuple(problems), tuple(marks), tuple(duplicates), tuple(sorted(splits)))
+    identity, facts = shard.identity(tape.digest.hexdigest() if tape.digest else None, restated), (tuple(problems), tuple(marks))
+    return Index(identity, count, labelled, *facts, tuple(duplicates), tuple(sorted(splits)), tuple(labels.items()))
 
 
 def _problem(shard: Shard, ended: Ended, tape: Tape, count: int):

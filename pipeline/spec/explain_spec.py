@@ -19,6 +19,7 @@ from pipeline.targets.registry import Phrase
 
 NO_TARGET = Choice("none", "none")
 CONTROLS = ("fake_cam", "random")
+Kept = tuple[Sequence[Choice], Sequence[Choice]]  # methods, metrics
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,12 @@ def build_spec(
     metric_args: Sequence[str] = (),
     plugins: Sequence[str] = (),
     stored: Sequence[Choice] = (),
+    kept: Kept = ((), ()),
     **rest,
 ) -> ExplainSpec:
     """The explain spec of names as a user writes them; `stored` are metrics of the maps as they are stored.
+
+    `kept` are methods and metrics beside them, but for those whose names are among them.
 
     With any metric come the two controls, which show its floor and its trap, and with one that takes pixels by the order of the map the
     share of ties.
@@ -89,12 +93,17 @@ def build_spec(
         Refusal: for an unknown name, setting or value, and for a plugin that cannot be used.
     """
     loaded = load(plugins)  # first: names may be theirs
+    own = parse_all(methods, METHODS, "method", method_args), parse_all(metrics, METRICS, "metric", metric_args)
+    all_methods, all_metrics = (
+        (*named, *(choice for choice in more if choice.alias not in {other.alias for other in named}))
+        for named, more in zip(own, kept, strict=True)
+    )
     spec = ExplainSpec(
-        parse_all(methods, METHODS, "method", method_args),
+        all_methods,
         tuple(map(_with_file_content, parse_all(targets, TARGETS, "target", target_args))),
         **rest,
         plugins=loaded,
-        metrics=(*with_ties(parse_all(metrics, METRICS, "metric", metric_args)), *stored),
+        metrics=(*with_ties(all_metrics, stored), *stored),
         stored=frozenset(metric.alias for metric in stored),
     )
     refuse_clashes(spec.metrics)

@@ -100,7 +100,8 @@ def parse(text: str, registry: Mapping[str, Any], what: str) -> Choice:
     match = _CHOICE.match(text.strip())
     if not match:
         raise Refusal(f"cannot read {what} {text!r}; write a name, name(setting=value) or alias=name(setting=value)")
-    name = choose(match["name"], registry, what)
+    own = "one of your own comes with --plugins FILE" if what in ("method", "metric") else ""
+    name = choose(match["name"], registry, what, own)
     argument, entry = match["argument"], registry[name]
     needs = getattr(entry, "takes_argument", False)
     if needs and not argument:

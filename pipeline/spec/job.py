@@ -67,7 +67,9 @@ class Job:
     select: str | None = None
     """A SQL condition over the columns of `predictions`; maps are computed only where it holds: "predicted <> label"."""
     limit: Count | None = None
-    """Only the first N images."""
+    """Only the first N images, shard by shard."""
+    sample: Count | None = None
+    """Only N images, drawn by the seed from all shards."""
     seed: int = 0
     """Seeds every random draw, together with each image's key and bytes."""
     map_size: Count = 56
@@ -86,6 +88,8 @@ class Job:
     """The device that networks run on."""
     name: str = "default"
     """Name the run is published under in current.json."""
+    add: bool = False
+    """Keep the methods, targets and metrics of the run published under this name beside those that are asked for."""
     single_writer: bool = False
     """Promise that no other job publishes to this place, where the store has no conditional write."""
     max_failed: Fraction = 1.0
@@ -101,6 +105,8 @@ class Job:
         check_numbers(self)
         if self.batch_size != "auto" and not (self.batch_size.isdigit() and int(self.batch_size)):
             raise Refusal(f"--batch-size is {self.batch_size!r}; it must be auto or a whole number of images")
+        if self.limit is not None and self.sample is not None:
+            raise Refusal(f"--limit {self.limit} and --sample {self.sample} both say which images; give one of them")
         if not self.source or not self.out:
             raise Refusal("--source and --out must name a place")
         reachable_from_cluster({"--out": (self.out,), "--source": self.source})

@@ -60,12 +60,21 @@ class Explain:
             "passes": costs.account_of(tally, {"look", *(output.method.alias for output in outputs if output.method)}, len(message.images)),
             "payer_seconds": costs.seconds_of(tally),
         }
+        failures = {task.output_identity(o.identity): found for o, _, errors in tables if (found := _failure_of(errors))}
+        if failures:
+            facts["failures"] = failures
         results = [TaskResult(task.output_identity(output.identity), output.table, rows, errors) for output, rows, errors in tables]
         return ExplainMessage(task, results, facts).to_row()
 
     def tables(self, message: ReadMessage, outputs: Sequence[Output], tally: Counter) -> OutputTables:
         """Each output with its rows and its errors; the passes are added to `tally`."""
         return self.explainer(message.images, outputs, tally)
+
+
+def _failure_of(errors: pa.Table) -> list | None:
+    """On how many images a method or metric itself failed, and its first error; None where it did not."""
+    own = [error for error in errors.to_pylist() if error["stage"] in ("map", "metric")]
+    return [len({error["image_id"] for error in own}), f"{own[0]['error']}: {own[0]['message']}"] if own else None
 
 
 def _keep_freed_memory() -> None:

@@ -3,10 +3,9 @@
 N images of a task, B of a batch
 """
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +13,16 @@ import torch
 
 from pipeline import backbones, engine
 from pipeline.engine import costs
+from pipeline.engine.attempts import Attempts
 from pipeline.engine.batch import Batch, explain_targets, target_names
 from pipeline.engine.forward import run_forward
 from pipeline.families import Undefined
 from pipeline.maps.render import reduce
 from pipeline.methods import METHODS
 from pipeline.refusal import one_line
-from pipeline.score.score_batch import Map, MapKey, Maps, ScoredBatch, explained_pairs, score_batch
+from pipeline.score.score_batch import ImageScore, Map, MapKey, Maps, ScoredBatch, explained_pairs, score_batch
 from pipeline.sources.images import DecodedImages
-from pipeline.spec.explain_spec import ExplainSpec
+from pipeline.spec.explain_spec import NO_TARGET, ExplainSpec
 from pipeline.spec.grammar import Choice
 from pipeline.spec.output import Output
 from pipeline.spec.select import selected
@@ -33,7 +33,6 @@ from pipeline.tables.identity import seed_of
 from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
 
-log = logging.getLogger(__name__)
 CHUNK = {"cpu": 32, "cuda": 256}  # images of a batch: on a GPU as many as there are rows in its passes, see engine.budget
 PER_TARGET = ("optimised", "path")  # families that pay for every target; others look once for all of them
 
@@ -41,12 +40,13 @@ MapsOf = Callable[[Sequence[Output], Batch, DecodedImages], Maps]
 
 
 class Explainer:
-    """A backbone on a device with the spec it explains by; holds no state between calls."""
+    """A backbone on a device with the spec it explains by; between calls it remembers what has never worked."""
 
     def __init__(self, backbone: backbones.Backbone, spec: ExplainSpec, device: str = "cpu", batch_size: int | None = None):
         self.device = torch.device(device)
         self.backbone, self.spec = backbone.to(device), spec
         self.batch_size = batch_size or CHUNK.get(self.device.type, CHUNK["cpu"])
+        self.attempts = Attempts()
         self._schemas = rows.schemas_of(backbone, spec)
 
     def __call__(
@@ -72,21 +72,21 @@ class Explainer:
         ]
 
     def _explain(self, images: DecodedImages, results: Mapping[Output, OutputRows], tally: Counter, maps_of: MapsOf) -> None:
-        """One trunk pass for every output. A batch that fails is halved, until it fits into memory or only the culprit is lost."""
-        try:
-            self._add_rows(images, results, tally, maps_of)
-            return
-        except Exception as error:
-            if len(images) == 1:
-                for output in (output for output in results if output.table != "images"):
-                    results[output].fail(images.rows[0], "predict", error, one_line(error))
-                return
-            log.warning("a batch of %d failed (%s); trying its halves", len(images), one_line(error))
-        # only now: the exception held on to the memory of the batch
-        for half in images.halves():
-            self._explain(half, results, tally, maps_of)
+        """Add the rows of a batch, by one trunk pass for every output; of an image that the network fails on, errors."""
 
-    def _add_rows(self, images: DecodedImages, results: Mapping[Output, OutputRows], tally: Counter, maps_of: MapsOf) -> None:
+        def compute(positions: Sequence[int]) -> list[Callable[[], None] | None]:
+            part = images if len(positions) == len(images) else images.at(list(positions))
+            return [self._computed(part, results, tally, maps_of), *[None] * (len(part) - 1)]
+
+        for row, add_rows in zip(images.rows, self.attempts("the network", len(images), compute), strict=True):
+            if isinstance(add_rows, Exception):
+                for output in (output for output in results if output.table != "images"):
+                    results[output].fail(row, "predict", add_rows, one_line(add_rows))
+            elif add_rows:
+                add_rows()
+
+    def _computed(self, images: DecodedImages, results: Mapping[Output, OutputRows], tally: Counter, maps_of: MapsOf) -> Callable[[], None]:
+        """Compute everything about a batch; returns the function that adds its rows, so that one that fails leaves no half behind."""
         outputs = [output for output in results if output.method]
         batch, predictions = self._batch(images, outputs, tally)
         finite = batch.forward.logits.isfinite().all(1).cpu().numpy()
@@ -94,9 +94,22 @@ class Explainer:
         chosen = finite & self._select(images, columns)
         # A map is computed once for its own output and all of its metrics, also where one of these is all that is missing.
         maps = maps_of(outputs, batch, images)
-        scores = score_batch(outputs, ScoredBatch(batch, predictions, images.rows, chosen, maps), self.spec.class_pairs)
+        scored = ScoredBatch(batch, predictions, images.rows, chosen, maps, self.attempts)
+        scores = score_batch(outputs, scored, self.spec.class_pairs)
+        return partial(self._add_rows, images, results, scored, columns, finite, scores)
+
+    def _add_rows(
+        self,
+        images: DecodedImages,
+        results: Mapping[Output, OutputRows],
+        scored: ScoredBatch,
+        columns: Mapping[str, list],
+        finite: np.ndarray,
+        scores: Mapping[Output, Sequence[ImageScore]],
+    ) -> None:
+        """Add the rows of a batch to every output."""
+        batch, chosen, maps = scored.batch, scored.chosen, scored.maps
         reduced = cache(lambda method, name: self.reduced(method, maps[MapKey(method, name)]))
-        # Nothing is added before everything above is computed: a batch that fails leaves no half of itself behind.
         for output, into in results.items():
             if output.table in ("features", "predictions"):
                 narrow = columns if output.table == "predictions" else {}
@@ -153,10 +166,7 @@ class Explainer:
         }
 
     def _maps(self, method: Choice, target: Choice, name: str, batch: Batch, images: DecodedImages) -> list[Map]:
-        """The maps of one method for one name of a target, an image each.
-
-        Where the method raises, the batch is halved; one that fails on one image is its exception.
-        """
+        """The maps of one method for one name of a target, an image each; where the method fails, its exception."""
         position, output = batch.names.index(name), Output("maps", "", method, target)
         own = [i for i, class_id in enumerate(batch.targets[position].class_id.tolist()) if class_id >= 0]
         if TARGETS[target.name].compared and METHODS[method.name].family in PER_TARGET and len(own) < len(images):
@@ -165,24 +175,19 @@ class Explainer:
             maps = self._maps(method, target, name, self._batch(some, [output], batch.tally)[0], some) if own else []
             by_image = dict(zip(own, maps, strict=True))
             return [by_image[i] if i in by_image else Undefined("not asked for") for i in range(len(images))]
-        try:
+
+        def compute(positions: Sequence[int]) -> list[np.ndarray]:
+            part = batch if len(positions) == len(images) else batch.at(positions)
             with costs.timed(batch.tally, method.alias):
-                return list(engine.maps(method, batch, position).float().cpu().numpy())
-        except Exception as error:
-            if len(images) == 1:
-                return [error.with_traceback(None)]
-        maps = []
-        # only now: as above
-        for half in images.halves():
-            maps += self._maps(method, target, name, self._batch(half, [output], batch.tally)[0], half)
-        return maps
+                return list(engine.maps(method, part, position).float().cpu().numpy())
+
+        about = "" if target == NO_TARGET else f" for {name}"
+        return self.attempts(f"method {method.alias}{about}", len(images), compute)
 
     def reduced(self, method: Choice, maps: Sequence[Map]) -> list[Map]:
         """Maps at the size that the tables keep them at: those of pixels averaged down."""
-        if METHODS[method.name].grid != "pixels":
-            return list(maps)
-        side = self.spec.map_size
-        return [
-            image_map if isinstance(image_map, Exception) else reduce(torch.from_numpy(image_map)[None], side)[0].numpy()
-            for image_map in maps
-        ]
+        return [_reduced(image_map, self.spec.map_size) if METHODS[method.name].grid == "pixels" else image_map for image_map in maps]
+
+
+def _reduced(image_map: Map, side: int) -> Map:
+    return image_map if isinstance(image_map, Exception) else reduce(torch.from_numpy(image_map)[None], side)[0].numpy()

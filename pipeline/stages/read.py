@@ -56,7 +56,10 @@ class Read:
         """The task's images, and the bytes they were encoded in."""
         pixels, rows, digests, size = [], [], [], 0
         errors: list[dict] = []
-        for sample in read(task.shard, task.start, task.stop, task.index):
+        chosen = frozenset(task.chosen)
+        for position, sample in enumerate(read(task.shard, task.start, task.stop, task.index), task.start):
+            if chosen and position not in chosen:
+                continue
             image_id = task.shard.image_id(sample.key)
 
             def fail(stage: str, error: str, message: str, image_id: str = image_id) -> None:

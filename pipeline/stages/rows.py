@@ -17,9 +17,10 @@ from pipeline.maps.quantise import quantise, summaries
 from pipeline.maps.render import part_of, sound
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.refusal import one_line
+from pipeline.refusal import Refusal, one_line
 from pipeline.score.partials import add_score, group_of
 from pipeline.score.score_batch import ImageScore, Map
+from pipeline.score.scoring import Score
 from pipeline.sources import Problem
 from pipeline.sources.images import ImageRow
 from pipeline.spec.columns import columns_of
@@ -229,11 +230,14 @@ def add_partials(into: OutputRows, output: Output, rows: Sequence[ImageRow], sco
     metric = METRICS[output.metric.name]
     for scored in scores:
         row = rows[scored.position]
-        _add_score_error(into, output, row, scored)
         group = group_of(row.image_id) if metric.corpus_level and not metric.of_pairs else None
-        add_score(into.sums.setdefault((scored.target, scored.scope), {}), scored.score, group)
-        if output.metric.args.get("by_class") and row.label is not None:
-            add_score(into.sums.setdefault((scored.target, str(row.label)), {}), scored.score)
+        try:
+            add_score(into.sums.setdefault((scored.target, scored.scope), {}), scored.score, group)
+            if output.metric.args.get("by_class") and row.label is not None:
+                add_score(into.sums.setdefault((scored.target, str(row.label)), {}), scored.score)
+        except Refusal as refusal:
+            scored = scored._replace(score=Score(error=refusal))
+        _add_score_error(into, output, row, scored)
 
 
 def _add_score_error(into: OutputRows, output: Output, row: ImageRow, scored: ImageScore) -> None:

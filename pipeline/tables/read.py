@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.maps import render as rendering
 from pipeline.maps.quantise import stored
 from pipeline.refusal import Refusal, choose
-from pipeline.tables import publish, schema
+from pipeline.tables import files, publish, schema
 
 if TYPE_CHECKING:
     import duckdb
@@ -98,6 +98,20 @@ def open(out: str, name: str = "default", run_id: str | None = None) -> Run:
         return Run(out, run_id, publish.read_manifest(out, run_id))
     except FileNotFoundError as error:
         raise Refusal(f"there is no run {run_id!r} below {out}") from error
+
+
+def last(out: str, name: str = "default") -> Run:
+    """The run that the last job of a name has finished, published or not: its table `errors` says what failed, also where all did.
+
+    Raises:
+        Refusal: where no job of that name has come so far.
+    """
+    paths = [path.split("/") for path in files.below(storage.join(out, "runs"))]
+    for run_id in sorted((run_id for run_id, *path in paths if path == ["run.json"]), reverse=True):  # ids begin with the time
+        run = Run(out, run_id, publish.read_manifest(out, run_id))
+        if run.manifest["job"]["name"] == name:
+            return run
+    raise Refusal(f"no job named {name!r} has finished a run below {out}; atlas status --out {out} says how far jobs have come")
 
 
 def render(row: Mapping, size: tuple[int, int] = (224, 224)) -> np.ndarray:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.refusal import counted
 from pipeline.tables import files, schema
 from pipeline.tables.identity import digest
 
@@ -161,7 +162,7 @@ def load(out: str, cached: Iterable[Receipt] = ()) -> list[Receipt]:
         loaded = list(pool.map(partial(_load, out, by_folder), prefixes))
     damaged = [folder for _, folders in loaded for folder in folders]
     if damaged:
-        log.warning("%d receipts or their files are damaged, and do not count: %s", len(damaged), " ".join(damaged[:3]))
+        log.warning("%s or their files are damaged, and do not count: %s", counted(len(damaged), "receipts"), " ".join(damaged[:3]))
     return [receipt for receipts, _ in loaded for receipt in receipts]
 
 

@@ -51,6 +51,7 @@ class LearningRateTrial:
     def run_epoch(self, epoch: int) -> None:
         """Train for one epoch, counted from 0, and measure the network on the validation images."""
         learner, started = self.learner, time.monotonic()
+        _ = learner.features  # every worker comes to their barrier, one without a share of the first batch as well
         phase = Phase.of(learner.checked.job, self.lr, epoch)
         optimiser = optimiser_of(learner, phase)
         if not phase.starts_at_rest:

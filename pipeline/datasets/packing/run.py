@@ -14,7 +14,7 @@ from pipeline.datasets.packing.check import CheckedPack, check_pack, tasks
 from pipeline.datasets.packing.job import Pack
 from pipeline.datasets.packing.shard import Receipt, Task, receipt_url, write_shard
 from pipeline.monitor.monitor import Monitor
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, counted
 from pipeline.sources.listing import in_words
 from pipeline.tables import files
 
@@ -36,7 +36,9 @@ def pack(job: Pack, apply: Callable = map) -> dict:
     left_out = checked.survey.left_out
     monitor.record("planned", layout=checked.layout, images=checked.images, classes=classes, splits=checked.splits, left_out=left_out)
     others = f"; files in no sample: {in_words(left_out)}" if left_out else ""
-    monitor.show(f"{checked.layout}: {checked.images} images of {classes} classes in {' '.join(checked.splits)}{others}")
+    monitor.show(
+        f"{checked.layout}: {counted(checked.images, 'images')} of {counted(classes, 'classes')} in {' '.join(checked.splits)}{others}"
+    )
     _write_tables(job.out, checked.dataset)
     with monitor.stage("pack", checked.images, "images"):
         receipts = _write_shards(checked, earlier, apply, monitor)
@@ -46,7 +48,7 @@ def pack(job: Pack, apply: Callable = map) -> dict:
 def _refuse_problems(problems: Sequence[str], job: Pack) -> None:
     if problems and not job.skip_missing:
         more = f", and {len(problems) - FEW} more" if len(problems) > FEW else ""
-        raise Refusal(f"{len(problems)} problems: {'; '.join(problems[:FEW])}{more}; --skip-missing goes on without them")
+        raise Refusal(f"{counted(len(problems), 'problems')}: {'; '.join(problems[:FEW])}{more}; --skip-missing goes on without them")
 
 
 def _load_receipts(out: str, head: dict) -> dict[str, Receipt]:

@@ -15,6 +15,7 @@ from pipeline.backbones.cutting.residual_stream import ResidualStream, StreamPas
 from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.budget import within_budget
 from pipeline.engine.forward import autocast
+from pipeline.engine.shapes import checked
 from pipeline.families import METHODS, Attention
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import Choice
@@ -63,7 +64,8 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
     else:
         network = _fitting(attention_graph(batch.backbone))
         if entry.class_free:
-            rows = entry.map(batch.cached("attention", lambda: _attention(network, batch, method.alias)), **method.args)
+            A = batch.cached("attention", lambda: _attention(network, batch, method.alias))
+            rows = checked(entry.map(A, **method.args), A[0].shape[:2], what="shares of tokens")
         else:
             rows = _class_rows(entry, network, batch, _direction(method, batch, target), method)
     return rows[:, network.prefix :].unflatten(1, batch.backbone.grid)
@@ -109,8 +111,9 @@ def _token_logits(entry: Attention, network: ResidualStream, batch: Batch, metho
     def read_out(x: torch.Tensor, part: slice) -> torch.Tensor:
         with autocast(x.device, batch.precision):
             passed = StreamPass(network, x, settings.get("depth", len(network.blocks)))
-            offers = {"added": passed.addition, **{name: passed.of_blocks(name) for name in entry.inputs - {"added"}}}
-            logits = passed.token_logits(entry.map(**offers, **settings)).float()
+            offers = {name: passed.addition if name == "added" else passed.of_blocks(name) for name in entry.inputs}
+            end = checked(entry.map(**offers, **settings), passed.of_blocks("stream")[0].shape, what="ends of the stream")
+            logits = passed.token_logits(end).float()
         batch.tally[method.alias, "forwards"] += len(x)
         return logits
 
@@ -145,7 +148,9 @@ def _class_rows(entry: Attention, network: AttentionGraph, batch: Batch, d: torc
     """The class token's row [B N] by a method about a class."""
 
     def compute(x: torch.Tensor, part: slice) -> torch.Tensor:
-        return entry.map(**_matrices(entry, network, batch, x, d[part], method.alias), **method.args).float()
+        matrices = _matrices(entry, network, batch, x, d[part], method.alias)
+        tokens = next(iter(matrices.values()))[0].shape[-1]
+        return checked(entry.map(**matrices, **method.args), (len(x), tokens), what="shares of tokens").float()
 
     return torch.cat(_in_parts(network, batch, method.alias, "backward", NUMBERS // (2 * network.numbers), compute))
 

@@ -4,6 +4,7 @@ import torch
 
 from pipeline.backbones import Backbone
 from pipeline.engine.batch import Batch
+from pipeline.engine.shapes import checked
 from pipeline.families import METHODS, Cam, rectify
 from pipeline.maps.render import units
 from pipeline.spec.grammar import Choice
@@ -44,4 +45,6 @@ def _map(payer: str, cam: Cam, batch: Batch, target: int, direction: int, settin
         "noise": lambda: batch.noise(cam.name),
         "size": lambda: batch.size,
     }
-    return cam.map(**{name: offers[name]() for name in cam.inputs}, **settings)
+    grid = batch.size if cam.grid == "pixels" else batch.forward.A.shape[2:]
+    plain = cam.map(**{name: offers[name]() for name in cam.inputs}, **settings)
+    return checked(plain, (len(batch.pixels), *grid))

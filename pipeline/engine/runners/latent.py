@@ -5,6 +5,7 @@ import torch
 from pipeline.backbones import Backbone
 from pipeline.engine.batch import Batch
 from pipeline.engine.forward import autocast
+from pipeline.engine.shapes import checked
 from pipeline.families import METHODS, Latent
 from pipeline.spec.grammar import Choice
 
@@ -24,7 +25,8 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
     latent: Latent = METHODS[method.name]
     g, h = batch.cached("branches", lambda: _branches(batch, method.alias))
     offers = {"g": g, "h": h, "d": batch.targets[target].directions[:, 0]}
-    return latent.map(**{name: offers[name] for name in latent.inputs}, **method.args)
+    maps = latent.map(**{name: offers[name] for name in latent.inputs}, **method.args)
+    return checked(maps, (len(batch.pixels), *g.shape[2:]))
 
 
 @torch.no_grad()

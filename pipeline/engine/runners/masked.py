@@ -3,7 +3,7 @@
 B images, N masks of an image, n rows of a pass, C classes, K channels, H W pixels
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.engine.copies import pass_copies
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import autocast
 from pipeline.engine.masks import Masks, masks_of
+from pipeline.engine.shapes import checked
 from pipeline.families import METHODS, Copies, Masked, Recipe, Windows, parameters
 from pipeline.maps.render import alike, upsample
 from pipeline.refusal import Refusal
@@ -57,10 +58,17 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
         "again": lambda: again,
         **{name: partial(_bank, batch, recipe, fill, method.alias, target) for name, recipe in recipes.items()},
     }
-    return masked.map(
-        **{name: offers[name]() for name in masked.inputs},
-        **{name: settings[name] for name in parameters(masked.map)},
-    )
+    inputs = {name: offers[name]() for name in masked.inputs}
+    result = masked.map(**inputs, **{name: settings[name] for name in parameters(masked.map)})
+    return checked(result, *((len(batch.pixels), *grid) for grid in _grids(masked, batch, inputs.values())))
+
+
+def _grids(masked: Masked, batch: Batch, inputs: Iterable[Any]) -> list[Sequence[int]]:
+    """The grids (h, w) that a map may have: the image's pixels; or the cells of A, or those that its masks lie on."""
+    if masked.grid == "pixels":
+        return [batch.size]
+    geometries = [copies.geometry for copies in inputs if isinstance(copies, Copies)]
+    return [batch.forward.A.shape[2:], *(tuple(map(len, geometry)) for geometry in geometries if isinstance(geometry, tuple))]
 
 
 def _direction(batch: Batch, target: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.blur import smoothed, spread
 from pipeline.engine.budget import within_budget
 from pipeline.engine.forward import autocast
+from pipeline.engine.shapes import checked
 from pipeline.families import METHODS, Descent, Optimised
 from pipeline.maps.render import alike, upsample
 from pipeline.spec.grammar import Choice
@@ -93,9 +94,11 @@ class _Objective:
     def maps(self, u: torch.Tensor) -> torch.Tensor:
         """The maps [B h w] of the variable [B ...], as many at a time as in a step; zero where no score has moved by more than rounding."""
         maps = []
+        grids = [self.batch.size, self.batch.forward.A.shape[2:], *([u.shape[-2:]] if u.dim() > 2 else [])]  # pixels, cells, own cells
 
         def one_pass(start: int, stop: int) -> None:
-            maps.append(self.descent.map_of(u[start:stop], *(value[start:stop] for value in self.descent.context)).float())
+            part = self.descent.map_of(u[start:stop], *(value[start:stop] for value in self.descent.context))
+            maps.append(checked(part, *((stop - start, *grid) for grid in grids)).float())
 
         within_budget(self.batch, len(u), one_pass, self.payer, "backward", rows_each=self.descent.copies)
         return torch.cat(maps).masked_fill(alike(self.low, self.high)[:, None, None], 0)

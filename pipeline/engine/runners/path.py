@@ -16,6 +16,7 @@ from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.blur import smoothed
 from pipeline.engine.budget import budget_of, within_budget
 from pipeline.engine.forward import autocast
+from pipeline.engine.shapes import checked
 from pipeline.families import METHODS, Path, Walk
 from pipeline.spec.grammar import Choice
 
@@ -51,7 +52,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
         return sum_over_walk(walk, batch, direction, path.rule, method.alias)
 
     total = batch.cached(("walk", walk.name, path.noise, target), compute) if walk.name else compute()
-    return _blur(walk.finish(total), size)
+    return _blur(checked(walk.finish(total), (len(batch.pixels), *batch.size)), size)
 
 
 def sum_over_walk(walk: Walk, batch: Batch, direction: torch.Tensor, rule: str, payer: str) -> torch.Tensor:

@@ -17,6 +17,7 @@ ACCURACY = pa.schema(
         ("setting", pa.float64()),
         ("step", pa.int32()),
         ("split", pa.string()),
+        ("fitted", pa.bool_()),
         ("class_id", pa.int32()),
         ("class_name", pa.string()),
         ("n", pa.int64()),

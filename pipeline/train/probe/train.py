@@ -1,7 +1,7 @@
 """Train probes on features: every pooling, solver and setting, measured on every split; the best of each pooling and solver is written."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipeline import sources, storage
 from pipeline.backbones import linear_probe
 from pipeline.monitor.monitor import Monitor
-from pipeline.refusal import Refusal
+from pipeline.refusal import Refusal, counted
 from pipeline.tables import files
 from pipeline.tables.read import Run
 from pipeline.tables.receipts import parquet_bytes
@@ -36,11 +36,12 @@ def train_probe(job: ProbeJob, run: Run, names: Sequence[str]) -> list[dict]:
             splits = {split: features.columns(slice(i * width, (i + 1) * width)) for split, features in pools_together.items()}
             trunk = linear_probe.trunk_of(run.manifest["backbone"]["origin"], job.backbone, pool)
             for solver in job.solvers:
-                best = _best(job, pool, solver, splits, len(names), monitor)
+                best, fitted = _best(job, pool, solver, splits, len(names), monitor), ["train"]
                 if solver == "lbfgs" and not job.val:  # the setting is chosen: the images held out for it train as well
-                    best = lbfgs([splits["train"], splits["val"]], len(names), l2=best.setting)
+                    fitted.append("val")
+                    best = lbfgs([splits[split] for split in fitted], len(names), l2=best.setting)
                 name = f"{pool or 'own'}-{solver}"
-                rows_of_probe = measure(name, pool, best, splits, names)
+                rows_of_probe = [{**row, "fitted": row["split"] in fitted} for row in measure(name, pool, best, splits, names)]
                 overall = {row["split"]: row["top1"] for row in rows_of_probe if row["class_id"] is None}
                 about = {"solver": solver, "setting": best.setting, "step": best.step, "top1": overall, "run": run.run_id}
                 probe = linear_probe.Probe(best.weight, best.bias, tuple(names), pool, trunk, about)
@@ -101,12 +102,29 @@ def _shards(job: ProbeJob) -> dict[str, set[str]]:
     return splits
 
 
+def refuse_classes(job: ProbeJob, names: Sequence[str], by_shard: Mapping[str, Mapping[int, int]]) -> None:
+    """Refuse classes without a training image, before a feature is computed: `by_shard` are the images of each class of each shard.
+
+    Raises:
+        Refusal: naming some.
+    """
+    of_train = _shards(job)["train"]
+    present = {label for shard, counts in by_shard.items() if shard in of_train for label in counts}
+    _refuse_empty([name for label, name in enumerate(names) if label not in present], names, job.keep_empty)
+
+
 def _refuse_empty_classes(train: Features, names: Sequence[str], keep_empty: bool) -> None:
+    """The same of the images that have a feature and are not held out."""
     labels = np.asarray(train.labels)
     if labels.max() >= len(names):
         raise Refusal(f"label {labels.max()} is outside 0 ... {len(names) - 1}; --classes must name every class")
     counts = np.bincount(labels, minlength=len(names))
-    empty = [name for name, count in zip(names, counts, strict=True) if not count]
+    _refuse_empty([name for name, count in zip(names, counts, strict=True) if not count], names, keep_empty)
+
+
+def _refuse_empty(empty: Sequence[str], names: Sequence[str], keep_empty: bool) -> None:
     if empty and not keep_empty:
-        few = ", ".join(empty[:3])
-        raise Refusal(f"{len(empty)} of {len(names)} classes have no training image ({few}); give some, or --keep-empty to train without")
+        few = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
+        raise Refusal(
+            f"{len(empty)} of {counted(len(names), 'classes')} have no training image ({few}); give some, or --keep-empty to train without"
+        )
