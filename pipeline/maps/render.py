@@ -11,6 +11,8 @@ def upsample(maps, size: tuple[int, int], how: str):
     """Maps [B h w] (a torch tensor) at `size` (H, W), unnormalised.
 
     bilinear  between cell centres (align_corners=False), for maps on a network's grid
+    bicubic   likewise by cubics, which may leave the cells' range
+    corners   bilinear with the centres of the outer cells on the image's border (align_corners=True)
     area      every stored cell is the mean of a block of pixels, so it is painted as that block
     gaussian:<sigma>[:norm]  a Gaussian in every cell, see `_gaussians`
 
@@ -19,8 +21,10 @@ def upsample(maps, size: tuple[int, int], how: str):
     """
     from torch.nn.functional import interpolate
 
-    if how == "bilinear":
-        return interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    if how in ("bilinear", "corners"):
+        return interpolate(maps[:, None], size, mode="bilinear", align_corners=how == "corners")[:, 0]
+    if how == "bicubic":
+        return interpolate(maps[:, None], size, mode="bicubic", align_corners=False)[:, 0]
     if how == "area":
         return interpolate(maps[:, None], size, mode="nearest-exact")[:, 0]
     kind, _, rest = how.partition(":")
