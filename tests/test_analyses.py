@@ -108,6 +108,27 @@ def test_selectivity_is_ad_ag_and_ai_of_powers_of_the_map(studied, images, backb
         assert [row[f"selectivity_{name}_100"] for name in ("ad", "ag", "ai")] == pytest.approx([row[name] for name in ("ad", "ag", "ai")])
 
 
+def test_on_the_mean_colour_it_is_the_normalised_image_that_is_multiplied(images, backbone):
+    B, x, powers = np.zeros((SIDE, SIDE)), backbone.prepare.normalise(torch.from_numpy(images[:3]).float() / 255), (0.5, 1, 3)
+    B[16:32, 16:48] = 1
+    asked = ["bbox_study(fill=mean)", "selectivity(fill=mean)", "ad(fill=mean)"]
+    study = pipeline.explain(images[:3], LABELS[:3], backbone, ["grad_cam"], ["label"], metrics=asked, boxes=[[BOX]] * 3)
+    S, rows = drawn_maps(study, "label"), of(study, "grad_cam", "label")
+
+    def probability(masks):
+        with torch.no_grad():
+            p = backbone.logits(x * torch.tensor(np.stack(masks), dtype=torch.float32)[:, None]).double().softmax(1)
+        return p[range(3), LABELS[:3]].numpy()
+
+    p = probability(np.ones((3, SIDE, SIDE)))
+    parts = {"b": [B] * 3, "rest": [1 - B] * 3, "s_b": [s * B for s in S], "s_rest": [s * (1 - B) for s in S]}
+    masks = {f"bbox_study_ad_{part}": each for part, each in parts.items()}
+    masks |= {f"selectivity_ad_{100 * power:.0f}": [s**power for s in S] for power in powers} | {"ad": S}
+    for column, each in masks.items():
+        expected = drop_gain_increase(p, probability(each))[0]
+        np.testing.assert_allclose([row[column] for row in rows], expected, atol=1e-3)
+
+
 def test_maps_of_other_classes_are_scored_on_the_label(studied, images, backbone):
     """E35: ad of the maps of the predicted, second and least likely class, of the label's probability."""
     p = probability(backbone, images, np.ones((4, SIDE, SIDE)), LABELS)

@@ -151,7 +151,7 @@ def test_what_is_no_file_of_pairs_is_refused_in_one_line(tmp_path, content, word
 def contrast(maps, truth, row=None, pair=Pair(0, 1, ("tail",))):
     row = row or about(label=0)
     drawn = tuple(MapView(np.asarray(each, np.float32), "bilinear", truth.shape, row, 0) for each in maps)
-    return PairView(drawn, pair, Parts(truth.astype(np.uint8), ("tail",)))
+    return PairView(drawn, pair, lambda ties: Parts(truth.astype(np.uint8), ("tail",)))
 
 
 def value(written, contrasts):
@@ -189,7 +189,7 @@ def test_a_perfect_map_is_one_and_a_flat_one_the_chance_level():
     truth[2:4, 3:9] = True
     assert value("mpxap", [contrast((truth,), truth)]) == {"mpxap": 1, "mpxap_chance": 0.12}
     assert value("mpxap", [contrast((1 - truth, np.ones((10, 10))), truth)])["mpxap"] == 1, "the sign of a difference says nothing"
-    flat = METRICS["mpxap"].score(np.zeros((10, 10)), None, truth, np.ones((10, 10), bool))
+    flat = METRICS["mpxap"].score(np.zeros((10, 10)), None, lambda ties: (truth, np.ones((10, 10), bool)))
     assert METRICS["mpxap"].corpus_level(**flat) == (pytest.approx(0.12), pytest.approx(0.12))
 
 
@@ -216,7 +216,7 @@ def test_what_is_ignored_is_neither_on_the_object_nor_off_it():
 )
 def test_where_there_is_nothing_to_say_there_is_a_reason(maps, truth, parts, reason):
     view = contrast(maps, truth)
-    score = score_map(parse("mpxap", METRICS, "metric"), view if parts else PairView(view.maps, view.pair, None))
+    score = score_map(parse("mpxap", METRICS, "metric"), view if parts else PairView(view.maps, view.pair, lambda ties: None))
     assert (score.reason, score.error) == (reason, None)
 
 

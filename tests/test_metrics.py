@@ -156,7 +156,7 @@ def test_a_box_is_cut_off_at_the_border():
         assert repr(numbers(name, [drawn(MAP, out)])) == repr(numbers(name, [drawn(MAP, cut)]))
 
 
-UNBOXED = {name for name, entry in METRICS.items() if not entry.inputs & {"boxes", "inside", "positive"}}
+UNBOXED = {name for name, entry in METRICS.items() if not entry.inputs & {"boxes", "inside", "positive", "truth"}}
 ODD = {
     "no box": (MAP, row(), "no box"),
     "a box outside": (MAP, row((1.2, 1.2, 1.6, 1.6)), "no box lies in the image"),
@@ -278,7 +278,7 @@ def test_bins_cost_pxap_less_the_finer_they_are():
 def test_pxap_of_a_perfect_map_is_one_and_of_a_flat_one_the_share_of_positive_pixels():
     on = boxes.pixels(np.array([BOX]), (12, 16))
     assert numbers("pxap", [drawn(on.astype(np.float32), row(BOX))])["pxap"] == 1
-    sums = METRICS["pxap"].score(np.zeros((12, 16)), None, on, np.ones((12, 16), bool))
+    sums = METRICS["pxap"].score(np.zeros((12, 16)), None, lambda nearest: (on, np.ones((12, 16), bool)))
     assert METRICS["pxap"].corpus_level(**sums) == pytest.approx(on.mean())
 
 
@@ -314,29 +314,30 @@ def test_contours_are_the_parts_of_a_mask_and_the_rims_of_its_holes():
         inner = ~mask & (outside != outside[0, 0])[1:-1, 1:-1]
         outlines, rims = regions(mask, 2), regions(inner, 1, grow=1)
         assert sorted(map(tuple, boxes.parts(mask))) == outlines
-        assert sorted(map(tuple, boxes.contours(mask))) == sorted([*outlines, *rims])
-    assert boxes.contours(np.zeros((5, 5), bool)).shape == (0, 4)
+        assert sorted(map(tuple, boxes.contour_boxes(mask))) == sorted([*outlines, *rims])
+    assert boxes.contour_boxes(np.zeros((5, 5), bool)).shape == (0, 4)
 
 
-def contour_hits(draws, step):
-    """E15 with OpenCV's contours, one image, threshold, contour and box at a time."""
+def contour_hits(draws, step, deltas=(0.3, 0.5, 0.7), largest=False):
+    """E15 with OpenCV's contours, one image, threshold, contour and box at a time; the first version kept the contour of the largest area."""
     import cv2
 
-    correct = np.zeros((3, len(np.arange(0, 1, step))))
+    correct = np.zeros((len(deltas), len(np.arange(0, 1, step))))
     for draw in draws:
         height, width = draw.size
         grey = (255 * draw.S).astype(np.uint8)
         for t, threshold in enumerate(np.arange(0, 1, step)):
             _, mask = cv2.threshold(grey, int(threshold * grey.max()), 255, cv2.THRESH_BINARY)
             best = 0
-            for contour in cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]:
+            contours = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[0]
+            for contour in [max(contours, key=cv2.contourArea)] if largest else contours:
                 x, y, w, h = cv2.boundingRect(contour)
                 x1, y1 = min(x + w, width - 1), min(y + h, height - 1)
                 for box in draw.boxes:
                     a, b, c, d = (int(side * n) for side, n in zip(box, (width, height) * 2, strict=True))
                     both = max(0, min(x1, c) - max(x, a) + 1) * max(0, min(y1, d) - max(y, b) + 1)
                     best = max(best, both / ((x1 - x + 1) * (y1 - y + 1) + (c - a + 1) * (d - b + 1) - both))
-            correct[:, t] += [best >= delta for delta in (0.3, 0.5, 0.7)]
+            correct[:, t] += [best >= delta for delta in deltas]
     return correct
 
 
@@ -346,6 +347,16 @@ def test_max_box_acc_v2_is_what_contours_of_opencv_give():
     assert (found["hits"].reshape(3, -1) == correct).all()
     assert found["max_box_acc_v2"] == pytest.approx((correct.max(1) / 25).mean())
     assert 0 < found["max_box_acc_v2"] < 1
+
+
+def test_max_box_acc_goes_by_the_largest_contour_at_one_overlap():
+    draws = [random_case(seed) for seed in range(25)]
+    found = numbers("max_box_acc_v2(contours=largest,deltas=0.5)", draws)
+    correct = contour_hits(draws, 0.01, (0.5,), largest=True)
+    assert (found["hits"] == correct[0]).all() and (correct != contour_hits(draws, 0.01, (0.5,))).any()
+    assert found["max_box_acc_v2"] == correct.max() / 25
+    both = numbers("max_box_acc_v2(deltas=(0.5,0.9))", draws)
+    assert both["max_box_acc_v2"] == pytest.approx((contour_hits(draws, 0.01, (0.5, 0.9)).max(1) / 25).mean())
 
 
 @pytest.mark.parametrize("components", ["all", "largest"])

@@ -244,13 +244,23 @@ def in_turn(whole):
     return whole.mul(4096).round().sort(stable=True)[1]
 
 
-def reference_extremal(slow, steps, area, cell=7, sigma=6.0, away=5.0, levels=8, order_of=in_turn):
+def blur_on_zeros(images, sigma):
+    """The same Gaussian with zeros beyond the border, by a convolution each way."""
+    radius = math.ceil(4 * sigma)
+    kernel = torch.exp(-(torch.arange(-radius, radius + 1).double() ** 2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    flat = images.flatten(0, -3)[:, None]
+    across = F.conv2d(flat, kernel[None, None, None], padding=(0, radius))
+    return F.conv2d(across, kernel[None, None, :, None], padding=(radius, 0)).view_as(images)
+
+
+def reference_extremal(slow, steps, area, cell=7, sigma=6.0, away=5.0, levels=8, order_of=in_turn, blur=slow_blur, smooth=0.0):
     """Fong, Patrick and Vedaldi eq. 5 and 7 by torch's SGD; the mask cell by cell."""
     size = slow.x.shape[3]
     cells = [math.ceil(size / cell)] * 2
     radius, padding, edge = 1 + math.ceil(sigma / cell), 1 + math.ceil(2 * sigma / cell), round(sigma)
     side = cell * (cells[0] + 2 * (padding - radius) - 1) + 1
-    pyramid = [slow_blur(slow.x, away * (1 - k / (levels - 1))) if k < levels - 1 else slow.x for k in range(levels)]
+    pyramid = [blur(slow.x, away * (1 - k / (levels - 1))) if k < levels - 1 else slow.x for k in range(levels)]
     u = torch.ones(cells, dtype=torch.float64, requires_grad=True)
     canvas_y, canvas_x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
 
@@ -285,7 +295,8 @@ def reference_extremal(slow, steps, area, cell=7, sigma=6.0, away=5.0, levels=8,
         sgd.step()
         u.data.clamp_(0, 1)
         weight *= 1.0035
-    return canvas()[edge : edge + size, edge : edge + size]
+    mask = canvas()[edge : edge + size, edge : edge + size].detach()
+    return blur_on_zeros(mask[None], smooth * size)[0] if smooth else mask
 
 
 @pytest.mark.parametrize("target", ["label", "finer"])
@@ -294,6 +305,31 @@ def test_extremal_is_its_formula(backbone, network, pixels, target):
     same(
         "extremal(steps=8,areas=0.3,sigma=6,away=5)", backbone, pixels, expected, target, draws=12
     )  # a tie that falls the other way is rare
+
+
+def test_extremal_on_zeros_blurs_the_normalised_image_as_the_released_code_does(backbone, network, pixels):
+    normalise, unnormalise = backbone.prepare.normalise, backbone.prepare.unnormalise
+
+    def blur(images, sigma):
+        return unnormalise(blur_on_zeros(normalise(images), sigma))
+
+    slows = [Slow(backbone, network, pixels, i) for i in range(IMAGES)]
+    settings = {"blur": blur, "smooth": 0.09}
+    expected = [reference_extremal(slow, 8, 0.3, **settings) for slow in slows]
+    same("extremal(steps=8,areas=0.3,sigma=6,away=5,border=zero,smooth=0.09)", backbone, pixels, expected, draws=12)
+    one = next(iter(slows)).x
+    assert (blur(one, 5.0) - slow_blur(one, 5.0)).abs().max() > 0.05
+
+
+def test_opti_cam_s_released_code_rectifies_what_it_combines(backbone, pixels):
+    def explained(written, change):
+        where = scene(backbone, pixels)
+        object.__setattr__(where.forward, "A", change(where.forward.A))
+        return engine.maps(parse(written, METHODS, "method"), where, 0)
+
+    rectified = explained("opti_cam(steps=6,rectified=true)", lambda A: A - A.mean())
+    assert torch.equal(rectified, explained("opti_cam(steps=6)", lambda A: (A - A.mean()).relu()))
+    assert not torch.equal(rectified, explained("opti_cam(steps=6)", lambda A: A - A.mean()))
 
 
 def test_extremal_s_ties_matter_at_its_plain_start_alone(backbone, network, pixels):

@@ -78,7 +78,7 @@ def test_an_installed_package_announces_its_methods(monkeypatch, capsys):
     assert build_spec(["mean_cam"], ["label"]).plugins[0].name == "tests.own"
     with pytest.raises(SystemExit):
         explain.main(["--help"])
-    assert "mean_cam (norm=relu|minmax, share=0.5)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "mean_cam (norm=relu|minmax, drawn=bilinear|bicubic, share=0.5)" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
 def test_the_main_job_computes_a_changed_plugin_again_and_nothing_else(tmp_path):

@@ -6,15 +6,17 @@ C classes, A attributes, H W pixels
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from pipeline import storage
+from pipeline.maps.boxes import whole_pixels
 from pipeline.refusal import Refusal
 from pipeline.sources.images import ImageRow
 from pipeline.tables import files
 
+Ties = Literal["points", "parts"]  # the order by which a pixel as near to two points goes to one of them
 OWN = 0.5  # an attribute is a class's own from here on
 MOST_PARTS = 3
 FORM = '{"pairs": [{"classes": [0, 1], "parts": ["head"]}, ...]}'
@@ -116,35 +118,37 @@ class Parts(NamedTuple):
         return np.array([False, *(name in parts for name in self.names)])[self.codes]
 
 
-def parts_of(row: ImageRow, size: tuple[int, int]) -> Parts | None:
+def parts_of(row: ImageRow, size: tuple[int, int], ties: Ties = "points") -> Parts | None:
     """The parts of an image: from its exact index image, cut off at its mask where it has one; else each pixel is the part of the
-    point nearest to it, cut off at the mask's silhouette (E23). None where the image has neither."""
+    point nearest to it, see `nearest`, cut off at the mask's silhouette (E23). None where the image has neither."""
     if row.parts is not None:
         codes, names, mask = row.parts, tuple(row.part_names), row.mask
     elif row.points:
-        (codes, names), mask = nearest(row.points, size), row.silhouette
+        (codes, names), mask = nearest(row.points, size, ties), row.silhouette
     else:
         return None
     return Parts(codes if mask is None else np.where(mask > 0, codes, 0), names)
 
 
-def nearest(points: Mapping[str, tuple[float, float]], size: tuple[int, int]) -> tuple[np.ndarray, tuple[str, ...]]:
+def nearest(points: Mapping[str, tuple[float, float]], size: tuple[int, int], ties: Ties = "points") -> tuple[np.ndarray, tuple[str, ...]]:
     """Codes [H W] of the point that is nearest to each pixel, the first of equals, and the parts they mean.
 
-    Points are fractions of the image; their pixels are cut off to whole numbers, as in CALM's code.
+    Points are fractions of the image; their pixels are cut off to whole numbers, as in CALM's code. The first is the head's, then they go
+    as the data has them, or where `ties` is "parts" as that code has the parts: head, back, belly, breast, tail, legs, wings.
     """
-    height, width = size
-    nearby: list[tuple[str, float, float]] = []
-    averaged: list[tuple[str, float, float]] = []
-    for name, (x, y) in points.items():
-        part = part_of(name) or name
-        (averaged if part == AVERAGED else nearby).append((part, x * width, y * height))
+    nearby = [(part_of(name) or name, point) for name, point in points.items()]
+    averaged = [point for part, point in nearby if part == AVERAGED]
+    nearby = [(part, point) for part, point in nearby if part != AVERAGED]
     if averaged:
-        mean_x, mean_y = np.mean([(x, y) for _, x, y in averaged], axis=0)
-        nearby.insert(0, (AVERAGED, mean_x, mean_y))
-    y, x = np.mgrid[:height, :width]
-    distances = np.stack([(x - int(px)) ** 2 + (y - int(py)) ** 2 for _, px, py in nearby])
-    return (distances.argmin(0) + 1).astype(np.uint8), tuple(part for part, *_ in nearby)
+        mean_x, mean_y = np.mean(averaged, axis=0)
+        nearby.insert(0, (AVERAGED, (mean_x, mean_y)))
+    if ties == "parts":
+        order = list(dict.fromkeys(WORDS.values()))
+        nearby.sort(key=lambda each: order.index(each[0]) if each[0] in order else len(order))
+    y, x = np.mgrid[: size[0], : size[1]]
+    places = whole_pixels(np.array([point for _, point in nearby]), size)
+    distances = np.stack([(x - px) ** 2 + (y - py) ** 2 for px, py in places])
+    return (distances.argmin(0) + 1).astype(np.uint8), tuple(part for part, _ in nearby)
 
 
 def running(pairs: Sequence[Pair], counts: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 
-def smoothed(images: torch.Tensor, sigma: float, radius: int | None = None) -> torch.Tensor:
-    """Gaussian blur of [... H W] over `radius` pixels (4 sigma), the border's pixels repeated beyond it; sigma 0 changes nothing.
+def smoothed(images: torch.Tensor, sigma: float, radius: int | None = None, beyond: torch.Tensor | float | None = None) -> torch.Tensor:
+    """Gaussian blur of [... H W] over `radius` pixels (4 sigma); sigma 0 changes nothing.
 
-    Each axis is one product with a matrix that already holds the border.
+    Beyond the border lies the value `beyond`, broadcastable to the images, or, without one, the border's pixels repeated. Each axis is one
+    product with a matrix that already holds the border.
     """
     if sigma <= 0:
         return images
@@ -23,10 +24,13 @@ def smoothed(images: torch.Tensor, sigma: float, radius: int | None = None) -> t
     kernel = (kernel / kernel.sum()).to(images.dtype)
 
     def along(n: int) -> torch.Tensor:
-        neighbours = (torch.arange(n, device=images.device)[:, None] + offsets).clamp(0, n - 1)
-        return images.new_zeros(n, n).scatter_add_(1, neighbours, kernel.expand(n, -1))
+        neighbours = torch.arange(n, device=images.device)[:, None] + offsets
+        nearest = neighbours.clamp(0, n - 1)
+        weights = kernel.expand(n, -1) if beyond is None else kernel * (neighbours == nearest)
+        return images.new_zeros(n, n).scatter_add_(1, nearest, weights)
 
-    return along(images.shape[-2]) @ images @ along(images.shape[-1]).T
+    down, across = along(images.shape[-2]), along(images.shape[-1]).T
+    return down @ images @ across if beyond is None else beyond + down @ (images - beyond) @ across
 
 
 def spread(size: tuple[int, int], cell: int, sigma: float, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -52,18 +52,19 @@ def bernoulli(recipe: Bernoulli, batch: Batch) -> Masks:
     offsets = [torch.randint(step, (recipe.masks,), generator=generator).to(device) for step in steps]
 
     def paint(masks, images):
-        down, across = (
-            _tents(offset[masks], side, step, recipe.cells) for offset, side, step in zip(offsets, batch.size, steps, strict=True)
-        )
+        down, across = (_tents(offset[masks], side, step, recipe) for offset, side, step in zip(offsets, batch.size, steps, strict=True))
         return down @ grids[masks].float() @ across.mT
 
     return Masks(recipe, recipe.masks, paint)
 
 
-def _tents(offset: torch.Tensor, side: int, step: int, cells: int) -> torch.Tensor:
-    """Weights [n side cells] that enlarge `cells` bilinearly to (cells + 1) step pixels and keep `side` of them from `offset` [n] on."""
-    position = torch.arange(side, device=offset.device) + offset[:, None] + 0.5
-    centre = (position * cells / ((cells + 1) * step) - 0.5).clamp(0, cells - 1)
+def _tents(offset: torch.Tensor, side: int, step: int, recipe: Bernoulli) -> torch.Tensor:
+    """Weights [n side cells] that enlarge cells bilinearly to (cells + 1) step pixels and keep `side` of them from `offset` [n] on."""
+    cells, position = recipe.cells, torch.arange(side, device=offset.device) + offset[:, None] + 0.5
+    centre = position * cells / ((cells + 1) * step) - 0.5
+    if recipe.border == "mirror":
+        centre = cells - 1 - (cells - 1 - centre.abs()).abs()
+    centre = centre.clamp(0, cells - 1)
     return (1 - (centre[..., None] - torch.arange(cells, device=offset.device)).abs()).relu()
 
 
@@ -108,7 +109,8 @@ def channels(recipe: Channels, batch: Batch) -> Masks:
     A = batch.forward.A.detach().float()
 
     def paint(masks, images):
-        return units(upsample(A[images, masks], batch.size, batch.backbone.drawing("bilinear")))
+        how = "corners" if recipe.align_corners else batch.backbone.drawing("bilinear")
+        return units(upsample(A[images, masks], batch.size, how))
 
     return Masks(recipe, A.shape[1], paint, shared=False)
 

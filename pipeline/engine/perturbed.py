@@ -103,8 +103,9 @@ def refuse_metric(metric: Choice, backbone: Backbone) -> None:
         Refusal: naming the value.
     """
     for perturbation in METRICS[metric.name].resolve(metric.args, backbone.image_size).values():
-        if isinstance(perturbation, Removed):
-            fill_of(perturbation.fill, torch.zeros(1, 3, 1, 1), backbone.prepare)
+        fill = getattr(getattr(perturbation, "change", perturbation), "fill", None)
+        if fill is not None:
+            fill_of(fill, torch.zeros(1, 3, 1, 1), backbone.prepare)
         if isinstance(perturbation, Remapped) and isinstance(perturbation.change, Randomised):
             last_layers(backbone.network, perturbation.change)
 
@@ -179,18 +180,18 @@ class _ClassProbs:
 def _dim(dimmed: Dimmed, batch: Batch, maps: ScoredMaps) -> Painting:
     S = maps.stacked(batch)
     S = 1 - S if dimmed.inverse else S
-    return Painting(1, lambda copies, images: S[images])
+    return Painting(1, lambda copies, images: S[images], dimmed.fill)
 
 
 def _raise_to_power(powered: Powered, batch: Batch, maps: ScoredMaps) -> Painting:
     S, powers = maps.stacked(batch), torch.tensor(powered.powers, device=batch.pixels.device)
-    return Painting(len(powers), lambda copies, images: S[images] ** powers[copies][:, None, None])
+    return Painting(len(powers), lambda copies, images: S[images] ** powers[copies][:, None, None], powered.fill)
 
 
 def _box(boxed: Boxed, batch: Batch, maps: ScoredMaps) -> Painting:
     B = _stack(maps.inside, torch.bool, batch)
     S = maps.stacked(batch) if boxed.dimmed else torch.ones(B.shape, device=B.device)
-    return Painting(2, lambda copies, images: S[images] * (B[images] ^ (copies == 1)[:, None, None]))
+    return Painting(2, lambda copies, images: S[images] * (B[images] ^ (copies == 1)[:, None, None]), boxed.fill)
 
 
 def _remove(removed: Removed, batch: Batch, maps: ScoredMaps) -> Painting:
@@ -274,8 +275,8 @@ def changed_images(change: Dimmed | Noisy, batch: Batch, maps: ScoredMaps) -> It
     """Each changed batch of images [B 3 H W] in units of [0, 1]."""
     pixels = pixels_of(batch)
     if isinstance(change, Dimmed):
-        S = maps.stacked(batch)[:, None]
-        yield pixels * (1 - S if change.inverse else S)
+        S, fill = maps.stacked(batch)[:, None], fill_of(change.fill, pixels, batch.backbone.prepare)
+        yield fill + (pixels - fill) * (1 - S if change.inverse else S)
         return
     normalise, unnormalise = batch.backbone.prepare.normalise, batch.backbone.prepare.unnormalise
     generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds("noisy")]

@@ -22,7 +22,9 @@ from pipeline.families.masked import (
     Superpixels,
     Windows,
     gaussians,
+    light,
     masked,
+    shadow,
 )
 from pipeline.families.metric import Metric, Undefined, metric
 from pipeline.families.optimised import Descent, Optimised, optimised
@@ -38,9 +40,10 @@ from pipeline.families.perturbations import (
     Randomised,
     Remapped,
     Removed,
+    dimmed,
     equal_steps,
 )
-from pipeline.families.registry import METHODS, METRICS, TOGETHER, Parameter, checked_inputs, inputs_of, parameters, register
+from pipeline.families.registry import METHODS, METRICS, TOGETHER, Later, Parameter, checked_inputs, inputs_of, parameters, register
 from pipeline.maps.render import settled, unit, units
 from pipeline.refusal import Amount, Count, Fraction, Level, Positive, Range, Share, Whole
 
@@ -64,6 +67,7 @@ __all__ = [
     "Dimmed",
     "Even",
     "Fraction",
+    "Later",
     "Latent",
     "Level",
     "METHODS",
@@ -92,9 +96,11 @@ __all__ = [
     "attention",
     "captum_method",
     "cam",
+    "dimmed",
     "equal_steps",
     "gaussians",
     "latent",
+    "light",
     "magnitude",
     "masked",
     "noisy",
@@ -105,6 +111,7 @@ __all__ = [
     "rectify",
     "register",
     "settled",
+    "shadow",
     "spans",
     "unit",
     "units",

@@ -12,6 +12,8 @@ import torch
 
 from pipeline.families.registry import METHODS, Parameter, checked_inputs, parameters, register
 
+DRAWN = Parameter(Literal["bilinear", "bicubic"], "bilinear", later=True)
+
 
 def rectify(maps: torch.Tensor, norm: str) -> torch.Tensor:
     """The phi of the CAM family: S = n(up(phi(sum_k W_k A_k))) (Opti-CAM eq. 1); `minmax` keeps negative evidence (CALM eq. 8-12)."""
@@ -28,7 +30,8 @@ class Cam:
         weights  [B K]      classifier weights of the explained direction (only where the head is pooling + linear)
         noise    [B h w]    uniform noise in [0, 1), from each image's own seed
         size     (H, W)     the network's input size
-    and returns [B h w], or [B H W] when `grid` is "pixels", before the rectifier.
+    and returns [B h w], or [B H W] when `grid` is "pixels", before the rectifier. Every method has the setting `norm`, its rectifier, and one
+    on cells `drawn`, the way from cells to pixels.
     """
 
     name: str
@@ -41,7 +44,8 @@ class Cam:
 
     def __post_init__(self):
         object.__setattr__(self, "inputs", checked_inputs(self.name, self.map, {"A", "dA", "weights", "noise", "size"}, self.family))
-        settings = {"norm": Parameter(Literal["relu", "minmax"], "relu"), **parameters(self.map)}
+        drawn = {"drawn": DRAWN} if self.grid == "cells" else {}
+        settings = {"norm": Parameter(Literal["relu", "minmax"], "relu"), **drawn, **parameters(self.map)}
         object.__setattr__(self, "parameters", MappingProxyType(settings))
 
     @property
@@ -56,7 +60,9 @@ class Cam:
 
     def render(self, settings: Mapping[str, Any]) -> str:
         """The way from the stored map to an image."""
-        return "area" if self.grid == "pixels" else "bilinear"
+        if self.grid == "pixels":
+            return "area"
+        return settings["drawn"] if self.parameters["drawn"] is DRAWN else "bilinear"
 
 
 def cam(map: Callable | None = None, *, grid: Literal["cells", "pixels"] = "cells", version: int = 1):

@@ -11,18 +11,22 @@ from typing import Any, Literal
 import torch
 
 from pipeline.families.registry import METHODS, Parameter, checked_inputs, inputs_of, parameters, register
-from pipeline.refusal import Refusal
+from pipeline.refusal import Count, Positive, Refusal
 
 # Recipes of masks: values, which the engine paints chunk by chunk.
 
 
 @dataclass(frozen=True)
 class Bernoulli:
-    """Random masks that every image shares: small grids, each cell kept with probability `p`, enlarged and cropped at random (RISE)."""
+    """Random masks that every image shares: small grids, each cell kept with probability `p`, enlarged and cropped at random (RISE).
+
+    Beyond the centres of its outer cells a grid repeats them, or mirrors itself where `border` is "mirror".
+    """
 
     masks: int
     cells: int
     p: float
+    border: str = "repeat"
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,12 @@ class Windows:
 
 @dataclass(frozen=True)
 class Channels:
-    """One mask per channel of A: the channel enlarged and min-maxed (Score-CAM)."""
+    """One mask per channel of A: the channel enlarged and min-maxed (Score-CAM).
+
+    The centres of its outer cells lie half a cell from the image's border, or on it where `align_corners`.
+    """
+
+    align_corners: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,8 +103,8 @@ class Superpixels:
 class Masked:
     """Algebra on the scores of masked copies; masks multiply pixels in [0, 1], and hidden pixels show `fill`.
 
-    `recipes` names banks of masks, each a function from settings to a recipe, or to None where these settings do without it. `map` may
-    take
+    `recipes` names banks of masks, each a function from settings to a recipe, or to None where these settings do without it. Settings
+    are the keyword-only parameters of `map`, of the recipes and of `rendering`. `map` may take
         a bank by its name   Copies [B N]
         clean    Copies [B] of the images as they are
         A        [B K h w]  activations of the cut layer
@@ -125,7 +134,8 @@ class Masked:
     def __post_init__(self):
         vocabulary = {"clean", "A", "drops", "pixels", "again", "draw", *self.recipes}
         object.__setattr__(self, "inputs", checked_inputs(self.name, self.map, vocabulary, self.family))
-        settings = dict(parameters(self.map))
+        functions = (*self.recipes.values(), *([self.rendering] if self.rendering else []), self.map)
+        settings = {name: setting for function in functions for name, setting in parameters(function).items()}
         if self.fill:
             settings["fill"] = Parameter(str, self.fill)
         object.__setattr__(self, "parameters", MappingProxyType(settings))
@@ -157,10 +167,20 @@ class Masked:
 
 def _call(function: Callable, settings: Mapping[str, Any]) -> Any:
     """Call a function with the settings that it takes."""
-    return function(**{name: settings[name] for name in inputs_of(function)})
+    return function(**{name: settings[name] for name in (*inputs_of(function), *parameters(function))})
 
 
-def gaussians(sigma_map: float, kernel_norm: bool) -> str:
+def light(*, k: Count = 15, sigma_light: Positive = 3.0) -> Spots:
+    """The spots of light of GLAS."""
+    return Spots(k, sigma_light)
+
+
+def shadow(*, k: Count = 15, sigma_shadow: Positive = 3.0) -> Spots:
+    """The spots of shadow of GLAS."""
+    return Spots(k, sigma_shadow, dark=True)
+
+
+def gaussians(*, sigma_map: Positive = 3.0, kernel_norm: bool = False) -> str:
     """The drawing of GLAS: a Gaussian in every cell, divided by their number or by their sum."""
     return f"gaussian:{sigma_map:g}{':norm' if kernel_norm else ''}"
 

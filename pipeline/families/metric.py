@@ -12,7 +12,7 @@ from pipeline.families.perturbations import Noisy, Perturbation, Remapped, Remov
 from pipeline.families.registry import METRICS, Parameter, checked_inputs, inputs_of, parameters, register
 from pipeline.refusal import Refusal
 
-OFFERED = frozenset({"S", "raw", "boxes", "inside", "positive", "counted", "Bp", "label", "predicted", "p", "q", "d"})
+OFFERED = frozenset({"S", "raw", "boxes", "inside", "positive", "counted", "truth", "Bp", "label", "predicted", "p", "q", "d"})
 
 
 class Undefined(Exception):
@@ -32,6 +32,8 @@ class Metric:
         inside     [H W]  bool, the pixels whose centre lies in a box
         positive   [H W]  bool, the object's mask where the data has one, `inside` where it has not; of a pair of classes, the
                           parts in which they differ
+        truth      (rule) -> positive, counted: the same by a rule other than the first. Of a map "pillow" or "opencv", whose nearest
+                          neighbour brings the mask to this size; of a pair "points" or "parts", the order in which points win ties
         counted    [H W]  bool, False where the mask says that a pixel is neither object nor ground
         Bp         [4]    the tight box around the largest part of the map above its mean (Opti-CAM appendix B)
         label      int    the image's class

@@ -53,8 +53,9 @@ class Optimised:
     `descent` may take
         pixels   [B 3 H W]  the image in [0, 1]
         A        [B K h w]  activations of the cut layer
+        mean     [1 3 1 1]  the preparation's mean colour, zero once normalised
         uniform  (*shape) -> [B *shape], numbers in [0, 1) from each image's own seed
-        blur     (images [... H W], sigma in pixels) -> Gaussian blur, the border's pixels repeated beyond it
+        blur     (images [... H W], sigma in pixels) -> Gaussian blur, the border's pixels repeated beyond it, or `beyond=` a value there
         draw     [n h w] -> [n H W], as stored maps on the grid of A are drawn
         spread   (size, cell, sigma, device) -> a function that spreads coarse cells [n h w] smoothly over pixels; see engine.blur
     and returns a Descent.
@@ -72,7 +73,9 @@ class Optimised:
 
     def __post_init__(self):
         object.__setattr__(
-            self, "inputs", checked_inputs(self.name, self.descent, {"pixels", "A", "uniform", "blur", "spread", "draw"}, "optimised")
+            self,
+            "inputs",
+            checked_inputs(self.name, self.descent, {"pixels", "A", "mean", "uniform", "blur", "spread", "draw"}, "optimised"),
         )
         object.__setattr__(self, "parameters", MappingProxyType(dict(parameters(self.descent))))
 

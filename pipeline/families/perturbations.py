@@ -8,15 +8,22 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from pipeline.families.registry import Later
 from pipeline.refusal import Refusal
 
 
 @dataclass(frozen=True)
 class Dimmed:
-    """The image times its map, in pixel space; `inverse` times one minus the map."""
+    """The image times its map, and `fill` times the rest, see `engine.fills`; `inverse` by one minus the map."""
 
     inverse: bool = False
+    fill: str = "black"
     by_map: ClassVar[bool] = True
+
+
+def dimmed(*, fill: Later[str] = "black") -> Dimmed:
+    """The perturbation of metrics that dim the image by its map; with fill=mean it is the normalised image that is multiplied."""
+    return Dimmed(fill=fill)
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,7 @@ class Powered:
     """One image for each of `powers`: the image times its map to that power, which keeps the order of the pixels."""
 
     powers: tuple[float, ...]
+    fill: str = "black"
     by_map: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -33,9 +41,10 @@ class Powered:
 
 @dataclass(frozen=True)
 class Boxed:
-    """Two images: the inside of the object's boxes, and the outside of them, black elsewhere; where it is `dimmed`, times the map as well."""
+    """Two images: the inside of the object's boxes, and the outside of them, `fill` elsewhere; where it is `dimmed`, times the map as well."""
 
     dimmed: bool = False
+    fill: str = "black"
 
     @property
     def by_map(self) -> bool:

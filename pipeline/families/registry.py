@@ -5,24 +5,40 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from pipeline.refusal import Refusal
+
+T = TypeVar("T")
+_LATER = "later"
+Later = Annotated[T, _LATER]  # the type of a setting that came later than its method or metric
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of a method, target or metric: its type (an annotation) and its default."""
+    """One setting of a method, target or metric: its type (an annotation) and its default.
+
+    `later` says that values were stored before the setting was there: at its default it has no part in their identity.
+    """
 
     type: Any
     default: Any
+    later: bool = False
 
 
 @cache
 def parameters(function: Callable) -> Mapping[str, Parameter]:
     """The keyword-only parameters of `function`."""
     signature = inspect.signature(function).parameters.values()
-    return {p.name: Parameter(p.annotation, p.default) for p in signature if p.kind is p.KEYWORD_ONLY}
+    return {p.name: _parameter(p.annotation, p.default) for p in signature if p.kind is p.KEYWORD_ONLY}
+
+
+def _parameter(annotation: Any, default: Any) -> Parameter:
+    marks = getattr(annotation, "__metadata__", ())
+    if _LATER not in marks:
+        return Parameter(annotation, default)
+    plain, others = annotation.__origin__, tuple(mark for mark in marks if mark != _LATER)
+    return Parameter(Annotated[plain, *others] if others else plain, default, later=True)
 
 
 @cache

@@ -11,12 +11,16 @@ LOWEST = -7  # exponent of 10 of the lowest logarithmic threshold: CALM's maps a
 def by_value(values: np.ndarray, positive: np.ndarray, counted: np.ndarray, bins: int, thresholds: str) -> dict[str, np.ndarray]:
     """The pixels [H W] that count, on the object and off it, by the value of a map in [0, 1]: two counts [bins + 1].
 
-    `even` thresholds lie at i / bins; `log` ones are `bins` powers of ten from 1e-7 to 1.
+    `even` thresholds lie at i / bins; `log` ones are `bins` powers of ten from 1e-7 to 1. Those of `calm` are as its released evaluator has
+    them: `bins` powers of ten from 10^(7 / bins - 7) to 1, and pixels below the lowest one count nowhere.
     """
     if thresholds == "even":
         index = (values * bins).astype(np.int64)
     else:
-        index = np.searchsorted(np.logspace(LOWEST, 0, bins), values, side="right")
+        first = LOWEST if thresholds == "log" else LOWEST * (1 - 1 / bins)
+        edges = np.logspace(first, 0, bins)
+        index = np.searchsorted(edges, values, side="right")
+        counted = counted & (index > 0) if thresholds == "calm" else counted
     index = index + positive * (bins + 1)
     counts = np.bincount(index[counted] if not counted.all() else index.ravel(), minlength=2 * (bins + 1))
     return dict(zip(("negative", "positive"), np.split(counts, 2), strict=True))

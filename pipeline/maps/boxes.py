@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+STORED = 0.54e-6  # of a side: half of the sixth decimal, the last one that a packed fraction has, and the rounding of a product
 TOUCHING = np.ones((3, 3))  # pixels that share a corner belong together, as contours have it
 
 
@@ -14,6 +15,15 @@ def clipped(boxes: Iterable) -> np.ndarray:
     """Boxes [N 4] cut off at the image's border; those without area in it are dropped."""
     inner = np.clip(np.array(list(boxes), dtype=np.float64).reshape(-1, 4), 0, 1)
     return inner[(inner[:, 0] < inner[:, 2]) & (inner[:, 1] < inner[:, 3])]
+
+
+def whole_pixels(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Corners [... 2] or boxes [... 4] as fractions -> in pixels, cut off to whole ones, as released evaluations have them.
+
+    One that lies on a whole pixel is that pixel, although the fraction as it is stored may lie a little lower.
+    """
+    height, width = size
+    return np.floor((corners + STORED) * np.resize([width, height], corners.shape[-1]))
 
 
 def pixels(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -39,9 +49,18 @@ def parts(mask: np.ndarray) -> np.ndarray:
     return _outline(mask)[0]
 
 
-def contours(mask: np.ndarray) -> np.ndarray:
-    """Boxes in pixels [N 4] of the outlines of a mask's parts, and of the rims of its holes: the pixels of the mask all around each."""
-    return np.concatenate(_outline(mask))
+def contour_boxes(mask: np.ndarray, largest: bool = False) -> np.ndarray:
+    """Boxes in pixels [N 4] of the outlines of a mask's parts, and of the rims of its holes: the pixels of the mask all around each.
+
+    `largest` keeps the one contour of the largest area, between the centres of its pixels, and the first of equals as OpenCV's tree of
+    contours has them, which is what MaxBoxAcc goes by.
+    """
+    if not largest:
+        return np.concatenate(_outline(mask))
+    import cv2
+
+    lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    return _boxes_of([max(lines, key=cv2.contourArea)])
 
 
 def largest(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +94,15 @@ def _outline(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import cv2
 
     outlines, nesting = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    boxes = np.array([cv2.boundingRect(outline) for outline in outlines], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
+    boxes = _boxes_of(outlines)
     outer = np.array([parent < 0 for *_, parent in nesting[0]] if len(outlines) else [], dtype=bool)  # a rim's parent is its part
     return boxes[outer], boxes[~outer]
+
+
+def _boxes_of(contours: Iterable[np.ndarray]) -> np.ndarray:
+    """The boxes in pixels [N 4], far edge outside, of contours as OpenCV has them."""
+    import cv2
+
+    boxes = np.array([cv2.boundingRect(contour) for contour in contours], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return boxes

@@ -13,6 +13,8 @@ def upsample(maps, size: tuple[int, int], how: str):
     """Maps [B h w] (a torch tensor) at `size` (H, W), unnormalised.
 
     bilinear[:<part>]  between cell centres (align_corners=False), for maps on a network's grid; over a part of the image, see `over_part`
+    bicubic   likewise by cubics, which may leave the cells' range
+    corners   bilinear with the centres of the outer cells on the image's border (align_corners=True)
     area      every stored cell is the mean of a block of pixels, so it is painted as that block
     gaussian:<sigma>[:norm]  a Gaussian in every cell, see `_gaussians`
 
@@ -21,8 +23,10 @@ def upsample(maps, size: tuple[int, int], how: str):
     """
     from torch.nn.functional import interpolate
 
-    if how == "bilinear":
-        return interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    if how in ("bilinear", "corners"):
+        return interpolate(maps[:, None], size, mode="bilinear", align_corners=how == "corners")[:, 0]
+    if how == "bicubic":
+        return interpolate(maps[:, None], size, mode="bicubic", align_corners=False)[:, 0]
     if how == "area":
         return interpolate(maps[:, None], size, mode="nearest-exact")[:, 0]
     kind, _, rest = how.partition(":")
@@ -31,7 +35,7 @@ def upsample(maps, size: tuple[int, int], how: str):
     sigma, _, norm = rest.partition(":")
     if kind == "gaussian" and sigma and norm in ("", "norm"):
         return _gaussians(maps, size, float(sigma), norm == "norm")
-    raise Refusal(f"unknown render {how!r}; known: area, bilinear, bilinear:<part>, gaussian:<sigma>")
+    raise Refusal(f"unknown render {how!r}; known: area, bicubic, bilinear, bilinear:<part>, corners, gaussian:<sigma>")
 
 
 def over_part(how: str, part: tuple[int, int, int, int], size: tuple[int, int]) -> str:

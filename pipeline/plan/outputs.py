@@ -33,8 +33,8 @@ def outputs_of(spec: ExplainSpec, backbone: backbones.Backbone, classes: Sequenc
     for method, target in spec.pairs():
         identity = {
             "kind": "map",
-            "method": [method.alias, method.identity(METHODS[method.name].version)],
-            "target": [target.alias, target.identity(TARGETS[target.name].version)],
+            "method": [method.alias, method.identity(METHODS[method.name])],
+            "target": [target.alias, target.identity(TARGETS[target.name])],
             "map_size": spec.map_size if METHODS[method.name].grid == "pixels" else None,
             "seed": spec.seed if METHODS[method.name].seeded else None,
             "select": spec.select,
@@ -65,7 +65,7 @@ def _is_scored(map: Output, metric: Choice) -> bool:
 def _metric_outputs(map: Output, metric: Choice, spec: ExplainSpec) -> list[Output]:
     """The outputs of one metric of one map: its numbers, its counts, or its numbers and their curves."""
     entry, stored = METRICS[metric.name], metric.alias in spec.stored
-    identity = {"kind": "metric", "drawn": DRAWN_VERSION, "map": map.identity, "metric": [metric.alias, metric.identity(entry.version)]}
+    identity = {"kind": "metric", "drawn": DRAWN_VERSION, "map": map.identity, "metric": [metric.alias, metric.identity(entry)]}
     identity |= code_of(spec.plugins, metric=metric.name)
     if entry.of_pairs:
         identity["pairs"] = spec.class_pairs

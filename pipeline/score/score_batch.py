@@ -5,7 +5,7 @@ B images
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -121,7 +121,7 @@ class _Scorer:
         for i, row in enumerate(self.scored.rows):
             own = by_class.get(row.label, ()) if row.label is not None else ()
             views = {alias: self._view(MapKey(output.method, alias, output.stored), i) for alias in target_names(output.target, batch)}
-            parts = parts_of(row, batch.backbone.image_size) if own else None
+            parts = cache(partial(parts_of, row, batch.backbone.image_size))
             for k, (_, pair) in enumerate(own, 1):
                 forms = {name: [name]}
                 if output.target.name == "pairs":

@@ -3,7 +3,7 @@
 h w cells, H W pixels of the network's input
 """
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -67,18 +67,22 @@ class MapView:
             raise Undefined("no pixel's centre lies in a box")
         return pixels
 
-    @cached_property
+    @property
     def positive(self) -> np.ndarray:
-        mask = self.row.mask
-        pixels = self.inside if mask is None else (mask > 0) & self.counted
-        if not pixels.any():
-            raise Undefined("no pixel of the mask shows the object")
-        return pixels
+        return self.truth()[0]
 
-    @cached_property
+    @property
     def counted(self) -> np.ndarray:
-        mask = self.row.mask
-        return np.ones(self.size, bool) if mask is None else mask != IGNORED
+        return _counted(self.row.mask, self.size)
+
+    def truth(self, nearest: str = "pillow") -> tuple[np.ndarray, np.ndarray]:
+        """`positive` and `counted` by the mask as Pillow or OpenCV takes the nearest of its pixels; one that comes at this size is the same."""
+        mask = self.row.mask_opencv if nearest == "opencv" and self.row.mask_opencv is not None else self.row.mask
+        counted = _counted(mask, self.size)
+        positive = self.inside if mask is None else (mask > 0) & counted
+        if not positive.any():
+            raise Undefined("no pixel of the mask shows the object")
+        return positive, counted
 
     @cached_property
     def Bp(self) -> np.ndarray:
@@ -135,12 +139,12 @@ class PairView:
     """A pair of classes as metrics see it in one image: one map that tells them apart, or two of which the difference does.
 
     The difference is taken of the maps as they come, drawn, then made absolute, then brought to [0, 1] (CALM's code; the paper
-    normalises first).
+    normalises first). `parts` gives those of the image by the order in which points win ties, see `classes.pairs`.
     """
 
     maps: tuple[MapView, ...]
     pair: Pair
-    parts: Parts | None
+    parts: Callable[[str], Parts | None]
 
     @cached_property
     def raw(self) -> np.ndarray:
@@ -151,15 +155,25 @@ class PairView:
     def S(self) -> np.ndarray:
         return unit(self.raw).astype(np.float64) if len(self.maps) > 1 else self.maps[0].S
 
-    @cached_property
+    @property
     def positive(self) -> np.ndarray:
-        if self.parts is None:
+        return self.truth()[0]
+
+    def truth(self, ties: str = "points") -> tuple[np.ndarray, np.ndarray]:
+        """`positive` and `counted`, with the parts by this order of ties."""
+        parts = self.parts(ties)
+        if parts is None:
             raise Undefined("no parts")
-        pixels = self.parts.showing(self.pair.parts) & self.counted
-        if not pixels.any():
+        positive = parts.showing(self.pair.parts) & self.counted
+        if not positive.any():
             raise Undefined("no part in which the classes differ is visible")
-        return pixels
+        return positive, self.counted
 
     @property
     def counted(self) -> np.ndarray:
         return self.maps[0].counted
+
+
+def _counted(mask: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
+    """The pixels [H W] that are object or ground."""
+    return np.ones(size, bool) if mask is None else mask != IGNORED

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.sources.shard import Box, Point
 
-PIXEL_FIELDS = ("mask", "parts", "silhouette")  # fields of an ImageRow with a code for every pixel [H W], or None
+PIXEL_FIELDS = ("mask", "parts", "silhouette", "mask_opencv")  # fields of an ImageRow with a code for every pixel [H W], or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class ImageRow:
         mask: [H W], 0 the ground, 128 neither object nor ground, all else the object.
         parts: uint8 [H W], code i for part_names[i - 1] and 0 for none.
         silhouette: uint8 [H W], above 0 where the object shows; only where pixels go to the nearest point.
+        mask_opencv: `mask` by OpenCV's nearest neighbour, only where a metric asks for it.
     """
 
     image_id: str
@@ -39,6 +40,7 @@ class ImageRow:
     mask: np.ndarray | None = None
     parts: np.ndarray | None = None
     silhouette: np.ndarray | None = None
+    mask_opencv: np.ndarray | None = None
     part_names: Sequence[str] = ()
 
     @classmethod

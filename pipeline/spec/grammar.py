@@ -36,9 +36,12 @@ class Choice:
         """The settings as keyword arguments."""
         return dict(self.settings)
 
-    def identity(self, version: int) -> dict:
-        """The part of an output's identity that stands for this choice: never the alias."""
-        return {"name": self.name, "argument": self.argument, "settings": self.args, "version": version}
+    def identity(self, entry: Any) -> dict:
+        """The part of an output's identity that stands for this choice of a registry's `entry`: never the alias, and of the settings that
+        came later than the entry those that differ from their defaults, so that what was stored before them stays an answer."""
+        usual = {name: parameter.default for name, parameter in entry.parameters.items() if parameter.later}
+        settings = {name: value for name, value in self.settings if name not in usual or value != usual[name]}
+        return {"name": self.name, "argument": self.argument, "settings": settings, "version": entry.version}
 
     @property
     def written(self) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,13 +34,15 @@ class Read:
     classes: Classes
     names_are_labels: bool = True
     out: str = ""
+    opencv_masks: bool = False
 
     @staticmethod
     def of(checked: "CheckedJob") -> "Read":
         """The reading stage of a checked job."""
         backbone, prepare = checked.backbone, checked.backbone.prepare
         crop = prepare.interpolation, prepare.crop, prepare.crop_pct
-        return Read(backbone.image_size, *crop, checked.classes, checked.names_are_labels, checked.job.out)
+        opencv_masks = any(metric.args.get("nearest") == "opencv" for metric in checked.spec.metrics)
+        return Read(backbone.image_size, *crop, checked.classes, checked.names_are_labels, checked.job.out, opencv_masks)
 
     def __call__(self, row: dict) -> dict:
         start, retries, task = time.perf_counter(), storage.retries(), Task.from_json(row["task"])
@@ -79,7 +81,10 @@ class Read:
             pixels.append(image.pixels)
             digests.append(hashlib.sha256(sample.image).hexdigest())
             identity = {"image_id": image_id, "key": sample.key, "shard": task.shard.name, "label": label, "label_name": name}
-            rows.append(_row(sample, image, identity, fail))
+            row = _row(sample, image, identity, fail)
+            if self.opencv_masks and row.mask is not None:
+                row = replace(row, mask_opencv=image.codes_opencv(sample.members["mask.png"]))
+            rows.append(row)
         stack = np.stack(pixels) if pixels else np.empty((0, 3, *self.size), np.uint8)
         return DecodedImages(stack, rows, digests, errors), size
 

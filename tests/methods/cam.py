@@ -2,7 +2,7 @@
 
 import numpy as np
 
-DEFAULTS = {"norm": "relu"}  # CAM papers: ReLU, no epsilon but where the formula itself has one
+DEFAULTS = {"norm": "relu", "drawn": "bilinear"}  # CAM papers: ReLU, no epsilon but where the formula itself has one
 COST = "1F"
 HAND = [[-2.0, 1.0 * 2], [-1.0, 4.0 - 1.0]]  # weights (1, -1)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-DEFAULTS = {"norm": "relu"}
+DEFAULTS = {"norm": "relu", "drawn": "bilinear"}
 COST = "1F"
 # cells (1,3) (2,0) (0,1) (4,1) about their mean (7/4, 5/4): scatter [[8.75, -1.75], [-1.75, 4.75]],
 # largest eigenvector (cos t, sin t) with tan 2t = -3.5 / 4

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-DEFAULTS = {"norm": "relu", "eps": 0.0}
+DEFAULTS = {"norm": "relu", "drawn": "bilinear", "eps": 0.0}
 COST = "1F + 1b"
 # channel 0: sum A = 7; alpha = 1/(2+7g): g=1: 1/9, g=2: 1/16 -> w = 1/9 + 2/16; channel 1: sum A = 5; g=3: 1/17 -> w = 3/17
 HAND = [[17 / 72 + 9 / 17, 34 / 72], [3 / 17, 68 / 72 + 3 / 17]]

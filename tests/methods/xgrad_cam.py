@@ -2,7 +2,7 @@
 
 import numpy as np
 
-DEFAULTS = {"norm": "relu", "eps": 1e-7}
+DEFAULTS = {"norm": "relu", "drawn": "bilinear", "eps": 1e-7}
 COST = "1F + 1b"
 # channel 0: (1 - 2 + 0 + 0)/7; channel 1: (-3 + 3)/5
 HAND = [[-1 / 7, -2 / 7], [0.0, -4 / 7]]

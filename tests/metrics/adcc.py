@@ -7,11 +7,13 @@ COSTS = {("adcc", "coherency", "ad"): 2 + 1}
 ANEW = True
 
 
-def reference(slow):
+def reference(slow, dimmed=None):
     from scipy.stats import hmean
 
-    p, o = slow.p(slow.x)[slow.predicted], slow.p(slow.dimmed(slow.S))[slow.predicted]
-    return (hmean([coherency.reference(slow)[0], 1 - slow.S.mean(), 1 - float((p - o).clamp(min=0) / p)]),)
+    dimmed = slow.dimmed(slow.S) if dimmed is None else dimmed
+    p, o = slow.p(slow.x)[slow.predicted], slow.p(dimmed)[slow.predicted]
+    return (hmean([coherency.reference(slow, dimmed)[0], 1 - slow.S.mean(), 1 - float((p - o).clamp(min=0) / p)]),)
 
 
-REFERENCES = {"adcc": reference}
+# the released code multiplies the normalised image
+REFERENCES = {"adcc": reference, "adcc(fill=mean)": lambda slow: reference(slow, slow.x * slow.S)}

@@ -5,11 +5,11 @@ COSTS = {("coherency",): 1 + 1}
 ANEW = True
 
 
-def reference(slow):
+def reference(slow, dimmed=None):
     from scipy.stats import pearsonr
 
-    again = slow.again(slow.dimmed(slow.S))
+    again = slow.again(slow.dimmed(slow.S) if dimmed is None else dimmed)
     return ((1 + pearsonr(slow.S.flatten().numpy(), again.flatten().numpy()).statistic) / 2,)
 
 
-REFERENCES = {"coherency": reference}
+REFERENCES = {"coherency": reference, "coherency(fill=mean)": lambda slow: reference(slow, slow.x * slow.S)}

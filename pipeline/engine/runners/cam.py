@@ -5,7 +5,7 @@ import torch
 from pipeline.backbones import Backbone
 from pipeline.engine.batch import Batch
 from pipeline.engine.shapes import checked
-from pipeline.families import METHODS, Cam, rectify
+from pipeline.families import METHODS, Cam, parameters, rectify
 from pipeline.maps.render import units
 from pipeline.spec.grammar import Choice
 
@@ -24,8 +24,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
     sum_unit the sum after it and min-max of the cells (CALM section 5.4).
     """
     cam: Cam = METHODS[method.name]
-    settings = method.args
-    norm = settings.pop("norm")
+    norm, settings = method.args["norm"], {name: method.args[name] for name in parameters(cam.map)}
     explained = batch.targets[target]
     count = 1 if cam.class_free else explained.directions.shape[1]
     plain = [_map(method.alias, cam, batch, target, direction, settings) for direction in range(count)]

@@ -13,6 +13,7 @@ from pipeline.backbones import Backbone
 from pipeline.engine.batch import Batch, pixels_of
 from pipeline.engine.blur import smoothed, spread
 from pipeline.engine.budget import within_budget
+from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import autocast
 from pipeline.engine.shapes import checked
 from pipeline.families import METHODS, Descent, Optimised
@@ -31,6 +32,7 @@ def maps(method: Choice, batch: Batch, target: int) -> torch.Tensor:
     offers = {
         "pixels": lambda: pixels_of(batch),
         "A": lambda: batch.forward.A.detach().float(),
+        "mean": lambda: fill_of("mean", pixels_of(batch), batch.backbone.prepare),
         "uniform": lambda: _uniform(batch.seeds(optimised.name), batch.pixels.device),
         "blur": lambda: smoothed,
         "spread": lambda: spread,

@@ -4,13 +4,9 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.families import Amount, Count, Even, Fraction, Positive, Spots, gaussians, masked, units
+from pipeline.families import Amount, Count, Even, Fraction, Positive, gaussians, light, masked, shadow, units
 
-RECIPES: dict[str, Callable] = {
-    "light": lambda k, sigma_light: Spots(k, sigma_light),
-    "shadow": lambda k, sigma_shadow: Spots(k, sigma_shadow, dark=True),
-    "whole": lambda: Even(1.0),
-}
+RECIPES: dict[str, Callable] = {"light": light, "shadow": shadow, "whole": lambda: Even(1.0)}
 PRESETS = {"fine": {}, "ilsvrc": {"sigma_light": 5.0, "sigma_map": 6.0}}
 
 
@@ -22,10 +18,6 @@ def rglas(
     draw,
     *,
     k: Count = 15,
-    sigma_light: Positive = 3.0,
-    sigma_shadow: Positive = 3.0,
-    sigma_map: Positive = 3.0,
-    kernel_norm: bool = False,
     lam: Amount = 1e-5,
     t1: Fraction = 0.8,
     t2: Positive = 5.0,

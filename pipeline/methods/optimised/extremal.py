@@ -1,11 +1,11 @@
 """Extremal perturbation (Fong et al. 2019, eq. 5 and 7): the smooth mask of a given area that best preserves the class."""
 
 from math import ceil
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 
-from pipeline.families import Amount, Count, Descent, Positive, Range, Share, optimised
+from pipeline.families import Amount, Count, Descent, Later, Positive, Range, Share, optimised
 
 
 def off_area(masks, areas):
@@ -29,18 +29,21 @@ def between(pyramid, masks):
 
 @optimised(grid="pixels", rendering="area")
 def extremal(
-    pixels, blur, spread, *, areas: tuple[Share, ...] = (0.1,), steps: Count = 800, lr: Positive = 0.01, cell: Count = 7, sigma: Positive = 21.0,
+    pixels, mean, blur, spread, *, areas: tuple[Share, ...] = (0.1,), steps: Count = 800, lr: Positive = 0.01, cell: Count = 7, sigma: Positive = 21.0,
     away: Positive = 20.0, levels: Annotated[int, Range(2)] = 8, weight: Amount = 300.0, growth: Positive = 1.0035,
-    smooth: Amount = 0.0,
+    smooth: Amount = 0.0, border: Later[Literal["repeat", "zero"]] = "repeat",
 ):  # fmt: skip
     """max over m of <d, y(x blurred where m is low)> - weight growth^t mean (sort(m) - r)^2, r = 1 on `area` of it, else 0 (eq. 7).
 
     Every other step sees the image mirrored. Several areas are optimised apart and their masks added. The authors'
-    pointing game took areas=(0.025,0.05,0.1,0.2) and smooth=0.09: a last Gaussian blur whose std is that share of the side.
+    pointing game took areas=(0.025,0.05,0.1,0.2) and smooth=0.09: a last Gaussian blur whose std is that share of the side. Their
+    code blurs as if zeros lay beyond the border, of the normalised image as of the map: `border=zero`. Its N steps are N - 1 of these.
     """
+    zero = border == "zero"
     size, edge = pixels.shape[2:], round(sigma)
     paint_cells = spread(size, cell, sigma, pixels.device)
-    pyramid = torch.stack([blur(pixels, away * (1 - level / (levels - 1))) for level in range(levels)], 1)
+    beyond = mean if zero else None
+    pyramid = torch.stack([blur(pixels, away * (1 - level / (levels - 1)), beyond=beyond) for level in range(levels)], 1)
     start = pixels.new_ones(len(pixels), len(areas), *(ceil(side / cell) for side in size))
 
     def canvas(u):
@@ -51,7 +54,7 @@ def extremal(
 
     def map_of(u, *context):
         total = crop(canvas(u)).sum(1)
-        return blur(total, smooth * min(size)) if smooth else total
+        return blur(total, smooth * min(size), beyond=0.0 if zero else None) if smooth else total
 
     def paint(u, step, pyramid):
         masks = canvas(u)

@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from pipeline.families import Amount, Count, Descent, Positive, optimised
+from pipeline.families import Amount, Count, Descent, Later, Positive, optimised
 
 TINY = 1e-7  # a map with a smaller range is constant, and its normalisation zero
 
@@ -39,13 +39,18 @@ def opti_cam(
     objective: Literal["mask", "diff", "io_mask", "io_diff"] = "mask",
     normalisation: Literal["range", "max", "sigmoid"] = "range",
     scalar: Literal["logit", "margin"] = "logit",
+    rectified: Later[bool] = False,
 ):  # fmt: skip
     """Stored ahead of upsampling and normalising: bilinear and min-max of it is the mask that the network saw with `range`. With `max` and
     `sigmoid` metrics see the min-max of that mask, as they do of every map.
 
     In double precision up to the mask. A dead channel only scales S, which normalising undoes, so its gradient is zero; in single
     precision it is rounding, which Adam would blow up to steps of full length.
+
+    `rectified` takes ReLU(A) for A, as the authors' code does: nothing else after a ReLU, but something else on a transformer. That code
+    returns the map after its last step, so that its N steps are N + 1 of these.
     """
+    A = A.relu() if rectified else A
 
     def paint(u, step, pixels, A):
         s = NORMALISE[normalisation](draw(combined(u, pixels, A)))[:, None]

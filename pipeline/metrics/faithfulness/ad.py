@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pipeline.families import Dimmed, metric
+from pipeline.families import dimmed, metric
 
 
-@metric(perturbations={"dimmed": lambda: Dimmed()}, columns={"ad": "lower", "ad_pred": "lower"}, family="faithfulness", constant=True)
+@metric(perturbations={"dimmed": dimmed}, columns={"ad": "lower", "ad_pred": "lower"}, family="faithfulness", constant=True)
 def ad(p, dimmed):
     return np.maximum(p - dimmed.p[0], 0) / np.maximum(p, 1e-12)

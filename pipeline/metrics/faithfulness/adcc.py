@@ -1,14 +1,18 @@
 """ADCC (Poppi et al. 2021): the harmonic mean of coherency, 1 - complexity and 1 - average drop of the predicted class.
 
-The drop is of the image times its map in pixel space; the released code multiplies the normalised image.
+The image is multiplied by its map in pixel space; the released code multiplies the normalised image: `fill=mean`.
 """
 
 import numpy as np
 
-from pipeline.families import Dimmed, Remapped, metric
+from pipeline.families import Later, Remapped, dimmed, metric
 
 
-@metric(perturbations={"dimmed": lambda: Dimmed(), "again": lambda: Remapped(Dimmed())}, family="faithfulness", constant=True)
+def again(*, fill: Later[str] = "black"):
+    return Remapped(dimmed(fill=fill))
+
+
+@metric(perturbations={"dimmed": dimmed, "again": again}, family="faithfulness", constant=True)
 def adcc(S, p, dimmed, again):
     coherency = (1 + np.corrcoef(S.ravel(), again[0].ravel())[0, 1]) / 2 if S.any() and again[0].any() else 0.0
     drop = max(p[1] - dimmed.p[0, 1], 0) / max(p[1], 1e-12)

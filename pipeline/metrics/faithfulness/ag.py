@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from pipeline.families import Dimmed, metric
+from pipeline.families import dimmed, metric
 
 
-@metric(perturbations={"dimmed": lambda: Dimmed()}, columns={"ag": "higher", "ag_pred": "higher"}, family="faithfulness", constant=True)
+@metric(perturbations={"dimmed": dimmed}, columns={"ag": "higher", "ag_pred": "higher"}, family="faithfulness", constant=True)
 def ag(p, q, dimmed):
     return np.maximum(dimmed.p[0] - p, 0) / np.maximum(q, 1e-12)

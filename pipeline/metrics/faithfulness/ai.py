@@ -1,10 +1,10 @@
 """Average increase (Opti-CAM eq. 14): whether the class gains when the image is dimmed by its map; a tie is no gain."""
 
-from pipeline.families import Dimmed, metric
+from pipeline.families import dimmed, metric
 
 
 @metric(
-    perturbations={"dimmed": lambda: Dimmed()},
+    perturbations={"dimmed": dimmed},
     columns={"ai": "higher", "ai_pred": "higher"},
     family="faithfulness",
     constant=True,

@@ -2,9 +2,13 @@
 
 import numpy as np
 
-from pipeline.families import Dimmed, Remapped, metric
+from pipeline.families import Later, Remapped, dimmed, metric
 
 
-@metric(perturbations={"again": lambda: Remapped(Dimmed())}, family="faithfulness", constant=True)
+def again(*, fill: Later[str] = "black"):
+    return Remapped(dimmed(fill=fill))
+
+
+@metric(perturbations={"again": again}, family="faithfulness", constant=True)
 def coherency(S, again):
     return (1 + np.corrcoef(S.ravel(), again[0].ravel())[0, 1]) / 2 if S.any() and again[0].any() else 0.0
