@@ -132,10 +132,10 @@ def rounding(program: Callable[[], Tensor], draws: int = DRAWS) -> tuple[Tensor,
     return exact, FACTOR * furthest
 
 
-def slack(program: Callable, *given) -> Tensor:
+def slack(program: Callable, *given, draws: int = DRAWS) -> Tensor:
     """How far single precision may be from what the program gives of what is given [B]: two of its outcomes may be twice that apart."""
     wide = widened(given)
-    return rounding(lambda: program(*wide))[1]
+    return rounding(lambda: program(*wide), draws)[1]
 
 
 def off(ours, theirs) -> Tensor:

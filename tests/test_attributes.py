@@ -16,6 +16,7 @@ from pipeline.maps.quantise import stored
 from pipeline.plan.check import check_job
 from pipeline.refusal import Refusal
 from tests import tiny
+from tests.conditioning import STEP, off, rounding, widened
 from tests.shards import encoded, good, picture, tar_bytes
 from tests.test_run import job
 
@@ -63,12 +64,18 @@ def examined(images, labels, network, attributes, methods=("grad_cam",), **setti
     return [{**row, "image": int(row["image_id"])} for row in sorted(found, key=lambda row: (row["image_id"], row["method"]))]
 
 
-def grad_cam(backbone, image, direction) -> np.ndarray:
-    """Of one image, by automatic differentiation."""
-    A, rest = backbone.trunk(backbone.prepare(torch.from_numpy(image)[None]))
+def grad_cams(backbone, images, directions):
+    """Of images [B 3 H W], for a direction each [B C + P], by automatic differentiation; flat [B cells]."""
+    A, rest = backbone.trunk(backbone.prepare(torch.from_numpy(images)))
     A.requires_grad_()
-    (gradient,) = torch.autograd.grad(backbone.head(A, rest)[0] @ direction, A)
-    return (gradient.mean((2, 3), keepdim=True) * A).sum(1).relu()[0].detach().numpy()
+    (gradient,) = torch.autograd.grad((backbone.head(A, rest) * directions).sum(), A)
+    return (gradient.mean((2, 3), keepdim=True) * A).sum(1).relu().flatten(1).detach()
+
+
+def correlations(one, other):
+    """Pearson's r of each two maps [B cells]; NaN where one is constant."""
+    one, other = (each - each.mean(1, keepdim=True) for each in (one, other))
+    return (one * other).sum(1) / (one.norm(dim=1) * other.norm(dim=1))
 
 
 @pytest.mark.parametrize("classes", ["probe", "texts"])
@@ -78,21 +85,22 @@ def test_the_maps_of_attributes_are_compared_with_those_of_the_class(classes, ga
     backbone = replace(network(place, classes), phrases=tuple((text, ()) for text in (*TEXTS, "bird"))).load()
     rows = backbone.class_weights().numpy().astype(np.float64)
     cosines = rows @ rows.T / np.outer(np.linalg.norm(rows, axis=1), np.linalg.norm(rows, axis=1)) - 3 * np.eye(3)
-    rivals, one = cosines.argmax(1).tolist(), torch.eye(3 + len(TEXTS) + 1)
+    rivals, one = cosines.argmax(1).tolist(), torch.eye(3 + len(TEXTS) + 1, dtype=torch.float64)
     expected = [(i, c, rivals[c], a, apart) for i, c in enumerate(LABELS) for a, apart in APART[c, rivals[c]]]
     told = [(row["image"], row["class_id"], row["rival"], TEXTS.index(row["attribute"]), round(row["difference"], 9)) for row in found]
     assert told == expected
-    known = 0
-    for row, (i, c, d, a, _) in zip(found, expected, strict=True):
-        shown = grad_cam(backbone, images[i], one[3 + a] - gamma * one[-1])
-        for of, direction in {"finer": one[c] - gamma * one[d], "label": one[c]}.items():
-            other = grad_cam(backbone, images[i], direction)
-            if not np.ptp(shown) or not np.ptp(other):
-                assert row[f"like_{of}"] is None
-                continue
-            known += 1
-            assert row[f"like_{of}"] == pytest.approx(np.corrcoef(shown.ravel(), other.ravel())[0, 1], abs=1e-4)
-    assert known >= len(found)
+    i, c, d, a = (list(each) for each in list(zip(*expected, strict=True))[:4])
+    wide, shown = widened(backbone), one[[3 + each for each in a]] - gamma * one[-1]
+
+    def likeness():
+        maps = [grad_cams(wide, images[i], directions) for directions in (shown, one[c] - gamma * one[d], one[c])]
+        return torch.cat([correlations(maps[0], other) for other in maps[1:]])
+
+    told, (exact, far) = [row[f"like_{of}"] for of in ("finer", "label") for row in found], rounding(likeness)
+    assert [each is None for each in told] == exact.isnan().tolist()
+    known = ~exact.isnan()
+    assert (off(torch.tensor(told, dtype=torch.float64)[known], exact[known]) <= far[known]).all() and far[known].max() < 0.01
+    assert known.sum() >= len(found)
 
 
 def test_several_methods_and_fewer_attributes(place, images):
@@ -166,7 +174,12 @@ def test_a_job_publishes_how_like_the_maps_are_and_adds_a_method_alone(place, tm
         one, *others = (stored(maps[row["image_id"], row["method"], f"apart#{of}"]) for of in (row["target"][6:], "finer", "label"))
         for told, other in zip((row["like_finer"], row["like_label"]), others, strict=True):
             constant = not np.ptp(one) or not np.ptp(other)
-            assert told is None if constant else told == pytest.approx(np.corrcoef(one.ravel(), other.ravel())[0, 1], abs=0.02), "8 bits"
+            if constant:
+                assert told is None
+                continue
+            # half a step of each map turns it, as a vector about its mean, by so much of an angle at most
+            turned = float(sum(np.arcsin(STEP / 2 * np.ptp(each) / each.std()) for each in (one, other)))
+            assert told == pytest.approx(np.corrcoef(one.ravel(), other.ravel())[0, 1], abs=turned)
     errors = tables.open(str(out)).table("errors").to_pylist()
     assert {(row["image_id"], row["error"]) for row in errors} == {("00001.tar/unlabelled", "MissingLabel")}
     assert not explain.run(asked(place, tmp_path, methods=("grad_cam", "gradient", "eigen_cam"))).new
@@ -182,7 +195,8 @@ def test_the_maps_are_those_of_the_targets_they_are_made_of(place, tmp_path):
         same |= {(image, "grad_cam", "apart#label"): "label", (image, "grad_cam", "apart#finer"): "near"}
     assert set(same) == {key for key in maps if key[2].startswith("apart#")}
     for key, target in same.items():
-        np.testing.assert_allclose(stored(maps[key]), stored(maps[key[0], "grad_cam", target]), rtol=1e-4, atol=1e-7)
+        one, other = stored(maps[key]), stored(maps[key[0], "grad_cam", target])
+        assert np.abs(one - other).max() <= 1.01 * STEP * np.ptp(other), "no more than a code that the last digits turn"
 
 
 def test_metrics_leave_the_compared_maps_out_and_scoring_keeps_the_table(place, tmp_path):

@@ -13,6 +13,8 @@ from pipeline import backbones
 from pipeline.families import METRICS as REGISTRY
 from pipeline.families import Boxed, Cam, ClassProbs, Cropped, Dimmed, Metric, Powered, Remapped, metric
 from pipeline.maps import boxes
+from pipeline.maps.quantise import stored
+from pipeline.maps.render import unit, upsample
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.metrics.analysis.selectivity import POWERS
@@ -25,6 +27,7 @@ from pipeline.sources.images import ImageRow
 from pipeline.spec.columns import FIXED
 from pipeline.spec.explain_spec import CONTROLS, build_spec
 from pipeline.spec.grammar import parse
+from tests.conditioning import DOUBLE, Double, by_eight_bits, near, off, rounding, widened
 from tests.entries import cases, fact, facts, files, missing
 
 MAP = np.array([[0, 2, 2, 0], [0, 8, 4, 0], [0, 5, 0, 0], [1, 0, 0, 2]], dtype=np.float32) / 8
@@ -88,7 +91,7 @@ def numbers(written, draws):
 def test_metrics_give_the_numbers_worked_out_by_hand(written):
     found = numbers(written, [drawn(MAP, row(BOX))])
     for name, expected in HAND[written].items():
-        np.testing.assert_allclose(found[name], expected, rtol=1e-6)
+        np.testing.assert_allclose(found[name], expected, **DOUBLE)
 
 
 def test_every_metric_has_a_case_worked_out_by_hand_and_no_entry_is_left_over():
@@ -105,7 +108,7 @@ def test_a_wrong_prediction_costs_the_official_metric_everything():
 def test_of_several_boxes_the_best_one_and_their_union_count():
     both = row((0, 0, 0.25, 0.25), (0.25, 0, 0.75, 0.75))  # the second is the map's own box
     assert numbers("loc_error", [drawn(MAP, both)]) == {"loc_error": 0}
-    assert numbers("energy", [drawn(MAP, both)])["energy"] == pytest.approx(2.625 / 3)
+    assert numbers("energy", [drawn(MAP, both)])["energy"] == near(2.625 / 3, 16)
     assert numbers("pointing_blob", [drawn(MAP, row((0, 0, 0.2, 0.2)))]) == {"pointing_blob": 0, "pointing_blob_small": 1}
     assert numbers("pointing_small", [drawn(MAP, row((0, 0, 0.2, 0.2)))]) == {"pointing_small": 0}
     assert numbers("pointing_small", [drawn(MAP, row((0.25, 0, 0.5, 0.5)))]) == {"pointing_small": 1}
@@ -132,7 +135,7 @@ def test_removals_are_a_ratio_and_undefined_where_none_is_right_at_random():
     """Of label 0 the toy is right until half of the image is gone, and always at random; of label 1 from then on, and never at random."""
     zero, one = drawn(MAP, row(BOX)), drawn(MAP, row(BOX, label=1))
     found = numbers("remove_and_classify", [zero, zero, zero, one])
-    assert [found[f"remove_and_classify_{k}"] for k in (10, 30, 50, 70, 90)] == pytest.approx([1, 1, 1 / 3, 1 / 3, 1 / 3])
+    assert [found[f"remove_and_classify_{k}"] for k in (10, 30, 50, 70, 90)] == near([1, 1, 1 / 3, 1 / 3, 1 / 3])
     assert {numbers("remove_and_classify", [one, one])[f"remove_and_classify_{k}"] for k in (10, 50, 90)} == {None}
 
 
@@ -140,7 +143,7 @@ def test_energy_counts_what_speaks_for_the_target():
     """Of a map with a sign: 1/2 of what is above zero lies in the box, whatever lies below."""
     signed = np.full((4, 4), -1.0, np.float32)
     signed[1, 1], signed[0, 0] = 3, 3
-    assert numbers("energy", [drawn(signed, row(BOX))])["energy"] == pytest.approx(1 / 2)
+    assert numbers("energy", [drawn(signed, row(BOX))])["energy"] == near(1 / 2, 16)
     assert numbers("energy", [drawn(signed - 5, row(BOX))]) == "nothing in the map speaks for the target"
 
 
@@ -221,13 +224,14 @@ def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch
     signed = [replace(draw, map=(draw.map - 0.3).astype(np.float32)) for draw in draws]
     given = {
         "x_batch": np.zeros((20, 1, 40, 48)),
-        "a_batch": np.stack([draw.raw for draw in signed])[:, None],
+        "a_batch": np.stack([draw.raw.astype(np.float64) for draw in signed])[:, None],
         "s_batch": np.stack([draw.inside for draw in signed])[:, None],
     }
     how = {"abs": False, "normalise": False, "disable_warnings": True}
     shares = quantus.AttributionLocalisation(positive_attributions=True, **how).evaluate_batch(**given)
+    shares = shares * (1 + 1e-9 / np.maximum(given["a_batch"], 0).sum((1, 2, 3)))  # which Quantus adds to the sum
     hits = quantus.PointingGame(**how).evaluate_batch(**given)
-    assert [numbers("energy", [draw])["energy"] for draw in signed] == pytest.approx(shares.tolist(), rel=1e-5)
+    assert [numbers("energy", [draw])["energy"] for draw in signed] == near(shares.tolist(), 40 * 48)
     assert [numbers("pointing", [draw])["pointing"] for draw in signed] == hits.tolist()
     assert 0 < sum(hits) < 20
 
@@ -260,7 +264,7 @@ def test_pxap_is_the_average_precision_of_a_sort_where_bins_are_fine_enough():
         draws.append(drawn(map, row((0.1, 0.2, 0.7, 0.6))))
     truth, values = (np.concatenate([getattr(draw, name).ravel() for draw in draws]) for name in ("inside", "S"))
     exact = average_precision_score(truth, values)
-    assert numbers("pxap", draws)["pxap"] == pytest.approx(exact, rel=1e-12)
+    assert numbers("pxap", draws)["pxap"] == near(exact, 4 * 24 * 24)
     assert abs(numbers("pxap(bins=20)", draws)["pxap"] - exact) < 0.02
 
 
@@ -279,7 +283,7 @@ def test_pxap_of_a_perfect_map_is_one_and_of_a_flat_one_the_share_of_positive_pi
     on = boxes.pixels(np.array([BOX]), (12, 16))
     assert numbers("pxap", [drawn(on.astype(np.float32), row(BOX))])["pxap"] == 1
     sums = METRICS["pxap"].score(np.zeros((12, 16)), None, lambda nearest: (on, np.ones((12, 16), bool)))
-    assert METRICS["pxap"].corpus_level(**sums) == pytest.approx(on.mean())
+    assert METRICS["pxap"].corpus_level(**sums) == near(on.mean())
 
 
 def test_pxap_prefers_a_mask_to_the_boxes():
@@ -295,7 +299,7 @@ def test_energy_of_a_uniform_map_is_the_area_share_and_pointing_at_one_always_hi
     fake[0, 0] = 0
     for corners in [(0.1, 0.1, 0.4, 0.9), (0.5, 0.5, 0.53, 0.52)]:
         about = drawn(fake, row(corners), render="area")
-        assert numbers("energy", [about])["energy"] == pytest.approx(about.inside.mean(), abs=1 / 64**2)
+        assert numbers("energy", [about])["energy"] == near(about.inside.sum() / (64**2 - 1), 64**2)
         assert numbers("pointing", [about]) == {"pointing": 1}
 
 
@@ -345,7 +349,7 @@ def test_max_box_acc_v2_is_what_contours_of_opencv_give():
     draws = [random_case(seed) for seed in range(25)]
     found, correct = numbers("max_box_acc_v2", draws), contour_hits(draws, 0.01)
     assert (found["hits"].reshape(3, -1) == correct).all()
-    assert found["max_box_acc_v2"] == pytest.approx((correct.max(1) / 25).mean())
+    assert found["max_box_acc_v2"] == near((correct.max(1) / 25).mean(), 4)
     assert 0 < found["max_box_acc_v2"] < 1
 
 
@@ -373,7 +377,7 @@ def test_box_acc_is_what_region_properties_of_scikit_image_give(components):
                 both = max(0, min(x1, c) - max(x0, a)) * max(0, min(y1, d) - max(y0, b))
                 best[i, t] = max(best[i, t], both / ((x1 - x0) * (y1 - y0) + (c - a) * (d - b) - both))
     expected = np.mean([(best >= delta).mean(0).max() for delta in (0.3, 0.5, 0.7)])
-    assert numbers(f"box_acc(step=0.05,components={components})", draws)["box_acc"] == pytest.approx(expected)
+    assert numbers(f"box_acc(step=0.05,components={components})", draws)["box_acc"] == near(expected, 16)
 
 
 SHORT = ["deletion.steps=6", "insertion.steps=6"]
@@ -398,13 +402,14 @@ def test_scores_do_not_depend_on_the_batch(answered):
     for other in others:
         for one, same in zip(whole["metrics"].to_pylist(), other["metrics"].to_pylist(), strict=True):
             assert one["reasons"] == same["reasons"]
-            # a network's last digits follow the batch, and an exact tie, of pixels or of probabilities, hangs on the last digit
+            # a network's last digits follow the batch, and an exact tie, of pixels or of probabilities, hangs on the last digit;
+            # so does the side of a threshold that a pixel is on: no more than four pixels of 64 x 64
             asked = {column for entry in METRICS.values() if entry.perturbations for column in entry.columns}
             for name, value in one.items():
                 if name == "reasons" or (name == "tie_share" and one["method"] not in CONTROLS):
                     continue
                 exact = one["method"] in CONTROLS and name not in asked
-                assert same[name] == (value if exact or isinstance(value, str) else pytest.approx(value, abs=1e-3)), name
+                assert same[name] == (value if exact or isinstance(value, str) else pytest.approx(value, abs=4 / 64**2)), name
         for control in CONTROLS:
             of_map = [[r for r in found["partials"].to_pylist() if _told_by_the_map(r, control)] for found in (whole, other)]
             assert of_map[0] == of_map[1]
@@ -491,29 +496,39 @@ def test_a_metric_that_asks_for_what_does_not_exist_is_refused():
 
 @pytest.mark.parametrize("target", ["label", "predicted"])
 def test_ad_ai_and_ag_are_what_one_forward_of_the_dimmed_image_says(target):
-    """Against the formulas, an image at a time, the map drawn from what the engine gives."""
+    """Against the formulas in double precision, an image at a time; of Layer-CAM's maps the stored cells are known."""
     backbone = backbones.load("tests.tiny:build", image_size=64)
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), dtype=np.uint8)
-    labels = [0, 1, None, 3, 4]
+    labels, wide = [0, 1, None, 3, 4], widened(backbone)
     found = pipeline.explain(images, labels, backbone, ["layer_cam"], [target], metrics=["ad", "ai", "ag"])
     rows = {(row["image_id"], row["method"]): row for row in found["metrics"].to_pylist()}
-    stored = {(row["image_id"], row["method"]): row for row in found["maps"].to_pylist()}
+    cells = {(row["image_id"], row["method"]): stored(row).astype(np.float64) for row in found["maps"].to_pylist()}
     assert ("00000002", "layer_cam") in rows or target == "label"
+
+    def shares(map, i):
+        """ad, ag, ad_pred and ag_pred."""
+        x = torch.tensor(images[i])[None] / 255
+        S = torch.from_numpy(unit(upsample(torch.from_numpy(map)[None], (64, 64), "bilinear")[0].numpy()))
+        p, o = (wide.logits(wide.prepare.normalise(z)).softmax(1)[0].detach().numpy() for z in (x, x * S))
+        best = int(p.argmax())
+        return [
+            each
+            for k in (best if labels[i] is None else labels[i], best)
+            for each in (max(p[k] - o[k], 0) / p[k], max(o[k] - p[k], 0) / (1 - p[k]))
+        ]
+
     for (image_id, method), row in rows.items():
-        if method == "random":  # 8 bits a cell are exact to 0.4 % of the range
+        if method == "random":
             continue
-        x = torch.tensor(images[int(image_id)])[None] / 255
-        S = torch.ones(64, 64)
+        i, told = int(image_id), [row[f"{name}{suffix}"] for suffix in ("", "_pred") for name in ("ad", "ag")]
+        map = cells[image_id, method] if method == "layer_cam" else np.ones((64, 64))
         if method == "fake_cam":
-            S[0, 0] = 0
-        else:
-            S = torch.tensor(pipeline.tables.render(stored[image_id, method], (64, 64)))
-        p, o = (backbone.logits(backbone.prepare.normalise(z.float())).double().softmax(1)[0].detach().numpy() for z in (x, x * S))
-        c, best = labels[int(image_id)], int(p.argmax())
-        c = best if c is None else c
-        for suffix, k in (("", c), ("_pred", best)):
-            assert row[f"ad{suffix}"] == pytest.approx(max(p[k] - o[k], 0) / p[k], abs=2e-3)
-            assert row[f"ag{suffix}"] == pytest.approx(max(o[k] - p[k], 0) / (1 - p[k]), abs=2e-3)
+            map[0, 0] = 0
+        exact, far = rounding(lambda map=map, i=i: torch.tensor(shares(map, i)))
+        with Double():
+            far += 0 if method == "fake_cam" else torch.from_numpy(by_eight_bits(lambda map, i=i: shares(map, i), map))
+        assert (off(told, exact) <= far).all()
+        for suffix in ("", "_pred"):
             assert row[f"ad{suffix}"] * row[f"ag{suffix}"] == 0
             assert row[f"ai{suffix}"] in (0, 1)
             assert row[f"ai{suffix}"] >= (row[f"ag{suffix}"] > 0)

@@ -31,7 +31,7 @@ from pipeline.targets.registry import Predictions
 from tests.conditioning import DRAWS, EXACT, Double, agree, doubled, off, slack
 from tests.entries import cheap
 from tests.shards import dataset, encoded, picture
-from tests.test_backbones import said
+from tests.test_backbones import at_once, by_halves
 
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 64, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
@@ -148,7 +148,9 @@ def scene(backbone, pixels, targets, **how):
 def test_head_of_trunk_is_the_librarys_image_tower(name, own, loaded):
     backbone, model = loaded(name), own(name)
     x = backbone.prepare(images(backbone))
-    agree(said, (backbone, x), model.double().encode_image(x.double())[:, None].expand(-1, 2, -1))
+    expected = model.double().encode_image(x.double())
+    for program in (by_halves, at_once):
+        agree(program, (backbone, x), expected)
     A, rest = backbone.trunk(x)
     assert torch.equal(*backbone.readout(A, rest)), "without texts the logits are the embedding, and so is the feature"
     assert (backbone.layer, tuple(A.shape[1:])) == LAYERS[name]
@@ -235,7 +237,7 @@ def test_a_network_of_full_size(tmp_path):
     assert backbone.layer == "visual.transformer.resblocks.11.ln_1"
     rows_are_the_texts(backbone, "ViT-B-32", model, ["a photo of a {}."], draws=1)
     u = F.normalize(model.double().encode_image(x.double()), dim=1)
-    agree(said, (backbone, x), (u @ backbone.text.double().T)[:, None].expand(-1, 2, -1), draws=1)
+    agree(by_halves, (backbone, x), u @ backbone.text.double().T, draws=1)
 
 
 # where weights come from

@@ -29,6 +29,7 @@ from pipeline.stages.explainer import Explainer
 from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
 from tests import tiny
+from tests.conditioning import is_stored, rounding, widened
 from tests.registries import registries
 from tests.shards import dataset
 from tests.test_run import content, job
@@ -67,9 +68,8 @@ def test_a_file_and_a_module_explain_and_score_like_the_built_in_ones(images, na
     tables = pipeline.explain(images, range(5), network, asked, metrics=["peak"], plugins=[name])
     assert {row["method"] for row in tables["maps"].to_pylist()} >= {"mean_cam", "plain", "deep_lift", "ig", "cam"}
     assert set(tables["metrics"].column("peak").is_valid().to_pylist()) == {True}
-    A = network.load().trunk(network.load().prepare(torch.from_numpy(images)))[0]
-    expected = A.mean(1).relu().flatten(1).numpy()
-    assert np.abs(maps(tables, "plain") - expected).max() <= expected.max() / 255
+    wide = widened(network.load())
+    is_stored(maps(tables, "plain"), *rounding(lambda: wide.trunk(wide.prepare(torch.from_numpy(images)))[0].mean(1).relu()))
 
 
 def test_an_installed_package_announces_its_methods(monkeypatch, capsys):
@@ -215,18 +215,25 @@ def attributed(backbone, images, method, target="label", part=slice(None), tally
     return maps(tables, answers[-1][0].method.alias).reshape(-1, SIZE, SIZE)
 
 
+def deep_lift(network, backbone, images, colours="sum"):
+    """captum's own maps in double precision, and how far single precision may be from them."""
+    from captum.attr import DeepLift
+
+    network, prepare = network.eval().double(), backbone.prepare
+
+    def maps():
+        found = DeepLift(network).attribute(prepare(torch.from_numpy(images)).requires_grad_(), target=torch.arange(5)).detach()
+        return found.sum(1).relu() if colours == "sum" else found.abs().amax(1)
+
+    return rounding(maps)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("colours", ["sum", "magnitude"])
 def test_deep_lift_in_one_line_is_captum_s_own(images, network, colours):
-    from captum.attr import DeepLift
-
     build_spec(["cam"], ["label"], plugins=[OWN])
     backbone = backbones.load("tests.tiny:curved", image_size=SIZE)
-    x = backbone.prepare(torch.from_numpy(images)).requires_grad_()
-    theirs = DeepLift(network.eval()).attribute(x, target=torch.arange(5)).detach()
-    theirs = (theirs.sum(1).relu() if colours == "sum" else theirs.abs().amax(1)).numpy()
-    ours = attributed(backbone, images, f"deep_lift(colours={colours})")
-    assert np.abs(ours - theirs).max() <= theirs.max() * (1 / 255 + 1e-4)
+    is_stored(attributed(backbone, images, f"deep_lift(colours={colours})"), *deep_lift(network, backbone, images, colours))
 
 
 def test_attributions_of_a_layer_are_drawn_at_the_input_s_size(images, network):
@@ -237,11 +244,16 @@ def test_attributions_of_a_layer_are_drawn_at_the_input_s_size(images, network):
 
     METHODS["of_a_layer"] = captums.Attribution("of_a_layer", lambda model: LayerGradCam(model, last(model.network)))
     backbone = backbones.load("tests.tiny:curved", image_size=SIZE)
-    x = backbone.prepare(torch.from_numpy(images))
-    theirs = LayerGradCam(network.eval(), last(network)).attribute(x, target=torch.arange(5)).detach().relu()
-    theirs = nn.functional.interpolate(theirs, (SIZE, SIZE), mode="bilinear")[:, 0].numpy()
-    assert theirs.max() > 0
-    assert np.abs(attributed(backbone, images, "of_a_layer") - theirs).max() <= theirs.max() * (1 / 255 + 1e-4)
+    network = network.eval().double()
+
+    def theirs():
+        x = backbone.prepare(torch.from_numpy(images))
+        found = LayerGradCam(network, last(network)).attribute(x, target=torch.arange(5)).detach().relu()
+        return nn.functional.interpolate(found, (SIZE, SIZE), mode="bilinear")[:, 0]
+
+    exact, slack = rounding(theirs)
+    assert exact.max() > 0
+    is_stored(attributed(backbone, images, "of_a_layer"), exact, slack)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -251,13 +263,15 @@ def test_every_image_keeps_its_own_direction_however_captum_repeats_it(images, n
 
     build_spec(["cam"], ["label"], plugins=[OWN])
     backbone, tally = backbones.load("tests.tiny:curved", image_size=SIZE), Counter()
-    x = backbone.prepare(torch.from_numpy(images))
-    directions = TARGETS["finer"].explain(Predictions(backbone.logits(x), torch.arange(5))).directions[:, 0]
-    network.eval()
-    theirs = [IntegratedGradients(lambda x, d=d: network(x) @ d).attribute(x[i : i + 1], n_steps=8) for i, d in enumerate(directions)]
-    theirs = torch.cat(theirs).sum(1).relu().detach().numpy()
-    ours = attributed(backbone, images, "ig", "finer", tally=tally)
-    assert np.abs(ours - theirs).max() <= theirs.max() * (1 / 255 + 1e-4)
+    network = network.eval().double()
+
+    def theirs():
+        x = backbone.prepare(torch.from_numpy(images))
+        directions = TARGETS["finer"].explain(Predictions(network(x), torch.arange(5))).directions[:, 0]
+        each = [IntegratedGradients(lambda x, d=d: network(x) @ d).attribute(x[i : i + 1], n_steps=8) for i, d in enumerate(directions)]
+        return torch.cat(each).sum(1).relu().detach()
+
+    is_stored(attributed(backbone, images, "ig", "finer", tally=tally), *rounding(theirs))
     assert (tally["ig", "forwards"], tally["ig", "backwards"]) == (5 * 8, 5 * 8)
 
 
@@ -332,6 +346,5 @@ def test_a_network_with_its_own_trunk_and_head_is_attributed_too(images, hold, m
 
     monkeypatch.setattr("tests.tiny.own", build, raising=False)
     build_spec(["cam"], ["label"], plugins=[OWN])
-    own, plain = backbones.load("tests.tiny:own", image_size=SIZE), backbones.load("tests.tiny:build", image_size=SIZE)
-    theirs = attributed(plain, images, "deep_lift")
-    assert np.abs(attributed(own, images, "deep_lift") - theirs).max() <= theirs.max() * (2 / 255)
+    own = backbones.load("tests.tiny:own", image_size=SIZE)
+    is_stored(attributed(own, images, "deep_lift"), *deep_lift(tiny.build(), own, images))

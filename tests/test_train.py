@@ -29,6 +29,7 @@ from pipeline.train.data import Images, load_images
 from pipeline.train.job import Training
 from pipeline.train.team import Team
 from pipeline.train.trial import LearningRateTrial
+from tests.conditioning import FACTOR, UNIT, Double, near, slack
 from tests.shards import dataset, good, tar_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -104,7 +105,7 @@ def test_the_bound_of_em_stays_above_the_marginal_loss_and_both_fall(undisturbed
         assert all(row["loss"] > row["nll"] for row in told["epochs"])
         assert all(told["epochs"][-1][name] < told["epochs"][0][name] for name in ("loss", "nll"))
     else:
-        assert [row["loss"] for row in told["epochs"]] == pytest.approx([row["nll"] for row in told["epochs"]], rel=1e-5)
+        assert [row["loss"] for row in told["epochs"]] == near([row["nll"] for row in told["epochs"]], 32, UNIT, size=1)
 
 
 def test_the_network_that_explains_is_the_one_that_was_judged(undisturbed, data):
@@ -113,9 +114,12 @@ def test_the_network_that_explains_is_the_one_that_was_judged(undisturbed, data)
     images = load_images(checked.image_spec, checked.job.cache, Team())
     backbone = backbones.load(f"train/{out}/checkpoint.safetensors")
     rows = images.rows["val"]
-    logits = backbone.logits(backbone.prepare(torch.from_numpy(images.inputs[rows])))
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(images.labels[rows]))
-    assert loss.item() == pytest.approx(told["val_loss"], rel=1e-4)
+    x, labels = backbone.prepare(torch.from_numpy(images.inputs[rows])), torch.from_numpy(images.labels[rows])
+
+    def losses(backbone, x):
+        return torch.nn.functional.cross_entropy(backbone.logits(x), labels, reduction="none")
+
+    assert losses(backbone, x).mean().item() == pytest.approx(told["val_loss"], abs=2 * slack(losses, backbone, x).mean().item())
 
 
 def test_the_same_training_ends_in_the_same_bits(undisturbed, data, tmp_path):
@@ -180,11 +184,12 @@ def test_the_rate_of_a_cycle_is_torchs_and_ends_at_zero(data, tmp_path):
     optimiser = torch.optim.SGD([parameter], lr=1.0)
     kept = {"pct_start": (0.2 * 1000 + 1) / 1000, "div_factor": 25, "final_div_factor": 1e12, "cycle_momentum": False}
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.0, total_steps=1000, **kept)
+    steepest = np.pi / 2 / 200  # of one step, halfway up the rise of 200: torch counts steps, we the way between two of them
     for step in range(999):
-        assert descent.factor(job, 10 * step / 999) == pytest.approx(cycle.get_last_lr()[0], abs=0.01)
+        assert descent.factor(job, 10 * step / 999) == pytest.approx(cycle.get_last_lr()[0], abs=steepest)
         optimiser.step()
         cycle.step()
-    assert descent.factor(job, 10) == pytest.approx(0) and descent.factor(job, 2) == 1
+    assert descent.factor(job, 10) == near(0, size=1) and descent.factor(job, 2) == 1
 
 
 @pytest.mark.slow
@@ -229,9 +234,23 @@ def test_two_workers_learn_what_one_does(data, tmp_path, changes):
     job = training(data, tmp_path / "two", **{**changes, "cache": str(tmp_path / "cache")})
     torch.multiprocessing.spawn(together, (job, str(tmp_path / "meeting")), nprocs=2)
     told = json.loads((tmp_path / "two" / "training.json").read_text())
-    np.testing.assert_allclose(np.array(losses(told), float), np.array(losses(alone), float), rtol=1e-3, atol=1e-5)
+    of_losses, of_weights = moved(data, tmp_path, **changes)
+    np.testing.assert_allclose(np.array(losses(told), float), np.array(losses(alone), float), rtol=0, atol=2 * of_losses)
     two = load_file(tmp_path / "two" / "checkpoint.safetensors")
-    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4
+    assert max((one[name] - two[name]).abs().max().item() for name in one) <= 2 * of_weights
+
+
+def moved(data, folder, **changes) -> tuple[float, float]:
+    """How far rounding to single precision may move a training's losses, and its weights, at most (conditioning.py)."""
+    runs = []
+    for draw in (None, 0, 1):
+        with Double(draw):
+            runs.append(trained(data, folder / f"double {draw}", **changes))
+    (told, network), *others = runs
+    of_losses = max(np.abs(np.array(losses(other), float) - np.array(losses(told), float)).max() for other, _ in others)
+    of_weights = max((value - network[name]).abs().max().item() for _, other in others for name, value in other.items())
+    assert 0 < of_losses < 1e-3 and 0 < of_weights < 1e-3, "rounding may do anything"
+    return FACTOR * of_losses, FACTOR * of_weights
 
 
 class Doomed(CheckedTraining):
@@ -262,7 +281,8 @@ def test_on_ray_a_lost_worker_costs_an_epoch_and_changes_nothing(cluster, data, 
     torch.set_num_threads(threads)
     assert same(load_file(tmp_path / "ray" / "checkpoint.safetensors"), network)
     two = json.loads((tmp_path / "two" / "training.json").read_text())
-    np.testing.assert_allclose(np.array(losses(two), float), np.array(losses(alone), float), rtol=1e-3, atol=1e-5)
+    of_losses, _ = moved(data, tmp_path, epochs=3, head="calm_em")
+    np.testing.assert_allclose(np.array(losses(two), float), np.array(losses(alone), float), rtol=0, atol=2 * of_losses)
 
 
 def test_order_and_crops_are_decided_by_seed_epoch_and_id_alone(data, tmp_path):
