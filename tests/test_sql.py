@@ -165,6 +165,22 @@ def test_what_lies_in_a_box_weighs_a_cell_by_its_share_inside(connection, box, w
         )
 
 
+def test_functions_follow_a_grid_that_lies_over_a_part_of_the_image(connection):
+    """They give what the drawing gives where it is cells: 4 x 4 cells over the first 12 x 12 pixels of 16 x 20."""
+    part = "SELECT struct_update(maps, render := 'bilinear:0,0,12,12/16,20') AS m FROM maps"
+    rows_of = connection.sql(
+        f"""SELECT m, map_floats(m), map_at(m, 4.5 / 20, 10.5 / 16), map_at(m, 19.5 / 20, 15.5 / 16),
+        map_mean_in(m, {{x0: 0.0, y0: 0.0, x1: 1.0, y1: 1.0}}), map_share_in(m, {{x0: 0.0, y0: 0.0, x1: 12 / 20, y1: 12 / 16}}) FROM ({part})"""
+    ).fetchall()
+    for row, floats, inside, beyond, mean, share in rows_of:
+        grid = stored(row).astype(np.float64)
+        columns, lines = np.array([3, 3, 3, 11]), np.array([3, 3, 3, 7])  # pixels of each cell, with those beyond the part
+        areas = np.outer(lines, columns)
+        assert (inside, beyond) == (floats[4 * 3 + 1], floats[15])
+        np.testing.assert_allclose(mean, np.average(grid, weights=areas), rtol=1e-6)
+        np.testing.assert_allclose(share, 9 * grid.clip(0).sum() / (grid.clip(0) * areas).sum(), rtol=1e-6)
+
+
 def test_a_place_on_the_far_edge_is_in_the_last_cell(connection):
     ends = connection.sql("SELECT map_at(maps, 1, 1), map_floats(maps)[16], map_at(maps, 0, 0), map_floats(maps)[1] FROM maps").fetchall()
     assert all(last == far and first == near for far, last, near, first in ends)

@@ -18,18 +18,31 @@ from pipeline.tables import schema
 if TYPE_CHECKING:
     import duckdb
 
-# Cell i of a map h x w holds the place (i % w + .5) / w, (i // w + .5) / h. The box functions weigh a cell by its share inside.
-_INSIDE = """list_transform(range(m.height::BIGINT * m.width), lambda i:
-    greatest(0, least(box.x1, (i % m.width + 1) / m.width) - greatest(box.x0, (i % m.width) / m.width))
-    * greatest(0, least(box.y1, (i // m.width + 1) / m.height) - greatest(box.y0, (i // m.width) / m.height)))"""
-FUNCTIONS = {
+# The part of the image that a map's grid lies over (top, left, bottom, right), which `render` says where it is not all of it.
+_PART = "if(len(n) = 6, [n[1] / n[5], n[2] / n[6], n[3] / n[5], n[4] / n[6]], [0.0, 0.0, 1.0, 1.0])"
+_NUMBERS = "list_transform(regexp_extract_all(m.render, '[0-9]+'), lambda digits: digits::DOUBLE)"
+# Cell i is in row i // w and column i % w. What lies beyond the part belongs to the nearest cell, as it is drawn.
+_EDGE = "if({i} <= 0, 0.0, if({i} >= {n}, 1.0, part[{start}] + {i} / {n} * (part[{start} + 2] - part[{start}])))"
+_LEFT, _RIGHT = (_EDGE.format(i=f"(i % m.width + {end})", n="m.width", start=2) for end in (0, 1))
+_TOP, _BOTTOM = (_EDGE.format(i=f"(i // m.width + {end})", n="m.height", start=1) for end in (0, 1))
+_AREAS = f"""list_transform(range(m.height::BIGINT * m.width), lambda i:
+    greatest(0, least(x1, {_RIGHT}) - greatest(x0, {_LEFT})) * greatest(0, least(y1, {_BOTTOM}) - greatest(y0, {_TOP})))"""
+_PLACE = "greatest(least(floor(({at} - part[{start}]) / (part[{start} + 2] - part[{start}]) * {n}), {n} - 1), 0)::BIGINT"
+_ROW, _COLUMN = _PLACE.format(at="y", n="m.height", start=1), _PLACE.format(at="x", n="m.width", start=2)
+_POSITIVE = "list_transform(map_floats(m), lambda value: greatest(value, 0.0))"
+_MACROS = {  # each knows those before it
     "map_floats(m)": "list_transform(m.map, lambda level: m.map_min + level / 255.0 * (m.map_max - m.map_min))",
-    "map_at(m, x, y)": """map_floats(m)[
-        least(floor(y * m.height), m.height - 1)::BIGINT * m.width + least(floor(x * m.width), m.width - 1)::BIGINT + 1]""",
-    "map_mean_in(m, box)": f"list_dot_product(map_floats(m), {_INSIDE}) / nullif(list_sum({_INSIDE}), 0)",
-    "map_share_in(m, box)": f"""list_dot_product(list_transform(map_floats(m), lambda value: greatest(value, 0.0)), {_INSIDE})
-        * m.height * m.width / nullif(list_sum(list_transform(map_floats(m), lambda value: greatest(value, 0.0))), 0)""",
+    "_part(n)": _PART,
+    "_map_part(m)": f"_part({_NUMBERS})",
+    "_map_areas(m, x0, y0, x1, y1, part)": _AREAS,
+    "_map_at(m, x, y, part)": f"map_floats(m)[{_ROW} * m.width + {_COLUMN} + 1]",
+    "_map_mean(m, areas)": "list_dot_product(map_floats(m), areas) / nullif(list_sum(areas), 0)",
+    "map_at(m, x, y)": "_map_at(m, x, y, _map_part(m))",
+    "map_mean_in(m, box)": "_map_mean(m, _map_areas(m, box.x0, box.y0, box.x1, box.y1, _map_part(m)))",
+    "map_share_in(m, box)": f"""list_dot_product({_POSITIVE}, _map_areas(m, box.x0, box.y0, box.x1, box.y1, _map_part(m)))
+        / nullif(list_dot_product({_POSITIVE}, _map_areas(m, 0, 0, 1, 1, _map_part(m))), 0)""",
 }
+FUNCTIONS = tuple(signature for signature in _MACROS if not signature.startswith("_"))
 # Views over several tables: name -> (tables it needs, query).
 _DERIVED = {
     "classes": (
@@ -85,7 +98,7 @@ def connect(runs: Mapping[str, Run]) -> "duckdb.DuckDBPyConnection":
 
     connection = duckdb.connect()
     connection.execute("SET enable_progress_bar = false")  # it would be printed among the rows
-    for signature, body in FUNCTIONS.items():
+    for signature, body in _MACROS.items():
         connection.execute(f"CREATE MACRO {signature} AS {body}")
     views: dict[str, list[str]] = {}
     for name, run in runs.items():
