@@ -358,6 +358,12 @@ def test_folders_in_the_only_order_there_is_are_classes_as_ever(tmp_path, names,
     assert "order of text" not in caplog.text
 
 
+def test_a_source_one_folder_above_the_classes_says_so(tmp_path):
+    folders(tmp_path / "root" / "images", ["cat", "dog"])
+    with pytest.raises(Refusal, match=r"1 classes \(is 'images' the folder that theirs lie in\?\) and the network has 2"):
+        checked(str(tmp_path / "root"), tmp_path / "out", 2, targets=("label",))
+
+
 def test_numbers_in_the_names_of_folders_are_told(tmp_path, caplog):
     asked = checked(folders(tmp_path / "root", [f"class{n}" for n in range(12)]), tmp_path / "out", targets=("label",))
     assert asked.classes.names[:3] == ("class0", "class1", "class10")
@@ -531,6 +537,9 @@ def test_a_table_beside_class_folders_is_told_and_read_if_asked(tmp_path, caplog
     put(tmp_path / "root/places.csv", b"filename,category\n1.jpg,indoors\n2.jpg,outdoors\n")
     assert packed(tmp_path / "root", tmp_path / "folders")[2] == ["cat", "dog"] and "places.csv is not read" in caplog.text
     assert packed(tmp_path / "root", tmp_path / "table", layout="csv")[2] == ["indoors", "outdoors"]
+    put(tmp_path / "root/places.csv", b"Image Index,Finding\n1.jpg,none\n")
+    caplog.clear()
+    assert packed(tmp_path / "root", tmp_path / "other")[2] == ["cat", "dog"] and "places.csv is not read" in caplog.text
 
 
 def test_files_that_are_no_tables_do_not_stand_in_the_way(tmp_path):
