@@ -133,6 +133,17 @@ def test_folders_deep_in_a_pattern_are_the_classes(tmp_path):
     }
 
 
+def test_class_folders_that_are_named_one_by_one_are_told(tmp_path, caplog):
+    """As a shell names them where the pattern has no quotes."""
+    images(tmp_path, "n01/a.jpg", "n02/b.jpg")
+    assert told(tmp_path / "n01", tmp_path / "n02") == {"n01/a.jpg": (None, None), "n02/b.jpg": (None, None)}
+    assert f"2 folders in {tmp_path} are sources, and no classes" in caplog.text
+    caplog.clear()
+    told(f"{tmp_path}/n0*")
+    told(tmp_path / "n01")
+    assert not caplog.text
+
+
 @pytest.mark.parametrize("pattern", ["part*", "{part1,part2}"])
 def test_a_pattern_of_datasets_keeps_the_labels_in_them(tmp_path, pattern):
     images(tmp_path, "part1/cat/1.jpg", "part2/dog/2.jpg")
@@ -305,6 +316,7 @@ def test_numbers_in_names_are_compared_as_numbers():
     numbers, words = ([name for name in names if are_numbers([name]) is kind] for kind in (True, False))
     assert in_number_order(sorted(numbers)) == tuple(map(str, range(120)))
     assert in_number_order(sorted(words)) == tuple(f"class_{number}" for number in range(120))
+    assert in_number_order(sorted(["9" * 5000, "10" * 40, "x", "2"])) is not None  # of which no number is made
     for fine in (["a", "b"], ["001", "002", "010"], ["n01440764", "n01443537"], list("0123456789"), []):
         assert in_number_order(fine) is None
 
@@ -344,6 +356,12 @@ def test_folders_in_the_only_order_there_is_are_classes_as_ever(tmp_path, names,
     asked = checked(folders(tmp_path / "root", names), tmp_path / "out", len(names), targets=("label",))
     assert (asked.classes, asked.names_are_labels) == (Classes(len(names), tuple(sorted(names))), True)
     assert "order of text" not in caplog.text
+
+
+def test_a_source_one_folder_above_the_classes_says_so(tmp_path):
+    folders(tmp_path / "root" / "images", ["cat", "dog"])
+    with pytest.raises(Refusal, match=r"1 classes \(is 'images' the folder that theirs lie in\?\) and the network has 2"):
+        checked(str(tmp_path / "root"), tmp_path / "out", 2, targets=("label",))
 
 
 def test_numbers_in_the_names_of_folders_are_told(tmp_path, caplog):
@@ -500,7 +518,8 @@ def test_tables_that_are_named_as_splits_are_one(birds, tmp_path):
         ({"a.csv": "image_id,class\na,x\n", "b.tsv": "file\tspecies\na.jpg\ty\n"}, r"a.csv and b.tsv each name images and labels"),
         ({"a.csv": "image_id,class_id,class_name\na,0,x\n"}, r"class_name and class_id may both be the label; call .* `label`"),
         ({"a.csv": "path,label\nimages/a.jpg,-1\n"}, r"a.csv:2: the label -1 is no number of a class"),
-        ({"a.csv": "path,label\nimages/a.jpg,\n"}, r"a.csv:2: the label '' is none"),
+        ({"a.csv": "path,label\nimages/a.jpg,\n"}, r"a.csv:2: the label is empty; leave out rows"),
+        ({"a.csv": "path,label\nimages/a.jpg,1.0\nimages/b b.jpg,NaN\n"}, r"a.csv:3: the label NaN is no number, as all others are"),
         ({"a.csv": 'path,label\n"images/a.jpg\n'}, r"a.csv:.: the row has 1 fields; the first line names 2"),
         ({"a.csv": b"path,label\nimages/a.jpg,caf\xe9\n"}, r"a.csv is not a text file in UTF-8 .*; save it in UTF-8"),
     ],
@@ -518,6 +537,9 @@ def test_a_table_beside_class_folders_is_told_and_read_if_asked(tmp_path, caplog
     put(tmp_path / "root/places.csv", b"filename,category\n1.jpg,indoors\n2.jpg,outdoors\n")
     assert packed(tmp_path / "root", tmp_path / "folders")[2] == ["cat", "dog"] and "places.csv is not read" in caplog.text
     assert packed(tmp_path / "root", tmp_path / "table", layout="csv")[2] == ["indoors", "outdoors"]
+    put(tmp_path / "root/places.csv", b"Image Index,Finding\n1.jpg,none\n")
+    caplog.clear()
+    assert packed(tmp_path / "root", tmp_path / "other")[2] == ["cat", "dog"] and "places.csv is not read" in caplog.text
 
 
 def test_files_that_are_no_tables_do_not_stand_in_the_way(tmp_path):
@@ -532,7 +554,7 @@ def test_files_that_are_no_tables_do_not_stand_in_the_way(tmp_path):
     assert (content["layout"], classes, content["left_out"]) == ("folder", ["cat", "dog"], {".csv": 2, ".tsv": 1, ".txt": 1})
 
 
-@pytest.mark.parametrize("form", ["{}", "{}.0", "{}.", "0{}", " {} "])
+@pytest.mark.parametrize("form", ["{}", "{}.0", "{}.", "0{}", " {} ", "{:.6e}"])
 def test_labels_that_are_numbers_are_numbers(form, tmp_path):
     root = tmp_path / "root"
     images(root, *(f"i/{n}.jpg" for n in range(12)))
@@ -540,6 +562,13 @@ def test_labels_that_are_numbers_are_numbers(form, tmp_path):
     _, samples, classes = packed(root, tmp_path / "out")
     assert classes == NUMBERS
     assert all(samples[(root / f"i/{n}.jpg").read_bytes()][:2] == (n, str(n)) for n in range(12))
+
+
+def test_fractions_are_names_and_told(tmp_path, caplog):
+    images(tmp_path / "root", "i/1.jpg", "i/2.jpg")
+    put(tmp_path / "root/t.csv", b"path,label\ni/1.jpg,2.5\ni/2.jpg,1.0\n")
+    assert packed(tmp_path / "root", tmp_path / "out")[2] == ["1.0", "2.5"]
+    assert "labels that are not whole, as 2.5, are names" in caplog.text
 
 
 def test_numbers_among_names_are_names_and_told(tmp_path, caplog):

@@ -132,7 +132,8 @@ def _tell_unknown(folders: Sequence[str], classes: Classes, names_in: str) -> No
 def _unordered(folders: Sequence[str], count: int) -> str | None:
     """Why the names of folders in the order of text are not known to be a network's classes in its order; None where they are."""
     if folders and len(folders) != count:
-        return f"the folders name {len(folders)} classes and the network has {count}, so their order is unknown"
+        above = f" (is {folders[0]!r} the folder that theirs lie in?)" if len(folders) == 1 else ""
+        return f"the folders name {len(folders)} classes{above} and the network has {count}, so their order is unknown"
     ordered = in_number_order(folders)
     if not ordered:
         return None

@@ -42,8 +42,21 @@ def shards(files: Sequence[Found]) -> list[Shard]:
     files_of: dict[str, list[Found]] = {}
     for file in files:
         files_of.setdefault(file.root, []).append(file)
+    _tell_unlabelled(files_of)
     roots = (root for url, own in sorted(files_of.items()) for root in _roots(Root(url, own[0].root_name, None, own)))
     return [_shard(root, chunk) for root in roots for chunk in _chunks(root.url, root.files)]
+
+
+def _tell_unlabelled(files_of: dict[str, list[Found]]) -> None:
+    """Tell that folders of images are no classes where each is a source, as a shell makes them of a pattern without quotes."""
+    flat = [root for root, files in files_of.items() if not any("/" in _key(root, file.url) for file in files)]
+    for parent, count in Counter(root.rpartition("/")[0] for root in flat).items():
+        if count > 1:
+            log.warning(
+                "%d folders in %s are sources, and no classes; as one source, that folder or a quoted pattern, they are",
+                count,
+                public(parent),
+            )
 
 
 def _roots(source: Root) -> list[Root]:

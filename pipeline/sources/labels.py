@@ -62,13 +62,13 @@ def in_number_order(names: Sequence[str]) -> tuple[str, ...] | None:
 
 def are_numbers(names: Iterable[str]) -> bool:
     """Whether every name is a whole number."""
-    return all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
+    return all(re.fullmatch(r"[+-]?[0-9]{1,18}", name) for name in names)
 
 
 def _by_numbers(name: str) -> tuple:
     if are_numbers([name]):
         return (0, int(name), name)
-    parts = re.split(r"([0-9]+)", name)
+    parts = re.split(r"([0-9]{1,18})", name)
     return (1, [(part, int(number)) for part, number in zip(parts[::2], [*parts[1::2], "0"], strict=True)], name)
 
 

@@ -9,8 +9,9 @@ the table where there is one, or else names, whose sorted order is the classes' 
 image as it is shown; a row without one leaves all four empty, and an image with several boxes has a row for each.
 """
 
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pipeline.datasets.layouts.class_order import LISTED, ordered
@@ -20,7 +21,9 @@ from pipeline.datasets.layouts.tree import Tree, brief, numbers
 from pipeline.refusal import Refusal
 from pipeline.sources.splits import split_of
 
-WHOLE = r"[+-]?\d{1,18}(\.0*)?"
+log = logging.getLogger(__name__)
+NUMBER = r"[+-]?\d{1,18}(\.\d*)?([eE][+-]?\d{1,2})?"
+MISSING = {"nan", "na", "n/a", "<na>", "null"}  # as programs write a number that is not there
 SIDES = ("x0", "y0", "x1", "y1")
 
 
@@ -34,11 +37,12 @@ def dataset(tree: Tree, level: None) -> Dataset:
     tell_unread(tree, tables)
     classes, position = _classes(tree, {row[table.label]: where for table in tables for where, row in table.rows(tree)})
     records: dict[str, Record] = {}
-    for where, row, table, image, split in _rows(tree, tables):
-        label = row[table.label]
+    for where, row, label, image, split in _rows(tree, tables):
+        if not label:
+            raise Refusal(f"{where}: the label is empty; leave out rows without a class")
         if label not in position:
             raise Refusal(f"{where}: the label {brief(label)} is none of the {len(classes)} classes")
-        record = Record(image, position[label], split(row, where), where, boxes=_box(row, where), frame=SHOWN)
+        record = Record(image, position[label], split, where, boxes=_box(row, where), frame=SHOWN)
         earlier = records.get(record.image)
         if earlier and (earlier.label, earlier.split) != (record.label, record.split):
             raise Refusal(f"{where}: {brief(record.image)} has another label or split than in {earlier.where}")
@@ -58,30 +62,35 @@ def _refuse_unclear(tree: Tree, tables: Sequence[Table]) -> None:
         )
 
 
-def _rows(tree: Tree, tables: Sequence[Table]) -> Iterator[tuple[str, dict[str, str], Table, str, Callable]]:
-    """`file:line`, the fields, the table, the image's path, and what tells the split of every row."""
+def _rows(tree: Tree, tables: Sequence[Table]) -> Iterator[tuple[str, dict[str, str], str, str, str]]:
+    """`file:line`, the fields, the label, the image's path and the split of every row."""
     for table in tables:
         paths = locate(tree, [row[table.image] for _, row in table.rows(tree)])
         column = split_column(tree, table)
-
-        def split(row: dict[str, str], where: str, column: str | None = column, whole: str | None = table.whole_split) -> str:
-            text = row[column] if column else ""
-            name = split_of(text) if text else whole or "train"
-            if name is None:
-                raise Refusal(f"{where}: the split {brief(text)} is none of {', '.join(SPLITS)}")
-            return name
-
         for where, row in table.rows(tree):
-            yield where, row, table, paths.get(row[table.image], row[table.image]), split
+            split = _split(row[column], where) if column and row[column] else table.whole_split or "train"
+            yield where, row, row[table.label], paths.get(row[table.image], row[table.image]), split
+
+
+def _split(text: str, where: str) -> str:
+    split = split_of(text)
+    if split is None:
+        raise Refusal(f"{where}: the split {brief(text)} is none of {', '.join(SPLITS)}")
+    return split
 
 
 def _classes(tree: Tree, labels: dict[str, str]) -> tuple[tuple[str, ...], dict[str, int]]:
     """The classes, and the position of each label's; `labels` have the place of one row each."""
     texts = [label for label in labels if label]
-    if not texts or not all(re.fullmatch(WHOLE, text) for text in texts):
+    numbered = {text: number for text in texts if (number := _whole(text)) is not None}
+    gap = next((text for text in texts if text.lower() in MISSING), None)
+    if gap and len(numbered) == len({text for text in texts if text.lower() not in MISSING}) > 0:
+        raise Refusal(f"{labels[gap]}: the label {gap} is no number, as all others are; leave out rows without a class")
+    if len(numbered) < len(texts) or not texts:
+        if texts and all(re.fullmatch(NUMBER, text) for text in texts):
+            log.warning("labels that are not whole, as %s, are names of classes", next(text for text in texts if text not in numbered))
         names = ordered(texts, tree)
         return names, {name: label for label, name in enumerate(names)}
-    numbered = {text: int(text.split(".")[0]) for text in texts}
     least, largest = (choice(texts, key=numbered.__getitem__) for choice in (min, max))
     if numbered[least] < 0:
         raise Refusal(f"{labels[least]}: the label {least} is no number of a class: they begin with 0; leave out rows without a class")
@@ -91,6 +100,15 @@ def _classes(tree: Tree, labels: dict[str, str]) -> tuple[tuple[str, ...], dict[
         return tuple(str(label) for label in range(numbered[largest] + 1)), numbered
     listed = tuple(line.strip() for _, line in tree.lines(LISTED))
     return listed, {text: label for text, label in numbered.items() if label < len(listed)}
+
+
+def _whole(text: str) -> int | None:
+    """The number in 3, 3.0 or 3.000e+00; None where it is no whole number."""
+    if not re.fullmatch(NUMBER, text):
+        return None
+    if "." not in text and "e" not in text.lower():
+        return int(text)
+    return int(float(text)) if float(text).is_integer() else None
 
 
 def _box(row: dict[str, str], where: str) -> tuple[Box, ...]:

@@ -52,7 +52,7 @@ def tables(tree: Tree) -> list[Table]:
     """Every CSV file of the root with columns of images and of labels."""
     found = []
     for path in tree.files:
-        if "/" not in path and path.lower().endswith(ENDINGS):
+        if _is_table(path):
             try:
                 names = tree.header(path, "path", "label")[1]
             except Refusal:
@@ -123,10 +123,16 @@ def split_column(tree: Tree, table: Table) -> str | None:
 
 
 def tell_unread(tree: Tree, read: Collection[Table] = ()) -> None:
-    """Tell of tables that name images and labels and are not read."""
-    others = sorted({table.path for table in tables(tree)} - {table.path for table in read})
+    """Tell of the root's CSV files that are not read: one may hold the labels, under other names of columns."""
+    others = sorted({path for path in tree.files if _is_table(path)} - {table.path for table in read})
     if others:
-        log.warning("%s: %s is not read; --layout csv reads a table that is alone in the root", tree.root, " and ".join(others))
+        log.warning(
+            "%s: %s is not read; --layout csv reads the one that has the columns path and label", tree.root, " and ".join(others[:3])
+        )
+
+
+def _is_table(path: str) -> bool:
+    return "/" not in path and path.lower().endswith(ENDINGS)
 
 
 def locate(tree: Tree, values: Collection[str]) -> dict[str, str]:
