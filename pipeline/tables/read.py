@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from glob import escape
 
 import numpy as np
 import pyarrow as pa
@@ -44,12 +45,13 @@ class Run:
         """A DuckDB connection with one view per table."""
         import duckdb
 
-        connection = duckdb.connect()
-        if not storage.is_local(self.out):
+        connection, local = duckdb.connect(), storage.is_local(self.out)
+        if not local:
             connection.register_filesystem(storage.filesystem(self.out)[0])
         for name in self.tables:
             paths = [storage.join(self.out, "runs", self.run_id, path).replace("'", "''") for path in self._paths(name)]
-            literals = ", ".join(f"'{path}'" for path in paths)
+            # A local name is looked up before it is taken for a pattern, that of a store is not.
+            literals = ", ".join(f"'{path if local else escape(path)}'" for path in paths)
             connection.execute(f"CREATE VIEW {name} AS FROM read_parquet([{literals}], hive_partitioning = {name in schema.PARTITIONED})")
         return connection
 
