@@ -90,14 +90,15 @@ def counted(number: int, plural: str) -> str:
 
 
 def public(text: str) -> str:
-    """`text` fit to be shown: UTF-8, without the secrets of URLs (user:password@ and the query of a signed address)."""
-    text = str(text).encode("utf-8", "backslashreplace").decode()
+    """`text` fit to be shown, and the same in every run: UTF-8, without addresses of memory and the secrets of URLs (user:password@ and the
+    query of a signed address)."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", str(text).encode("utf-8", "backslashreplace").decode())
     text = re.sub(r"://[^/\s@]+@", "://***@", text)
     text = re.sub(r"/[^/\s@:]+:[^/\s@]+@", "/***@", text)  # as some file systems repeat the path
     return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1?***", text)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception as one readable line, the same in every run: without addresses of memory, and the credentials that URLs may carry."""
-    text = public(re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(error).split()))) or type(error).__name__
+    """An exception as one readable line, without the credentials that URLs may carry."""
+    text = public(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -39,6 +39,7 @@ PASSING = {
 }
 S3_CLIENT = {"retries": {"mode": "standard", "total_max_attempts": 3}, "connect_timeout": 10, "read_timeout": 60}
 READ_AHEAD = 8 << 20  # bytes one request to a remote store asks for while a file is read front to back
+ARCHIVES = ("archive", "libarchive", "tar", "zip")  # file systems inside one file of another
 FEW_PATHS = 8  # up to here one request per path is cheaper than listing the folder
 
 
@@ -46,7 +47,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of `url` and the path in it (local paths become absolute).
 
     Raises:
-        ValueError: the protocol is unknown. ImportError: its library is not installed.
+        ValueError: the protocol is unknown. ImportError: its library is not installed. Refusal: the path lies inside an archive.
     """
     # A remembered listing would hide what changed since; a nightly job asks for exactly that.
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -55,6 +56,8 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         options["endpoint_url"] = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
         options["config_kwargs"] = deepcopy(S3_CLIENT)  # the client writes into what it is given
     url, head = os.fspath(url), protocol(url)
+    if not {*head.split("::")}.isdisjoint(ARCHIVES):
+        raise Refusal(f"{url} lies inside an archive, where nothing is read or written; unpack it, or name a WebDataset tar as it is")
     if "::" in head:
         return fsspec.url_to_fs(url, **options)  # one file system inside another, as the user wrote it
     kind = fsspec.get_filesystem_class(head)  # not url_to_fs: it takes a file's name with :: in it for such a chain

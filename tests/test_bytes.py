@@ -1,23 +1,30 @@
 """Bytes that are sound are read: wide pixels, PNGs with one bad chunk, names with brackets; and messages are the same in every run."""
 
 import io
+import json
 import struct
 import tarfile
 import warnings
 import zlib
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from jobs import explain
 from jobs import pack as pack_job
+from pipeline import storage, tables
 from pipeline.datasets.layouts import Record
 from pipeline.datasets.packing import Pack
 from pipeline.datasets.packing.sample import Item, members
 from pipeline.datasets.packing.shard import fingerprint
-from pipeline.refusal import one_line
+from pipeline.refusal import Refusal, one_line
+from pipeline.sources import index, list_shards, read
 from pipeline.sources.decode import PNG, Undecodable, decode
-from tests.shards import encoded
+from pipeline.spec.job import Job
+from tests.shards import encoded, good, picture, tar_bytes
 
 # Pixels wider than 8 bits
 
@@ -104,7 +111,6 @@ def test_shards_of_images_that_may_be_wide_are_packed_again_and_no_others():
 def plain_fingerprint(path: str, resize: int | None) -> str:
     """As shards had it before wide pixels were told apart."""
     import hashlib
-    import json
     from dataclasses import asdict
 
     described = [["a", "wren", asdict(Record(path, 1, "train", "images.txt:1"))]]
@@ -221,6 +227,7 @@ def test_damage_of_the_pixels_stays_an_error_under_its_name():
 
 def test_no_message_holds_an_address_of_memory():
     assert one_line(ValueError(f"cannot use {object()} and {print}")) == "cannot use <object object> and <built-in function print>"
+    assert str(Refusal(f"{object()} is no network")) == "<object object> is no network"
     for image in (
         PNG + b"\0" * 99 + b"IEND1234",
         b"\xff\xd8\xff" + b"junk" * 9 + b"\xff\xd9",
@@ -236,3 +243,99 @@ def test_no_message_holds_an_address_of_memory():
                 packed(image, "png")
             assert "0x" not in str(caught.value)
         assert len(told) == 1 and "0x" not in told.pop()
+
+
+# Names that look like patterns
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def store(request, tmp_path, s3):
+    return {"local": str(tmp_path), "memory": f"memory://{tmp_path.name}", "s3": s3}[request.param]
+
+
+def put(url: str, content: bytes) -> None:
+    fs, path = storage.filesystem(url)
+    if storage.is_local(url):
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+    fs.pipe_file(path, content)
+
+
+@pytest.mark.parametrize("name", ["run [1]", "a[!b]c", "x[0-9]y", "[1]/[2]", "[", "]["])
+def test_brackets_in_the_name_of_a_folder_are_its_name_in_every_store(store, name):
+    root = f"{store}/{name}"
+    for n in range(2):
+        put(f"{root}/classes/c{n}/{n}.png", encoded(picture(n, 8)))
+        put(f"{root}/tars/0000{n}.tar", tar_bytes([("a", good(n))]))
+    put(f"{root}/odd/[0].tar", tar_bytes([("a", good(1))]))
+    for source, shards in (("tars", 2), ("tars/*.tar", 2), ("tars/0000[1-9].tar", 1), ("tars/{00000..00001}.tar", 2), ("odd/[0].tar", 1)):
+        found = list_shards([f"{root}/{source}"])
+        assert len(found) == shards and not any("/" in shard.name for shard in found)
+        assert all(index(shard).count == 1 and [sample.key for sample in read(shard)] == ["a"] for shard in found)
+    for source in ("classes", "classes/*/*.png", "cl*/*/*.png", "classes/c[0-9]"):
+        found = [sample for shard in list_shards([f"{root}/{source}"]) for sample in read(shard)]
+        assert [(sample.label, sample.image is not None) for sample in found][:2] == [("c0", True), ("c1", True)] or source == "cl*/*/*.png"
+        assert len(found) == 2
+
+
+def test_a_pattern_still_is_one_where_no_folder_has_its_name(store):
+    for n in range(3):
+        put(f"{store}/part{n}/0.tar", tar_bytes([("a", good(n))]))
+    assert [shard.name for shard in list_shards([f"{store}/part[12]/*.tar"])] == ["part1/0.tar", "part2/0.tar"]
+
+
+@pytest.mark.parametrize("name", ["out [1]", "x*y?[!z]"])
+def test_a_run_in_a_bucket_answers_questions_whatever_its_folder_is_called(s3, name):
+    put(f"{s3}/a.tar", tar_bytes([("a", good(1))]))
+    explain.run(Job(source=(f"{s3}/a.tar",), backbone="tests.tiny:build", image_size=32, workers=0, out=f"{s3}/{name}"))
+    run = tables.open(f"{s3}/{name}")
+    assert run.sql("SELECT count(*) AS n FROM maps JOIN images USING (image_id)").to_pylist() == [{"n": 1}]
+
+
+@pytest.mark.parametrize(
+    "source", ["zip://*::{here}/x.zip", "zip://a/*.jpg::s3://bucket/x.zip", "tar://*::{here}/x.tar", "simplecache::zip://*::{here}/x.zip"]
+)
+def test_what_lies_inside_an_archive_is_refused_with_the_way_out(tmp_path, source):
+    for place in (lambda url: list_shards([url]), lambda url: pack_job.run(Pack(root=url, out=str(tmp_path / "out"), workers=0))):
+        with pytest.raises(Refusal, match="lies inside an archive.*unpack it"):
+            place(source.format(here=tmp_path))
+
+
+def test_a_name_with_two_colons_is_a_name(store):
+    put(f"{store}/a::b/x::y.tar", tar_bytes([("a", good(1))]))
+    assert [index(shard).count for shard in list_shards([f"{store}/a::b"])] == [1]
+
+
+# Columns of bytes
+
+
+def test_every_type_that_bytes_come_in_is_read(tmp_path):
+    images = [encoded(picture(n, 8)) for n in range(2)]
+    longest = max(map(len, images))
+    padded = [image + bytes(longest - len(image)) for image in images]  # behind its end a PNG may go on
+    numbers = [list(image) for image in padded]
+    signed = [[number - 256 if number > 127 else number for number in image] for image in numbers]
+    columns = [
+        *(pa.array(padded, kind) for kind in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(longest))),
+        *(pa.array(numbers, kind) for kind in (pa.list_(pa.uint8()), pa.large_list(pa.uint8()), pa.list_(pa.uint8(), longest))),
+        pa.array(signed, pa.list_(pa.int8())),
+        pa.array(padded).dictionary_encode(),
+        pa.array([{"bytes": image} for image in padded], pa.struct([("bytes", pa.binary(longest))])),
+        pa.array([{"bytes": image, "path": "a"} for image in numbers], pa.struct([("bytes", pa.list_(pa.uint8())), ("path", pa.string())])),
+    ]
+    for number, column in enumerate(columns):
+        pq.write_table(pa.table({"image": column, "label": [0, 1]}), tmp_path / f"{number:02}.parquet")
+    for shard in list_shards([str(tmp_path)]):
+        samples = list(read(shard, 0, None, index(shard)))
+        assert [sample.image for sample in samples] == padded, shard.name
+        assert not any(sample.problems for sample in samples)
+        assert all(decode(sample.image, (8, 8)).pixels.shape == (3, 8, 8) for sample in samples)
+
+
+def test_lists_of_numbers_are_images_under_the_name_of_one_alone(tmp_path):
+    numbers = pa.array([list(encoded(picture(0, 8))), [1, None], None], pa.list_(pa.uint8()))
+    pq.write_table(pa.table({"image": numbers}), tmp_path / "a.parquet")
+    assert [[error for error, _ in sample.problems] for sample in read(list_shards([str(tmp_path / "a.parquet")])[0])] == [
+        [], ["MissingImage"], ["MissingImage"],
+    ]  # fmt: skip
+    pq.write_table(pa.table({"embedding": numbers}), tmp_path / "b.parquet")
+    assert [problem.error for problem in index(list_shards([str(tmp_path / "b.parquet")])[0]).problems] == ["UnreadableShard"]

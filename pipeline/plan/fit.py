@@ -57,7 +57,7 @@ def fit_to_backbone(spec: ExplainSpec, backbone: backbones.Backbone) -> tuple[Ex
             skipped.append({"method": method.alias, "reason": reason})
         else:
             methods.append(method)
-    absent = next((text for text, _ in set(spec.phrases) - set(backbone.phrases)), None)
+    absent = next((phrase[0] for phrase in spec.phrases if phrase not in backbone.phrases), None)
     if absent:
         raise Refusal(f"the loaded {backbone.name} knows no phrase {absent!r}; load it with phrases=, or give the backbone by name")
     spec = replace(spec, targets=tuple(_fit_target(target, backbone) for target in spec.targets))

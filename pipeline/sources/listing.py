@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from itertools import islice
 from posixpath import commonpath, dirname
 
@@ -91,15 +92,16 @@ def _matches(source: str, claim: _Claim) -> tuple[list[Match], str]:
     paths = _expand_braces(pattern) if "{" in pattern else [pattern]
     if not paths:
         raise Refusal(f"source {public(source)!r} expands to more than {MOST_PATHS:,} paths; use a glob such as *.tar")
-    globs = {path for path in paths if _is_glob(fs, path)}
+    start = _literal_folder(fs, pattern)
+    globs = {path for path in paths if _is_glob(fs, path, start)}
     several = bool(globs) or paths != [pattern]
-    matches = [match for path in sorted(globs) for match in _match_glob(fs, path, source, claim)]
+    matches = [match for path in sorted(globs) for match in _match_glob(fs, path, source, claim, start)]
     folders: list[Match] = []
     for info in storage.infos(fs, [path for path in paths if path not in globs]):
         (folders if info["type"] == "directory" else matches).extend(_match_path(fs, info, source, claim))
     matches += _root_classes(folders) if several else folders
     if several:
-        return matches, _literal_folder(pattern)
+        return matches, start
     return matches, pattern if matches[0].root == pattern else dirname(pattern)
 
 
@@ -113,18 +115,25 @@ def _expand_braces(pattern: str) -> list[str]:
     return paths if len(paths) <= MOST_PATHS else []
 
 
-def _is_glob(fs, path: str) -> bool:
-    return bool(re.search(r"[*?\[]", path)) and not ("[" in path and "*" not in path and fs.exists(path))
+def _is_glob(fs, path: str, start: str) -> bool:
+    """Whether a path is a pattern behind the folder in which it starts to match."""
+    name = path[len(start) :]
+    return bool(re.search(r"[*?\[]", name)) and not ("[" in name and "*" not in name and fs.exists(path))
 
 
-def _literal_folder(pattern: str) -> str:
-    """The folder in which a pattern starts to match."""
-    return dirname(re.split(r"[*?\[{]", pattern, maxsplit=1)[0])
+def _literal_folder(fs, pattern: str) -> str:
+    """The folder in which a pattern starts to match; brackets in the name of a folder that is there are no pattern."""
+    folder = dirname(re.split(r"[*?{]", pattern, maxsplit=1)[0])
+    if "[" not in folder:
+        return folder
+    names = folder.split("/")
+    folders = ["/".join(names[: i + 1]) for i in range(len(names))]
+    missing = next((i for i, name in enumerate(names) if "[" in name and not fs.isdir(folders[i])), None)
+    return folder if missing is None else dirname(folders[missing])
 
 
-def _match_glob(fs, pattern: str, source: str, claim: _Claim) -> list[Match]:
-    start = _literal_folder(pattern)
-    infos = fs.glob(pattern, detail=True).values()
+def _match_glob(fs, pattern: str, source: str, claim: _Claim, start: str) -> list[Match]:
+    infos = fs.glob(escape(start) + pattern[len(start) :], detail=True).values()
     if "/." not in pattern[len(start) :]:
         infos = [info for info in infos if not _is_hidden(info["name"], start)]
     files = [Match(fs, info, start) for info in infos if info["type"] != "directory"]

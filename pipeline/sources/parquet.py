@@ -70,7 +70,7 @@ def _image_column(schema: pa.Schema) -> str:
         ShardError: no column holds bytes, or several do and none has a usual name.
     """
     taken = {*KEY_COLUMNS, *LABEL_COLUMNS, *OTHER_COLUMNS, *MASK_COLUMNS}
-    with_bytes = [field.name for field in schema if _holds_bytes(field.type) and field.name not in taken]
+    with_bytes = [field.name for field in schema if _holds_bytes(field.type, field.name in IMAGE_COLUMNS) and field.name not in taken]
     usual = _first(IMAGE_COLUMNS, {*with_bytes})
     if usual:
         return usual
@@ -85,13 +85,16 @@ def _image_column(schema: pa.Schema) -> str:
     raise ShardError("UnreadableShard", f"no column of images ({' '.join(IMAGE_COLUMNS)}), and {found}")
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes, a struct with bytes, or a dictionary of bytes."""
-    if pa.types.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
-    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+def _holds_bytes(kind: pa.DataType, numbers: bool = False) -> bool:
+    """Whether a column holds bytes, a struct with bytes, a dictionary of bytes or, where `numbers` may be bytes, lists of numbers of 8 bits."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return _holds_bytes(kind.value_type, numbers)
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return _holds_bytes(kind.field("bytes").type, True)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return numbers and (types.is_uint8(kind.value_type) or types.is_int8(kind.value_type))
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind) or types.is_fixed_size_binary(kind)
 
 
 def _first(candidates: Sequence[str], names: set[str]) -> str | None:
@@ -127,8 +130,10 @@ def _plain(label: object) -> object:
     return label.decode("utf-8", "replace") if isinstance(label, bytes) else label
 
 
-def _image(value: bytes | dict | None, problems: Problems) -> bytes | None:
+def _image(value: bytes | list | dict | None, problems: Problems) -> bytes | None:
     content = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(content, list):
+        content = None if None in content else bytes(number & 255 for number in content)
     if content is None:
         where = f"; it points at {value['path']!a}, which is not followed" if isinstance(value, dict) and value.get("path") else ""
         problems.append(("MissingImage", f"the row has no encoded image{where}"))

@@ -6,6 +6,7 @@ m is a row of `maps`, box a struct of x0, y0, x1, y1; all places are fractions o
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
@@ -112,13 +113,15 @@ def connect(runs: Mapping[str, Run]) -> "duckdb.DuckDBPyConnection":
 
 def _add_run(connection: "duckdb.DuckDBPyConnection", name: str, run: Run) -> list[str]:
     """Create the views of one run in a schema `name`; returns their names."""
-    if not storage.is_local(run.out):
+    local = storage.is_local(run.out)
+    if not local:
         connection.register_filesystem(storage.filesystem(run.out)[0])
     prefix, tables = _quoted(name), run.tables
     connection.execute(f"CREATE SCHEMA {prefix}")
     sources = {}
     for table in tables:
-        files = ", ".join(_text(url) for url in run.urls(table))
+        # A local name is looked up before it is taken for a pattern, that of a store is not.
+        files = ", ".join(_text(url if local else escape(url)) for url in run.urls(table))
         sources[table] = f"read_parquet([{files}], hive_partitioning = {table in schema.PARTITIONED})"
     sources["classes"] = f"{prefix}.classes"
     for table in [*("classes",) * ("images" in tables), *tables]:
