@@ -277,6 +277,31 @@ def with_remains():
     return network
 
 
+class Caching(Slotted):
+    """Keeps a constant that its first pass makes, and the activations of every pass."""
+
+    __slots__ = ("constant", "kept")
+
+    def __init__(self, a, b):
+        super().__init__(a, b)
+        self.constant = self.kept = None
+
+    def trunk(self, x):
+        self.constant = torch.linspace(0, 1, 8) if self.constant is None else self.constant
+        self.kept = self.a(x) + self.constant
+        return self.kept, ()
+
+
+def caching():
+    return Caching(body(), answer())
+
+
+def test_what_a_pass_leaves_behind_moves_and_is_no_weight():
+    cut = load("tests.test_networks:caching", image_size=SIZE).cut
+    assert {name.partition(".")[0] for name in cut.state_dict()} == {"a", "b"}
+    assert [len(value) for value in cut.caches] == [8]
+
+
 # attributes that bear our names
 
 

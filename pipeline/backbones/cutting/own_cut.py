@@ -71,6 +71,7 @@ class OwnCut:
     Attributes:
         modules: its networks, by where they lie.
         tensors: the other tensors that decide its values.
+        caches: tensors that a pass has left behind for the next, which decide nothing by themselves.
 
     Raises:
         Refusal: where what they return is not A [B, K, h, w], a tuple of tensors [B, ...], and logits [B, C]; where an image's logits
@@ -98,6 +99,7 @@ class OwnCut:
         # read in both passes and made in neither: weights, whatever holds them
         weights = {place: value for place, value in read.items() if place in again}
         self.tensors = _beside(held, weights)
+        self.caches = [value for place, value in again.items() if place not in read]  # made in the first pass, kept for later ones
         for tensor in self.tensors.values():
             if tensor.is_leaf:
                 tensor.requires_grad_(False)
@@ -163,7 +165,7 @@ class OwnCut:
     def to(self, device: torch.device | str) -> None:
         for module in self.modules.values():
             module.to(device)
-        for tensor in self.tensors.values():
+        for tensor in (*self.tensors.values(), *self.caches):
             tensor.data = tensor.data.to(device)
 
     def state_dict(self) -> dict[str, Tensor]:
