@@ -20,13 +20,14 @@ from jobs import explain
 from pipeline import backbones, engine
 from pipeline.classes.pairs import nearest
 from pipeline.engine.masks import masks_of
+from pipeline.engine.perturbed import refuse_metric
 from pipeline.families import Bernoulli, Cam, Later, parameters
 from pipeline.maps.average_precision import average_precision, by_value
 from pipeline.maps.boxes import whole_pixels
 from pipeline.maps.render import unit, upsample
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.refusal import Positive
+from pipeline.refusal import Positive, Refusal
 from pipeline.sources.decode import decode
 from pipeline.spec.grammar import parse, read_value
 from pipeline.targets import TARGETS
@@ -73,7 +74,7 @@ def test_a_later_setting_is_read_as_any_other():
     found = parameters(score)
     assert [found[name].later for name in ("share", "plain", "first")] == [True, True, False]
     assert found["share"].type is Positive and found["plain"].type is bool
-    with pytest.raises(Exception, match="share is -1; it must be"):
+    with pytest.raises(Refusal, match="share is -1; it must be"):
         read_value("-1", found["share"].type, "share")
 
 
@@ -148,6 +149,14 @@ def _seed_of_bank(masks, cells, p):
     from pipeline.tables.identity import seed_of
 
     return seed_of(0, "bernoulli", masks, cells, p)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in METRICS.items() if "fill" in entry.parameters])
+def test_a_fill_that_is_none_is_refused_before_anything_is_computed(name):
+    backbone = backbones.load("tests.tiny:build", image_size=32)
+    refuse_metric(parse(f"{name}(fill=0.5)", METRICS, "metric"), backbone)
+    with pytest.raises(Refusal, match="fill is 'purple'; it must be black"):
+        refuse_metric(parse(f"{name}(fill=purple)", METRICS, "metric"), backbone)
 
 
 # Boxes and points on whole pixels
