@@ -83,14 +83,14 @@ def touches(names: set[str], *prefixes: str) -> set[str]:
 def test_methods_and_metrics_know_the_families_and_nothing_else_of_ours(path):
     if path.name != "__init__.py":
         known = (
-            ("pipeline.families", "pipeline.maps.boxes", "pipeline.maps.average_precision")
+            ("pipeline.families", "pipeline.maps.boxes", "pipeline.maps.average_precision", "pipeline.maps.ranks")
             if "metrics" in path.parts
             else ("pipeline.families",)
         )
         assert not {name for name in touches(imports(path), "pipeline") if not name.startswith(known)}
 
 
-@pytest.mark.parametrize("name", ["boxes", "average_precision"])
+@pytest.mark.parametrize("name", ["boxes", "average_precision", "ranks"])
 def test_what_metrics_know_beside_the_families_is_plain_numbers(name):
     assert imports(ROOT / "pipeline" / "maps" / f"{name}.py", top_only=True) <= {"collections.abc", "collections.abc.Iterable", "numpy"}
 

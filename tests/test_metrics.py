@@ -1,6 +1,7 @@
 """What every metric owes, looped over the registry, and each against paper and pencil and against somebody else's code."""
 
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -234,6 +235,43 @@ def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch
     assert [numbers("energy", [draw])["energy"] for draw in signed] == near(shares.tolist(), 40 * 48)
     assert [numbers("pointing", [draw])["pointing"] for draw in signed] == hits.tolist()
     assert 0 < sum(hits) < 20
+
+
+def test_ranks_are_those_of_quantus_and_scikit_learn_on_maps_without_ties(monkeypatch):
+    monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)
+    quantus = pytest.importorskip("quantus")
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(3)
+    draws = [drawn(rng.permutation(40 * 48).reshape(40, 48).astype(np.float32), random_case(seed).row) for seed in range(20)]
+    given = {
+        "x_batch": np.zeros((20, 1, 40, 48)),
+        "a_batch": np.stack([draw.raw.astype(np.float64) for draw in draws])[:, None],
+        "s_batch": np.stack([draw.inside for draw in draws])[:, None],
+    }
+    how = {"abs": False, "normalise": False, "disable_warnings": True}
+    theirs = {
+        "top_k(k=300)": quantus.TopKIntersection(k=300, **how).evaluate_batch(**given),
+        "rank_accuracy": quantus.RelevanceRankAccuracy(**how).evaluate_batch(**given),
+        "roc_auc": [roc_auc_score(draw.inside.ravel(), draw.S.ravel()) for draw in draws],
+    }
+    for written, expected in theirs.items():
+        name = written.partition("(")[0]
+        assert [numbers(written, [draw])[name] for draw in draws] == near(np.asarray(expected, np.float64).ravel().tolist(), 40 * 48)
+
+
+@pytest.mark.parametrize("written", ["top_k(k=3)", "rank_accuracy", "roc_auc"])
+def test_of_tied_pixels_the_mean_over_their_orders_counts(written):
+    """The same pixels in every order that the ties leave open, and without ties."""
+    map = np.array([[2, 1], [1, 1], [0, 2]], np.float32)
+    about = row((0, 0, 0.5, 0.7))  # the first two of the left column
+    orders = {places: sorted(range(6), key=lambda i, places=places: (map.ravel()[i], places[i])) for places in permutations(range(6))}
+    values = []
+    for order in orders.values():
+        untied = np.empty(6, np.float32)
+        untied[order] = range(6)
+        values += numbers(written, [drawn(untied.reshape(3, 2), about)]).values()
+    assert list(numbers(written, [drawn(map, about)]).values()) == near([np.mean(values)], len(values))
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(METRICS) if METRICS[name].corpus_level])
