@@ -11,11 +11,11 @@ from cluster.connect import executor_for
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.plan.addition import check_addition
+from pipeline.plan.census import Accept
 from pipeline.plan.check import CheckedJob, check_job
 from pipeline.plan.dropped import in_words
 from pipeline.reduce.publish_run import PublishResult
 from pipeline.refusal import counted
-from pipeline.run.census import Accept
 from pipeline.run.execute import execute
 from pipeline.run.exit_codes import CODES, exit_code_of
 from pipeline.spec import plugins

@@ -42,7 +42,8 @@ LONG: dict[str, str] = {}  # each with its reason
 # A worker that lists, reads, lands, packs or compacts has no torch, and a command that only looks starts at once.
 LIGHT = (
     *("pipeline.refusal", "pipeline.storage", "pipeline.progress"),
-    *("pipeline.spec.command_line", "pipeline.spec.job", "pipeline.spec.select", "pipeline.plan.task", "pipeline.plan.state"),
+    *("pipeline.spec.command_line", "pipeline.spec.job", "pipeline.spec.select"),
+    *("pipeline.plan.census", "pipeline.plan.task", "pipeline.plan.state"),
     *("pipeline.run.on_ray", "pipeline.run.in_process", "pipeline.monitor.monitor", "pipeline.run.exit_codes"),
     *("pipeline.stages.read", "pipeline.stages.land", "pipeline.reduce.compact", "pipeline.datasets.packing", "pipeline.datasets.layouts"),
     *("jobs.gc", "jobs.pack", "jobs.status"),

@@ -14,6 +14,7 @@ from pipeline import sources, storage
 from pipeline.engine import costs
 from pipeline.monitor.monitor import Monitor
 from pipeline.plan import dry_run, rescore
+from pipeline.plan.census import Accept, Census, index_and_count
 from pipeline.plan.check import CheckedJob
 from pipeline.plan.dropped import ADDABLE, dropped_by
 from pipeline.plan.dropped import in_words as dropped_in_words
@@ -23,7 +24,6 @@ from pipeline.plan.tasks import cut_tasks, in_words
 from pipeline.reduce.manifest import methods_of
 from pipeline.reduce.publish_run import PublishResult, damaged, publish_run
 from pipeline.refusal import counted, one_line
-from pipeline.run.census import Accept, Census, index_and_count
 from pipeline.run.executor import Executor
 from pipeline.stages.explain import Explain
 from pipeline.stages.land import Land
@@ -31,6 +31,7 @@ from pipeline.stages.read import Read
 from pipeline.stages.score import ScoreStored
 from pipeline.tables import publish, receipts
 from pipeline.tables.receipts import Damaged, Receipt
+from pipeline.targets import TARGETS
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,9 @@ def _plan(checked: CheckedJob, executor: Executor, monitor: Monitor, started: fl
     indexes = _index_shards(checked, executor, monitor, census)
     list_seconds = time.time() - started
     problems = [problem for index in indexes.values() for problem in index.problems]
-    census.refuse_nothing_to_explain(checked.job.source, (target.name for _, target in checked.spec.pairs()), problems)
+    targets = {target.name for _, target in checked.spec.pairs()} - {"none"}
+    all_need_labels = all(TARGETS[name].needs_label for name in targets)
+    census.refuse_nothing_to_explain(checked.job.source, targets if all_need_labels else (), problems)
     if accept and census.by_shard is not None:
         accept(census.by_shard)
     tasks = cut_tasks(checked.job, indexes)

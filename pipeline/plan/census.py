@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pipeline import sources
 from pipeline.refusal import Refusal, counted
 from pipeline.sources.labels import Classes, resolve
-from pipeline.targets import TARGETS
 
 Accept = Callable[[Mapping[str, Mapping[int, int]]], None]  # takes the images of each class of each shard by its name; may refuse them
 
@@ -55,14 +54,14 @@ class Census:
             self.by_shard.setdefault(shard.name, Counter()).update(listed.classes)
 
     def refuse_nothing_to_explain(self, source: Iterable[str], targets: Iterable[str], problems: Iterable[sources.Problem]) -> None:
-        """Raise Refusal where there is no image, or where each of `targets` needs a label and no label is one of the network's classes."""
+        """Raise Refusal where there is no image, or where `targets`, which all need a label, have none that is one of the network's classes."""
         if not self.images:
             problem = next(iter(problems), None)
             raise Refusal(f"there is no image in {' '.join(source)}" + (f": {problem.message}" if problem else ""))
-        names = sorted({*targets} - {"none"})
-        if self.usable or not names or not all(TARGETS[name].needs_label for name in names):
+        names = " ".join(sorted(targets))
+        if self.usable or not names:
             return
-        nothing = f"so --targets {' '.join(names)} explains nothing"
+        nothing = f"so --targets {names} explains nothing"
         if not self.labelled:
             raise Refusal(f"no image carries a label, {nothing}; use --targets predicted")
         raise Refusal(
