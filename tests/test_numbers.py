@@ -15,6 +15,8 @@ import pipeline
 from jobs import probe as probe_job
 from pipeline import tables
 from pipeline.backbones import linear_probe
+from pipeline.backbones.similarity import classifier
+from pipeline.classes import attributes
 from pipeline.engine import misfit
 from pipeline.engine.runners.masked import _settle
 from pipeline.families import METRICS, masked, metric
@@ -352,6 +354,19 @@ def test_infinite_features_of_an_older_run_are_refused(tmp_path):
     Old.features = pa.table({"image_id": ["a", "b"], "feature": pa.array([[1.0, 2.0], [np.inf, 0.0]], pa.list_(pa.float32(), 2))})
     with pytest.raises(Refusal, match="20260101 holds a feature of b"):
         collect_features(Old(), {"train": {"t"}}, tmp_path)
+
+
+@pytest.mark.parametrize("odd", ["NaN", "Infinity", "1e999"])
+def test_files_and_classifiers_of_other_than_numbers_are_refused(tmp_path, odd):
+    (tmp_path / "attributes.json").write_text(f'{{"attributes": ["a"], "values": [[0.5], [{odd}]]}}')
+    with pytest.raises(Refusal, match="no file of attributes"):
+        attributes.read(str(tmp_path / "attributes.json"))
+    backbone = network().load()
+    assert classifier(backbone).shape == (3, 2)
+    with torch.no_grad():
+        backbone.class_weights()[0, 0] = float(odd)
+    with pytest.raises(Refusal, match="NaN or infinity"):
+        classifier(backbone)
 
 
 def test_a_probe_of_nan_is_not_read(tmp_path):

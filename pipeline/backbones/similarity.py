@@ -15,11 +15,13 @@ def classifier(backbone: Backbone) -> torch.Tensor:
     """The weights of the classes [C D].
 
     Raises:
-        Refusal: where the logits are not made by a linear layer of at least two classes.
+        Refusal: where the logits are not made by a linear layer of at least two classes, or its weights are no numbers.
     """
     weights = backbone.class_weights()
     if weights is None or len(weights) < 2:
         raise Refusal(f"{backbone.name} has no linear classifier of two or more classes, whose rows could be compared")
+    if not weights.isfinite().all():
+        raise Refusal(f"the classifier of {backbone.name} holds NaN or infinity, so its rows cannot be compared")
     return weights
 
 

@@ -61,6 +61,8 @@ def _parse(content: Any) -> tuple[list[str], np.ndarray]:
     names, values = content["attributes"], np.array(content["values"], dtype=np.float64)
     if not all(isinstance(name, str) for name in names) or values.ndim != 2 or values.shape[1] != len(names):
         raise ValueError
+    if not np.isfinite(values).all():
+        raise ValueError
     return names, values
 
 
