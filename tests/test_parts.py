@@ -360,7 +360,9 @@ def test_a_map_that_is_no_tensor_of_real_numbers_is_refused(backbone, result, wo
     assert not rows["maps", "wrong", None] and words in errors[0]["message"]
 
 
-@pytest.mark.parametrize("result", [lambda A: A.sum(1).double(), lambda A: A.sum(1).half(), lambda A: (A.sum(1) * 9).long()], ids=str)
+@pytest.mark.parametrize(
+    "result", [lambda A: A.sum(1).double(), lambda A: A.sum(1).half(), lambda A: (A.sum(1) * 9).long()], ids=["double", "half", "long"]
+)
 def test_any_kind_of_real_numbers_is_a_map(backbone, result):
     rows, errors = answer(backbone, Cam("wrong", result))
     assert len(rows["maps", "wrong", None]) == B and not errors
