@@ -95,7 +95,7 @@ class Chaos:
         from jobs import explain
         from pipeline import storage
         from pipeline.datasets import creatures
-        from tests.test_run import content
+        from tests.jobs import content
 
         os.environ |= environment_of(self.server)
         boto3.client("s3").create_bucket(Bucket=self.bucket)
@@ -131,7 +131,7 @@ class Chaos:
         Raises:
             AssertionError: where it is never done, or publishes anything but what the undisturbed job did.
         """
-        from tests.test_run import content
+        from tests.jobs import content
 
         draw, before = random.Random(seed), Counter(self.faults.injected)
         self.faults.random, self.faults.owed = random.Random(seed), 1  # on a fast machine a run may ask too little for its share to show

@@ -22,10 +22,10 @@ from pipeline.score.scoring import score_map
 from pipeline.score.views import MapView
 from pipeline.spec.grammar import parse
 from tests.conditioning import DOUBLE, by_eight_bits, near, off, rounding, widened
+from tests.jobs import job
 from tests.shards import dataset
 from tests.test_faithfulness import scored_maps
 from tests.test_metrics import ODD
-from tests.test_run import job
 
 SIDE, BOX = 64, (0.25, 0.25, 0.75, 0.5)
 LABELS = [0, 1, 2, 3]

@@ -16,8 +16,8 @@ from pipeline.sources import list_shards, read
 from pipeline.sources.decode import Undecodable, decode
 from pipeline.sources.images import ImageRow, pack_rows, unpack_rows
 from pipeline.sources.sample import part_names_of, points_of
+from tests.jobs import job
 from tests.shards import encoded, good, picture, tar_bytes
-from tests.test_run import job
 
 TRUTH = {"label": 1, "split": "test", "parts": {"beak": [0.3, 0.2], "tail": None}, "part_names": ["head", "tail"]}
 

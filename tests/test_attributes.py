@@ -17,8 +17,8 @@ from pipeline.plan.check import check_job
 from pipeline.refusal import Refusal
 from tests import tiny
 from tests.conditioning import STEP, off, rounding, widened
+from tests.jobs import job
 from tests.shards import encoded, good, picture, tar_bytes
-from tests.test_run import job
 
 NAMES = ["has_wing_color::blue", "has_bill_shape::curved_(up_or_down)", "has_size::small_(5_-_9_in)", "crested", "has_eye_color::red"]
 TEXTS = ["blue wing color", "curved up or down bill shape", "small 5 - 9 in size", "crested", "red eye color"]

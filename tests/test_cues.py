@@ -29,8 +29,8 @@ from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.tables import schema
 from pipeline.train.job import Training
+from tests.jobs import job
 from tests.shards import encoded, picture, tar_bytes
-from tests.test_run import job
 
 NAMES = ["has_bill_shape::hooked", "has_tail_shape::forked", "has_size::small", "has_shape::long-legged-like", "has_crown_color::red"]
 

@@ -12,9 +12,9 @@ from pipeline import tables
 from pipeline.stages import rows
 from pipeline.tables import schema
 from tests.engines import LOCAL_ONLY, READERS
+from tests.jobs import content, job
 from tests.s3 import environment_of
 from tests.shards import dataset
-from tests.test_run import content, job
 
 CHANGES = {"methods": ("grad_cam", "layer_cam"), "metrics": ("energy", "deletion", "pxap"), "metric_args": ("deletion.steps=4",)}
 SCHEMAS = {

@@ -10,8 +10,8 @@ from pipeline.refusal import Refusal
 from pipeline.storage import filesystem, join
 from pipeline.tables import files, publish
 from tests.faults import KINDS, Faults, proxy
+from tests.jobs import content, job
 from tests.shards import dataset
-from tests.test_run import content, job
 
 ASKED = {"methods": ("grad_cam",), "targets": ("label",)}
 

@@ -23,9 +23,9 @@ from pipeline.sources.labels import Classes, are_numbers, in_number_order, resol
 from pipeline.sources.sample import sample_of
 from pipeline.sources.splits import NAMES, SPLIT_OF, split_folders, split_of
 from pipeline.train.data import ImageSpec, use_of
+from tests.jobs import job
 from tests.layouts import MINIATURES, photo, put
 from tests.shards import encoded, good, picture, tar_bytes
-from tests.test_run import job
 from tests.test_train import training
 
 

@@ -24,21 +24,8 @@ from pipeline.spec.columns import GROUPS
 from pipeline.spec.explain_spec import build_spec
 from pipeline.tables import schema
 from pipeline.tables.wide import add_partials, drop_groups, widen
+from tests.jobs import METRICS, content, scoring_job
 from tests.shards import encoded, picture, tar_bytes
-from tests.test_run import ORDER, job
-
-SORTED = {**ORDER, "metrics": "image_id, method, target", "partials": "ALL", "summary": "ALL", "curves": "ALL"}
-ASKED = ("energy", "pointing", "iou", "pxap", "box_acc(step=0.1)")
-
-
-def content(out) -> dict[str, list]:
-    """Every table of a published run, value by value, sorted by key."""
-    run = tables.open(str(out))
-    return {table: run.sql(f"SELECT * FROM {table} ORDER BY {SORTED[table]}").to_pylist() for table in run.tables}
-
-
-def scoring_job(source, out, metrics=ASKED, **changes):
-    return job(source, out, **{"methods": ("grad_cam",), "metrics": metrics, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +123,7 @@ def test_curves_add_up_exactly_in_any_order(order, cut):
 def test_one_more_metric_computes_that_metric_alone(source, published, tmp_path):
     explain.run(scoring_job(source, tmp_path, metrics=()))
     assert not {"metrics", "summary"} & set(tables.open(str(tmp_path)).tables)
-    explain.run(scoring_job(source, tmp_path, metrics=ASKED[:2]))
+    explain.run(scoring_job(source, tmp_path, metrics=METRICS[:2]))
     first = set(tmp_path.glob("tasks/**/receipt.json"))
     explain.run(scoring_job(source, tmp_path))
     new = [json.loads(path.read_text()) for path in tmp_path.glob("tasks/**/receipt.json") if path not in first]
@@ -147,7 +134,7 @@ def test_one_more_metric_computes_that_metric_alone(source, published, tmp_path)
 
 
 def test_what_is_unchanged_is_copied(source, tmp_path):
-    before = explain.run(scoring_job(source, tmp_path, metrics=ASKED[:2])).run_id
+    before = explain.run(scoring_job(source, tmp_path, metrics=METRICS[:2])).run_id
     after = explain.run(scoring_job(source, tmp_path)).run_id
     old, new = ({e["path"] for e in tables.open(str(tmp_path), run_id=run).manifest["files"]} for run in (before, after))
     assert {path.split("/")[0] for path in new - old} == {"metrics", "partials", "summary", "curves"}

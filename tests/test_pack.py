@@ -20,8 +20,8 @@ from pipeline.datasets.layouts import LAYOUTS
 from pipeline.datasets.packing import Pack, pack
 from pipeline.datasets.packing.shard import AT_ONCE
 from pipeline.refusal import Refusal
+from tests.jobs import job as explain_job
 from tests.layouts import HEIGHT, MINIATURES, WIDTH, half, photo, pixels, put
-from tests.test_run import job as explain_job
 
 TOLD = ("label", "split", "boxes", "parts", "part_names", "attributes")
 

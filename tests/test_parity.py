@@ -32,11 +32,11 @@ from pipeline.sources.decode import decode
 from pipeline.spec.grammar import parse, read_value
 from pipeline.targets import TARGETS
 from tests import tiny
+from tests.jobs import job
 from tests.methods.rise import mirrored
 from tests.shards import encoded, picture, tar_bytes
 from tests.test_masked import scene_of
 from tests.test_metrics import drawn, numbers, random_case, row
-from tests.test_run import job
 
 PAGE = (Path(__file__).parents[1] / "docs" / "parity.md").read_text()
 REGISTRIES = {"method": METHODS, "target": TARGETS, "metric": METRICS}

@@ -32,10 +32,9 @@ from pipeline.tables.publish import current
 from pipeline.train.learner import Learner
 from pipeline.train.team import Team
 from pipeline.train.trial import LearningRateTrial
+from tests.jobs import content, job
 from tests.registries import registries
 from tests.shards import dataset, encoded, good, picture, tar_bytes
-from tests.test_metrics_run import content
-from tests.test_run import job
 
 BAD = """
 from pipeline.families import cam, metric

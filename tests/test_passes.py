@@ -24,8 +24,8 @@ from pipeline.spec.grammar import parse
 from pipeline.stages.explainer import Explainer
 from tests.conditioning import off, rounding, widened
 from tests.entries import fact
+from tests.jobs import job
 from tests.shards import dataset
-from tests.test_run import job
 
 SIZE, IMAGES = 64, 5
 BACKBONES = {

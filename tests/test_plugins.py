@@ -30,9 +30,9 @@ from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
 from tests import tiny
 from tests.conditioning import is_stored, rounding, widened
+from tests.jobs import content, job
 from tests.registries import registries
 from tests.shards import dataset
-from tests.test_run import content, job
 from tests.untouched import assert_untouched
 
 OWN = str(Path(__file__).with_name("own.py"))

@@ -15,11 +15,11 @@ from pipeline.methods import METHODS
 from pipeline.spec.explain_spec import ExplainSpec
 from pipeline.spec.grammar import parse
 from pipeline.spec.job import Job
+from tests.jobs import job
 from tests.shards import dataset
 from tests.test_optimised import lively
 from tests.test_passes import EXAMPLES, Meter, answered, fits, state
 from tests.test_path import scene
-from tests.test_run import job
 
 SIZE, IMAGES = 64, 4
 # Networks whose answers move with their input: as torch draws them, gradients are rounding.

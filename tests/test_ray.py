@@ -17,11 +17,10 @@ import pytest
 
 from jobs import explain, score
 from pipeline import tables
-from tests import test_metrics_run
 from tests.chaos import below
+from tests.jobs import content, job, undisturbed
 from tests.registries import registries
 from tests.shards import good, tar_bytes
-from tests.test_run import content, job, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
@@ -49,7 +48,7 @@ def test_scores_of_stored_maps_have_the_same_bits_on_workers(cluster, source, tm
     for out, workers in (("inline", 0), ("workers", 1)):
         score.run(score.Score(out=str(tmp_path / out), metrics=("ad_ai_ag", "pxap", "iou"), workers=workers))
     torch.set_num_threads(threads)
-    found, expected = (test_metrics_run.content(tmp_path / out) for out in ("workers", "inline"))
+    found, expected = (content(tmp_path / out) for out in ("workers", "inline"))
     assert found == expected
 
 
@@ -62,7 +61,7 @@ def test_metrics_partials_and_summary_have_the_same_bits_on_workers(cluster, sou
     torch.set_num_threads(1)
     explain.run(job(source, tmp_path / "inline", **asked))
     torch.set_num_threads(threads)
-    assert test_metrics_run.content(tmp_path / "workers") == test_metrics_run.content(tmp_path / "inline")
+    assert content(tmp_path / "workers") == content(tmp_path / "inline")
 
 
 def test_shard_order_and_restarts_change_nothing(cluster, source, inline, tmp_path):
@@ -91,7 +90,7 @@ def test_methods_of_the_user_s_own_reach_every_worker(cluster, source, tmp_path,
     with registries():
         explain.run(job(source, tmp_path / "inline", **asked))
     torch.set_num_threads(threads)
-    assert test_metrics_run.content(tmp_path / "workers") == test_metrics_run.content(tmp_path / "inline")
+    assert content(tmp_path / "workers") == content(tmp_path / "inline")
 
 
 def test_a_killed_actor_changes_nothing(cluster, source, inline, tmp_path, monkeypatch):

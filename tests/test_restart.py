@@ -9,7 +9,7 @@ import pytest
 from pipeline import backbones
 from tests.chaos import DRIVERS, drive
 from tests.gate import ADDRESS, Gate, gate
-from tests.test_run import content, job, undisturbed
+from tests.jobs import content, job, undisturbed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NETWORK = "tests.gate:build_asking_in_its_first_layer"

@@ -16,42 +16,12 @@ from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse_all
-from pipeline.spec.job import Job
 from pipeline.targets import TARGETS
 from tests.entries import fact
+from tests.jobs import content, job
 from tests.shards import dataset, encoded, good, picture, tar_bytes
 
 ROOT = Path(__file__).parents[1]
-ORDER = {"images": "image_id", "features": "image_id", "predictions": "image_id", "maps": "image_id, method, target", "errors": "ALL"}
-
-
-def job(source, out, **changes) -> Job:
-    plain = {
-        "backbone": "tests.tiny:build",
-        "image_size": 64,
-        "methods": ("family:cam",),
-        "targets": ("label", "finer"),
-        "workers": 0,
-        "task_images": 2,
-    }
-    return Job(source=(source,) if isinstance(source, str) else tuple(source), out=str(out), **{**plain, **changes})
-
-
-def undisturbed(asked) -> dict:
-    """The tables of a job carried out in this process, with one thread as on the workers."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    explain.run(asked)
-    torch.set_num_threads(threads)
-    return content(asked.out)
-
-
-def content(out, name: str = "default") -> dict[str, list]:
-    """Every table of a published run, value by value, sorted by key."""
-    run = tables.open(str(out), name)
-    return {table: run.sql(f"SELECT * FROM {table} ORDER BY {ORDER[table]}").to_pylist() for table in run.tables}
 
 
 @pytest.fixture
@@ -123,7 +93,7 @@ def test_a_run_holds_every_cell_and_says_what_it_is(source, plain, tmp_path):
     run = tables.open(str(tmp_path / "plain"))
     facts = run.manifest
     assert facts["counts"]["images"] == 12
-    assert {entry["table"] for entry in facts["files"]} == set(ORDER)
+    assert {entry["table"] for entry in facts["files"]} == {"images", "features", "predictions", "maps", "errors"}
     for entry in facts["files"]:
         assert (tmp_path / "plain" / "runs" / run.run_id / entry["path"]).stat().st_size == entry["bytes"]
     assert {cell["method"] for cell in facts["cells"]} == methods | {"eigen_cam", "fake_cam", "random", None}

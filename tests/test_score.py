@@ -20,8 +20,8 @@ from pipeline.spec.grammar import parse
 from pipeline.stages import explainer
 from tests.bench.stored_maps import difference
 from tests.conditioning import is_stored
+from tests.jobs import content, scoring_job
 from tests.shards import dataset
-from tests.test_metrics_run import content, scoring_job
 
 LATER = ("ad", "ai", "ag", "pxap", "iou")
 FLAGS = ("--metrics", *LATER)

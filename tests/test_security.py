@@ -15,8 +15,8 @@ from pipeline.refusal import public
 from pipeline.sources.decode import PIXEL_LIMIT
 from pipeline.sources.sample import JSON_LIMIT, NESTING_LIMIT, parse_json
 from pipeline.tables import files
+from tests.jobs import content, job
 from tests.shards import dataset, good, tar_bytes
-from tests.test_run import content, job
 
 ROOT = Path(__file__).parents[1]
 ASKED = {"methods": ("grad_cam",), "targets": ("label",)}

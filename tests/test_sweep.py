@@ -12,8 +12,8 @@ from pipeline.monitor import status as watch
 from pipeline.refusal import Refusal
 from pipeline.tables import files, publish
 from pipeline.tables.gc import collect_garbage
+from tests.jobs import content, job
 from tests.shards import dataset
-from tests.test_run import content, job
 
 ONE = {"targets": ("label",)}
 

@@ -30,8 +30,8 @@ from pipeline.spec.job import Job
 from pipeline.tables import files
 from pipeline.train.job import Training
 from pipeline.train.probe.job import ProbeJob
+from tests.jobs import content, job
 from tests.shards import dataset, good
-from tests.test_run import content, job
 
 ROOT = Path(__file__).parents[1]
 TIME = r"\d\d:\d\d:\d\d "

@@ -21,8 +21,8 @@ from pipeline.sources import ShardError
 from pipeline.spec.job import Job
 from pipeline.tables import files, publish, receipts
 from tests.bench import tasks as bench
+from tests.jobs import content, job
 from tests.shards import dataset, encoded, good, tar_bytes
-from tests.test_run import content, job
 
 ASKED = {"methods": ("grad_cam", "eigen_cam")}
 TASKS = {"backbone": "tests.tiny:build", "image_size": 64, "methods": ("grad_cam",), "workers": 0, "task_images": 1}

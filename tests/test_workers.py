@@ -17,8 +17,8 @@ from pipeline.run import on_ray
 from pipeline.stages.explain import Explain
 from pipeline.stages.read import Read
 from tests.chaos import below
-from tests.test_run import content, job
-from tests.test_run import undisturbed as undisturbed_job
+from tests.jobs import content, job
+from tests.jobs import undisturbed as undisturbed_job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ASKED = {"methods": ("grad_cam", "eigen_cam"), "workers": 1}
