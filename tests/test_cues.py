@@ -29,6 +29,7 @@ from pipeline.spec.explain_spec import build_spec
 from pipeline.spec.grammar import parse
 from pipeline.tables import schema
 from pipeline.train.job import Training
+from tests.conditioning import near
 from tests.jobs import job
 from tests.shards import encoded, picture, tar_bytes
 
@@ -181,7 +182,7 @@ def test_mpxap_of_a_pair_is_the_average_precision_of_a_sort(thresholds):
     one = [contrast((np.abs(each),), on) for each, on in zip(signed, truths, strict=True)]
     written = f"mpxap(thresholds={thresholds})"
     for each in (one, two) if thresholds == "even" else (one,):
-        assert value(written, each) == {"mpxap": pytest.approx(exact, rel=1e-9), "mpxap_chance": pytest.approx(truth.mean())}
+        assert value(written, each) == {"mpxap": near(exact, 4 * truth.size), "mpxap_chance": near(truth.mean())}
 
 
 def test_a_perfect_map_is_one_and_a_flat_one_the_chance_level():
@@ -190,7 +191,7 @@ def test_a_perfect_map_is_one_and_a_flat_one_the_chance_level():
     assert value("mpxap", [contrast((truth,), truth)]) == {"mpxap": 1, "mpxap_chance": 0.12}
     assert value("mpxap", [contrast((1 - truth, np.ones((10, 10))), truth)])["mpxap"] == 1, "the sign of a difference says nothing"
     flat = METRICS["mpxap"].score(np.zeros((10, 10)), None, lambda ties: (truth, np.ones((10, 10), bool)))
-    assert METRICS["mpxap"].corpus_level(**flat) == (pytest.approx(0.12), pytest.approx(0.12))
+    assert METRICS["mpxap"].corpus_level(**flat) == (near(0.12, 100), near(0.12))
 
 
 def test_what_is_ignored_is_neither_on_the_object_nor_off_it():
@@ -237,7 +238,7 @@ def test_pairs_are_averaged_and_the_released_evaluation_adds_them_up():
         {"mpxap": np.mean([alone["0-1"], alone["0-2"]]), "mpxap_chance": found["1 part"][1]["mpxap_chance"]},
     )
     assert found["2 parts"][1]["mpxap"] == alone["2-3"]
-    assert found["all"][1]["mpxap"] == pytest.approx(np.mean([alone["0-1"], alone["0-2"], alone["2-3"]]))
+    assert found["all"][1]["mpxap"] == near(np.mean([alone["0-1"], alone["0-2"], alone["2-3"]]), 4)
     assert found["0-1"][0] == {"n": 2, "n_null": 0} and found["4-5"][0] == {"n": 0, "n_null": 1}
     summed = pair_totals(parse("mpxap(bins=50,cumulative=true)", METRICS, "metric"), each, pairs)
     order = ["0-1", "0-2", "2-3"]  # smaller groups first
@@ -269,7 +270,7 @@ def test_the_interval_of_a_mean_over_pairs_is_from_resampling_the_pairs():
         told = bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=rng).confidence_interval
         error = values.std(ddof=1) / np.sqrt(80)
         assert (row[f"{name}_low"], row[f"{name}_high"]) == tuple(pytest.approx(end, abs=4 * noise * error) for end in told)
-    assert found["mpxap", "cam", "2 parts"]["ci_low"] == pytest.approx(min(each["cam"][80:]))
+    assert found["mpxap", "cam", "2 parts"]["ci_low"] == near(min(each["cam"][80:]), 4 * 11)
     assert found["mpxap", "cam", "1-2"]["ci_low"] is None and found["sum", "cam", "all"]["ci_low"] is None
 
 
@@ -427,8 +428,8 @@ def test_mpxap_is_there_for_every_method_target_pair_and_group(scored_creatures)
             mean = np.mean(
                 [means[method, target, metric, pair.name]["mean"] for pair in pairs if scope == "all" or scope[0] == str(len(pair.parts))]
             )
-            assert row["mean"] == pytest.approx(mean)
-        assert row["diff_random"] == pytest.approx(row["mean"] - means["random", "none", metric, scope]["mean"])
+            assert row["mean"] == near(mean, len(pairs))
+        assert row["diff_random"] == near(row["mean"] - means["random", "none", metric, scope]["mean"], len(pairs), size=1)
         assert (row["diff_label"] is not None) == target.startswith("cues")
         if "-" in scope or row["n"] < 2:
             assert row["ci_low"] is row["ci_high"] is row["diff_random_low"] is row["diff_label_low"] is None

@@ -1,6 +1,8 @@
 """What every method owes, looped over the registry; a new one is tested by being there."""
 
+import hashlib
 import itertools
+from functools import cache
 
 import numpy as np
 import pyarrow.compute as pc
@@ -15,8 +17,10 @@ from pipeline.families import Cam, cam
 from pipeline.methods import METHODS
 from pipeline.refusal import Refusal
 from pipeline.spec.grammar import parse
+from pipeline.tables.identity import seed_of
 from pipeline.targets import TARGETS
 from pipeline.targets.registry import Predictions
+from tests.conditioning import DOUBLE, STEP, agree, off, rounding, widened
 from tests.entries import fact, facts, files, missing
 from tests.untouched import assert_untouched
 
@@ -45,6 +49,23 @@ def test_every_method_has_its_entries_beside_the_tests_and_no_entry_is_left_over
 def backbone(request):
     name, args = BACKBONES[request.param]
     return backbones.load(name, args=args, image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def slacks(backbone, images):
+    """How far each image's map [B] in single precision may be from its formula's, by method and target, once for all tests."""
+    wide = widened(backbone)
+    return cache(lambda method, target: rounding(lambda: float_maps(wide, images, method, target), draws=1)[1].numpy())
+
+
+def float_maps(backbone, images, method, target, part=slice(None)):
+    pixels = torch.from_numpy(images[part].copy())
+    seen, request = run_forward(backbone, backbone.prepare(pixels)), parse(target, TARGETS, "target")
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])[: len(images)][part]
+    explained = TARGETS[request.name].explain(Predictions(seen.logits, labels), **request.args)
+    keys = [(f"{i:08d}", hashlib.sha256(image.tobytes()).hexdigest()) for i, image in enumerate(images)][part]
+    scene = Batch(seen, (explained,), pixels, lambda name: [seed_of(0, name, *key) for key in keys])
+    return engine.maps(parse(SHORT.get(method, method), METHODS, "method"), scene, 0).detach()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +107,7 @@ def test_every_method_explains_every_target(backbone, images, target):
             assert (row["height"], row["width"]) == tuple(backbone.grid)
 
 
-def test_a_map_depends_neither_on_batch_size_nor_on_neighbours(backbone, images):
+def test_a_map_depends_neither_on_batch_size_nor_on_neighbours(backbone, images, slacks):
     methods = fitting(backbone)
     whole = maps(backbone, images, methods, ["label", "finer"])
     keys = [f"{i:08d}" for i in range(len(images))]
@@ -94,31 +115,21 @@ def test_a_map_depends_neither_on_batch_size_nor_on_neighbours(backbone, images)
     others.append(maps(backbone, images[::-1], methods, ["label", "finer"], labels=(0, 4, 3, 2, 1, 0), keys=keys[::-1]))
     for other in others:
         assert other.keys() == whole.keys()
-        for key, row in whole.items():
-            span = max(row["map_max"] - row["map_min"], 1e-12)
-            # one code of the 8-bit grid may flip; ahead of it the floats agree to 1e-4 of the range
-            assert np.abs(values(other[key]) - values(row)).max() <= (1 / 255 + 1e-4) * span
-            assert abs(other[key]["map_max"] - row["map_max"]) <= 1e-4 * span
+        for (method, target, key), row in whole.items():
+            far = 2 * slacks(method, "label" if target == "none" else target)[int(key)]
+            same = other[method, target, key]
+            # one code of the 8-bit grid may flip; ahead of it the floats agree as far as rounding leaves them
+            assert np.abs(values(same) - values(row)).max() <= STEP * (row["map_max"] - row["map_min"]) + 2 * far
+            assert abs(same["map_max"] - row["map_max"]) <= far
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_float_maps_are_within_1e_4_of_the_range_across_batches(backbone, images, method):
+def test_float_maps_are_those_of_other_batches_as_far_as_rounding_leaves_them(backbone, images, method, slacks):
     if method not in fitting(backbone):
         pytest.skip("does not fit this network")
-    # a further round of rglas stretches what is left to a range of its own: with it the rounding of the last one, fifty times on noise
-    written = SHORT.get(method, method).replace("rounds=2", "rounds=1")
-
-    def run(part):
-        pixels = torch.from_numpy(images[part].copy())
-        seen = run_forward(backbone, backbone.prepare(pixels))
-        explained = TARGETS["finer"].explain(Predictions(seen.logits, torch.arange(len(images))[part] % 5))
-        scene = Batch(seen, (explained,), pixels, lambda name: list(range(len(images)))[part])
-        return engine.maps(parse(written, METHODS, "method"), scene, 0).detach()
-
-    whole = run(slice(None))
-    alone = torch.cat([run(slice(i, i + 1)) for i in range(len(images))])
-    span = (whole.amax((1, 2)) - whole.amin((1, 2))).clamp(min=1e-12)
-    assert ((whole - alone).abs().amax((1, 2)) <= 1e-4 * span).all()
+    whole = float_maps(backbone, images, method, "finer")
+    alone = torch.cat([float_maps(backbone, images, method, "finer", slice(i, i + 1)) for i in range(len(images))])
+    assert (off(whole, alone).numpy() <= 2 * slacks(method, "finer")).all()
 
 
 def test_repeating_an_explanation_repeats_its_bits(backbone, images):
@@ -191,13 +202,18 @@ def test_on_a_resnet50_four_methods_are_one():
     backbone = backbones.load("timm/resnet50", args={"pretrained": "false", "num_classes": "10"}, image_size=128)
     images, four = (
         np.random.default_rng(0).integers(0, 256, (3, 3, 128, 128), dtype=np.uint8),
-        ("cam", "grad_cam", "xgrad_cam", "hires_cam"),
+        ("cam(norm=minmax)", "grad_cam(norm=minmax)", "xgrad_cam(norm=minmax,eps=1e-30)", "hires_cam(norm=minmax)"),
     )
-    found = maps(backbone, images, [f"{name}(norm=minmax)" for name in four], ["label", "finer"])
-    for target, i in itertools.product(("label", "finer"), range(3)):
-        plain, *others = (values(found[name, target, f"{i:08d}"]).astype(float) for name in four)
-        for other in others:
-            assert np.corrcoef(plain, other)[0, 1] > 0.999
+
+    def shapes(backbone, names=four):
+        """Each method's maps of either target, whatever their scale [B 8 h w]."""
+        seen = run_forward(backbone, backbone.prepare(torch.from_numpy(images)))
+        said = Predictions(seen.logits, torch.arange(3))
+        scene = Batch(seen, tuple(TARGETS[target].explain(said) for target in ("label", "finer")), torch.from_numpy(images), None)
+        found = [engine.maps(parse(name, METHODS, "method"), scene, target) for name in names for target in (0, 1)]
+        return torch.stack([maps / maps.abs().amax((1, 2), keepdim=True) for maps in found], 1)
+
+    agree(shapes, backbone, lambda backbone: shapes(backbone, four[:1] * 4), draws=1)
 
 
 HAND_A = torch.tensor([[[[1.0, 2.0], [0.0, 4.0]], [[3.0, 0.0], [1.0, 1.0]]]])
@@ -206,19 +222,20 @@ HAND_G = torch.tensor([[[[1.0, -1.0], [2.0, 0.0]], [[-1.0, 0.0], [0.0, 3.0]]]])
 
 def hand(method):
     offered = {
-        "A": HAND_A,
-        "dA": HAND_G,
-        "weights": torch.tensor([[1.0, -1.0]]),
-        "noise": torch.tensor([[[0.25, 0.5], [0.75, 0.0]]]),
+        "A": HAND_A.double(),
+        "dA": HAND_G.double(),
+        "weights": torch.tensor([[1.0, -1.0]], dtype=torch.float64),
+        "noise": torch.tensor([[[0.25, 0.5], [0.75, 0.0]]], dtype=torch.float64),
         "size": (2, 2),
     }
-    return METHODS[method].map(**{name: offered[name] for name in METHODS[method].inputs})[0]
+    exactly = {"eps": 0.0} if "eps" in METHODS[method].parameters else {}
+    return METHODS[method].map(**{name: offered[name] for name in METHODS[method].inputs}, **exactly)[0]
 
 
 @pytest.mark.parametrize("method", CAMS)
 def test_methods_give_the_numbers_worked_out_by_hand(method):
     expected = fact("methods", method, "HAND")
-    np.testing.assert_allclose(hand(method).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(hand(method).numpy(), expected, **DOUBLE)
 
 
 def test_grad_cam_pp_is_zero_where_its_denominator_is():
@@ -236,15 +253,14 @@ def test_fake_cam_is_one_everywhere_but_in_one_pixel():
 
 @pytest.mark.parametrize("aggregation", ["mean_pre", "max_pre", "mean_post"])
 def test_joins_of_references_by_hand(backbone, images, aggregation):
-    seen = run_forward(backbone, backbone.prepare(torch.from_numpy(images)))
-    answers = Predictions(seen.logits, torch.zeros(len(images), dtype=torch.long))
-    joined = TARGETS["finer"].explain(answers, aggregation=aggregation)
-    separate = TARGETS["finer"].explain(answers, aggregation="max_pre")
-    gradients = seen.gradients(list(separate.directions.unbind(1)))
-    each = torch.stack([(g.mean((2, 3), keepdim=True) * seen.A.detach()).sum(1) for g in gradients])
-    expected = {"mean_pre": each.mean(0).relu(), "max_pre": each.amax(0).relu(), "mean_post": each.relu().mean(0)}[aggregation]
-    scene = Batch(seen, (joined,), torch.from_numpy(images), None)
-    torch.testing.assert_close(engine.maps(parse("grad_cam", METHODS, "method"), scene, 0).detach(), expected, atol=1e-6, rtol=1e-4)
+    def by_hand(backbone):
+        seen = run_forward(backbone, backbone.prepare(torch.from_numpy(images)))
+        separate = TARGETS["finer"].explain(Predictions(seen.logits, torch.tensor([0, 1, 2, 3, 4, 0])), aggregation="max_pre")
+        gradients = seen.gradients(list(separate.directions.unbind(1)))
+        each = torch.stack([(g.mean((2, 3), keepdim=True) * seen.A.detach()).sum(1) for g in gradients])
+        return {"mean_pre": each.mean(0).relu(), "max_pre": each.amax(0).relu(), "mean_post": each.relu().mean(0)}[aggregation]
+
+    agree(lambda backbone: float_maps(backbone, images, "grad_cam", f"finer(aggregation={aggregation})"), backbone, by_hand)
 
 
 def test_a_method_that_raises_on_one_image_loses_that_image_alone(backbone, images, monkeypatch):
