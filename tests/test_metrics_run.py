@@ -43,7 +43,7 @@ def test_a_run_with_metrics_publishes_them_for_every_map_and_control(published):
     assert {(row["method"], row["target"]) for row in found["metrics"]} == asked
     keys = [(row["image_id"], row["method"], row["target"], row["class_id"]) for row in found["metrics"]]
     assert keys == [(row["image_id"], row["method"], row["target"], row["class_id"]) for row in found["maps"]]
-    assert {*found["metrics"][0]} == {"image_id", "model", "method", "target", "class_id", "label", "reasons"} | {
+    assert {*found["metrics"][0]} == {"image_id", "model", "method", "target", "class_id", "label", "label_name", "reasons"} | {
         *("energy", "pointing", "iou_10", "iou_30", "iou_50", "iou_70", "iou_90")
     }
     scopes = {"all", "0", "1", "2", "3", "4"}
