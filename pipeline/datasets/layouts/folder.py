@@ -12,7 +12,7 @@ from pipeline.datasets.layouts.csv import recognises as in_table
 from pipeline.datasets.layouts.layout import Dataset, Layout, Record
 from pipeline.datasets.layouts.splits import recognises as in_splits
 from pipeline.datasets.layouts.tables import tell_unread
-from pipeline.datasets.layouts.tree import Tree
+from pipeline.datasets.layouts.tree import Tree, brief
 from pipeline.refusal import Refusal
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def dataset(tree: Tree, level: None) -> Dataset:
         raise Refusal(f"{loose} lies in no class folder and others do, {classes[0]}/ for one; move it into one")
     tell_unread(tree)
     if len(classes) == 1:
-        log.warning("%s: all images lie in %s/, so that is their only class", tree.root, classes[0])
+        log.warning("%s: all images lie in %s, so that is their only class", tree.root, brief(classes[0]))
 
     def records() -> Iterator[Record]:
         for path in tree.images:
