@@ -124,7 +124,7 @@ def test_on_the_mean_colour_it_is_the_normalised_image_that_is_multiplied(images
     B[16:32, 16:48] = 1
     asked = ["bbox_study(fill=mean)", "selectivity(fill=mean)", "ad(fill=mean)"]
     study = pipeline.explain(images[:3], LABELS[:3], backbone, ["grad_cam"], ["label"], metrics=asked, boxes=[[BOX]] * 3)
-    S, rows = drawn_maps(study, "label"), of(study, "grad_cam", "label")
+    S, rows = drawn_maps(images, backbone, "label")[:3], of(study, "grad_cam", "label")
 
     def probability(masks):
         with torch.no_grad():

@@ -441,7 +441,7 @@ def test_log_thresholds_tell_apart_what_even_ones_and_8_bits_do_not(metric):
     given = (
         {"boxes": np.array([[0.25, 0.25, 0.75, 0.75]])}
         if metric == "max_box_acc_v2"
-        else {"raw": S, "positive": inside, "counted": np.ones_like(inside)}
+        else {"raw": S, "truth": lambda nearest: (inside, np.ones_like(inside))}
     )
     entry = METRICS[metric]
 

@@ -19,7 +19,7 @@ import pipeline
 from pipeline import tables
 from pipeline.backbones import Backbone, load
 from pipeline.engine.masks import channels
-from pipeline.families import METHODS
+from pipeline.families import METHODS, Channels
 from pipeline.maps import boxes as geometry
 from pipeline.maps.quantise import stored, summaries
 from pipeline.maps.render import over_part, part_of, units, upsample
@@ -258,7 +258,7 @@ def unfound():
 
 
 def test_a_network_that_is_not_found_is_refused_where_its_mode_decides():
-    with pytest.raises(Refusal, match="another image is beside it.*call its eval"):
+    with pytest.raises(Refusal, match="another image is beside it.*eval mode in build"):
         load("tests.test_networks:unfound", image_size=SIZE)
     out_of_sight().eval()
     state = load("tests.test_networks:unfound", image_size=SIZE).cut.state_dict()
@@ -938,7 +938,7 @@ def test_everything_that_draws_a_map_agrees_on_its_part():
         inside = geometry.pixels(np.array(boxes[int(row["image_id"].rpartition("/")[2])]), (side, side))
         assert metrics[row["image_id"], row["method"]]["energy"] == pytest.approx(raw[inside].sum() / raw.sum(), abs=0.01)
     batch = SimpleNamespace(forward=SimpleNamespace(A=torch.rand(2, 3, 4, 4)), size=(side, side), backbone=backbone)
-    masks = channels(None, batch).paint(torch.tensor([0, 2]), torch.tensor([0, 1]))
+    masks = channels(Channels(), batch).paint(torch.tensor([0, 2]), torch.tensor([0, 1]))
     drawn = upsample(batch.forward.A[[0, 1], [0, 2]], (side, side), over_part("bilinear", part, (side, side)))
     torch.testing.assert_close(masks, units(drawn))
 

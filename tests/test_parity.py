@@ -73,7 +73,7 @@ def test_a_later_setting_is_read_as_any_other():
 
     found = parameters(score)
     assert [found[name].later for name in ("share", "plain", "first")] == [True, True, False]
-    assert found["share"].type is Positive and found["plain"].type is bool
+    assert found["share"].type == Positive and found["plain"].type is bool
     with pytest.raises(Refusal, match="share is -1; it must be"):
         read_value("-1", found["share"].type, "share")
 

@@ -69,7 +69,7 @@ def _unwrapped(state: object, source: str) -> object:
         if len(keys) > 1:
             raise Refusal(
                 f"weights {source!r} hold several state dicts ({first_few(list(map(str, keys)))}); save one alone, as "
-                f"torch.save(torch.load(FILE)[{keys[0]!r}], OTHER)"
+                f"torch.save(torch.load(FILE, weights_only=True)[{keys[0]!r}], OTHER)"
             )
         if not keys:
             break

@@ -107,7 +107,7 @@ class OwnCut:
         if off > 1e-3 * max(1.0, logits.abs().max().item()):
             raise Refusal(
                 f"an image's logits are off by {off:.1e} where another image is beside it, or by chance: a network that is not in eval mode "
-                f"hides where it is not found; keep it in an attribute of the object, or call its eval() in build"
+                f"hides where it is not found; keep it in an attribute of the object, or put it into eval mode in build"
             )
 
     def _pass(self, images: Tensor) -> tuple[dict[int, Tensor], Tensor]:

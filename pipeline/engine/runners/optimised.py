@@ -52,12 +52,14 @@ class _Objective:
         self.direction, self.class_id = explained.directions[:, 0], explained.class_id
         self.clean = self._scores(batch.forward.logits[:, None], slice(None))[:, 0]
         self.low, self.high = self.clean.clone(), self.clean.clone()  # of the scores of each image and its copies so far
+        self.steps = 0
 
     def evaluate(
         self, u: torch.Tensor, step: int, context: Sequence[torch.Tensor], rows: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss [n] and its gradient at the variable [n ...] of the images `rows`: one forward and one backward, within the budget."""
         descent, losses, gradients = self.descent, self.clean.new_empty(len(rows)), torch.empty_like(u)
+        self.steps += 1
 
         def one_pass(start: int, stop: int) -> None:
             part = slice(start, stop)
@@ -103,7 +105,10 @@ class _Objective:
             maps.append(checked(part, *((stop - start, *grid) for grid in grids)).float())
 
         within_budget(self.batch, len(u), one_pass, self.payer, "backward", rows_each=self.descent.copies)
-        return torch.cat(maps).masked_fill(alike(self.low, self.high)[:, None, None], 0)
+        unmoved = (
+            alike(self.low, self.high) if self.steps > 1 else torch.zeros_like(self.low, dtype=torch.bool)
+        )  # a first copy may be the image
+        return torch.cat(maps).masked_fill(unmoved[:, None, None], 0)
 
     def _pass(self, copies: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Copies [n M 3 H W] of the images `rows` [n] -> scores [n M], differentiable; one forward for all of them."""
