@@ -95,7 +95,7 @@ def finite(found: dict[str, pa.Table]) -> bool:
         ({"feature": 1e6, "logit": 1e6}, {"features", "logits"}),
         ({"feature": 65000.0, "logit": 6e4 / 1.5}, set()),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "-".join(sorted(value)) or "nothing",
 )
 def test_what_half_precision_does_not_hold_is_an_error_of_its_image(how, lost):
     asked = {"methods": ["grad_cam"], "metrics": ["complexity"]}
