@@ -94,7 +94,7 @@ def test_tibav_is_its_formula_on_a_trained_vit(vit, large, target):
     assert off(found, expected[None]) <= 2e-4 * np.ptp(expected)  # relevance.STEADY moves it that much
 
 
-MASKED = ["rise(masks=40,cells=5,p=0.4)", "glas(k=4)", "glas_light(k=4)", "glas_shadow(k=4)", "rglas(k=4,rounds=2)"]
+MASKED = ["rise(masks=40,cells=5,p=0.4)", "glas(k=4)", "glas_light(k=4)", "glas_shadow(k=4)", "rglas(k=4,rounds=3)"]
 
 
 @pytest.mark.parametrize("written", MASKED)
