@@ -599,18 +599,18 @@ ONE_ABOVE = [name for name in MINIATURES if not name.startswith(("wsol", "flat")
 @pytest.mark.parametrize("name", ONE_ABOVE)
 def test_a_root_one_folder_above_is_the_dataset_or_refused(name, tmp_path, caplog):
     layout, build = MINIATURES[name]
-    expected = build(tmp_path / "root" / "inner")
-    images(tmp_path / "root", *(["segmentations/001.x/1.png"] if layout == "cub" else []))
-    inside = packed(tmp_path / "root/inner", tmp_path / "inside", level=expected.level)
+    expected = build(tmp_path / "outer" / "inner")
+    images(tmp_path / "outer", *(["segmentations/001.x/1.png"] if layout == "cub" else []))
+    inside = packed(tmp_path / "outer" / "inner", tmp_path / "inside", level=expected.level)
     if layout == "folder":
         with pytest.raises(
-            Refusal, match=r"whose folders may be the classes .*--root .*/root/inner, or have one class with --layout folder"
+            Refusal, match=r"whose folders may be the classes .*--root .*/outer/inner, or have one class with --layout folder"
         ):
-            packed(tmp_path / "root", tmp_path / "above")
-        assert packed(tmp_path / "root", tmp_path / "above", layout="folder")[2] == ["inner"]
+            packed(tmp_path / "outer", tmp_path / "above")
+        assert packed(tmp_path / "outer", tmp_path / "above", layout="folder")[2] == ["inner"]
     else:
-        above = packed(tmp_path / "root", tmp_path / "above", level=expected.level)
-        assert above[1:] == inside[1:] and (layout == "imagenet_val" or "/root/inner" in caplog.text)
+        above = packed(tmp_path / "outer", tmp_path / "above", level=expected.level)
+        assert above[1:] == inside[1:] and (layout == "imagenet_val" or "/outer/inner" in caplog.text)
 
 
 def test_of_several_datasets_below_a_root_one_is_named(tmp_path):

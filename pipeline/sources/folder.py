@@ -13,7 +13,7 @@ from pipeline import storage
 from pipeline.refusal import Refusal, one_line, public
 from pipeline.sources.sample import IMAGE_ENDINGS, unsafe
 from pipeline.sources.shard import MEMBER_LIMIT, Found, Index, Kind, Sample, Shard
-from pipeline.sources.splits import split_folders, split_of
+from pipeline.sources.splits import innermost, split_folders, split_of
 
 log = logging.getLogger(__name__)
 LARGEST_CHUNK = 1000  # files
@@ -88,10 +88,7 @@ def _splits(source: Root, files_of: dict[str, list[Found]]) -> dict[str, str]:
 
 
 def _split_root(source: Root, folder: str, split: str, files: list[Found]) -> Root:
-    """The folder of a split. A copy of its name in it is passed, as archives leave it: train/train/cat."""
-    path = folder
-    while all(_key(source.url, file.url).startswith(f"{path}/{folder}/") for file in files):
-        path = f"{path}/{folder}"
+    path = innermost(folder, [_key(source.url, file.url) for file in files])
     return Root(storage.join(source.url, path), f"{source.name}/{path}".lstrip("/"), split, files)
 
 

@@ -31,3 +31,11 @@ def split_folders(names: Collection[str]) -> dict[str, str]:
     splits = {name: SPLIT_OF[longer[name][0]] for name in names}
     rest = {tuple(re.sub(r"[\W_]+", " ", name.lower()).replace(longer[name][0], "*").split()) for name in names}
     return splits if len(rest) == 1 and len({*splits.values()}) == len(splits) else {}
+
+
+def innermost(folder: str, paths: Collection[str]) -> str:
+    """A folder, or the copy of its name in it that all paths (at least one) lie in, as archives leave it: train/train/cat."""
+    path = folder
+    while all(each.startswith(f"{path}/{folder}/") for each in paths):
+        path = f"{path}/{folder}"
+    return path

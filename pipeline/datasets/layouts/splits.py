@@ -12,7 +12,7 @@ from pipeline.datasets.layouts.layout import SPLITS, Dataset, Layout, Record
 from pipeline.datasets.layouts.tables import tell_unread
 from pipeline.datasets.layouts.tree import Tree
 from pipeline.refusal import Refusal
-from pipeline.sources.splits import split_folders, split_of
+from pipeline.sources.splits import innermost, split_folders, split_of
 
 PLAIN = ("train", "val", "valid", "validation", "test")  # one of these beside folders that are no splits is a split all the same
 
@@ -23,7 +23,7 @@ def recognises(tree: Tree) -> bool:
 
 def dataset(tree: Tree, level: None) -> Dataset:
     splits = _splits(tree)
-    prefixes = {folder: _passed(folder, [path for path in tree.images if path.startswith(f"{folder}/")]) for folder in splits}
+    prefixes = {folder: innermost(folder, [path for path in tree.images if path.startswith(f"{folder}/")]) + "/" for folder in splits}
     inside = {path: path.removeprefix(prefixes.get(path.split("/")[0], path)) for path in tree.images}
     loose = next((path for path, rest in inside.items() if "/" not in rest), None)
     if loose and splits:
@@ -50,14 +50,6 @@ def _splits(tree: Tree) -> dict[str, str]:
     folders = {path.split("/")[0] for path in tree.images if "/" in path}
     plain = {folder: split_of(folder) for folder in folders if folder.lower() in PLAIN}
     return split_folders(folders) or {folder: split for folder, split in plain.items() if split}
-
-
-def _passed(folder: str, paths: list[str]) -> str:
-    """The folder of a split, with the copies of its name that all images lie in."""
-    start = f"{folder}/"
-    while all(path.startswith(f"{start}{folder}/") for path in paths):
-        start += f"{folder}/"
-    return start
 
 
 LAYOUT = Layout(recognises, dataset, aliases=("chest_xray",), last=True)
