@@ -41,7 +41,7 @@ bench: .venv/ready  ## cost beside the libraries people loop by hand, of many ta
 
 engines: .venv/ready  ## every table read by seven engines, Spark among them (it needs Java 17)
 	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,engines]'
-	$(RUN) -m pytest tests/test_engines.py
+	$(RUN) -m pytest tests/tables/test_engines.py
 
 chaos: .venv/ready  ## fifty jobs through killed actors, nodes and drivers and a store that fails
 	$(RUN) -m tests.chaos 50

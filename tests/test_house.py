@@ -177,6 +177,16 @@ def test_no_file_is_a_drawer(path):
     assert path.stem not in {"utils", "helpers", "common", "manager", "base", "misc"}
 
 
+@pytest.mark.parametrize("path", files("tests"), ids=str)
+def test_no_test_file_is_imported(path):
+    assert not [name for name in imports(path) if re.search(r"(^|\.)test_", name or "") and name.startswith("tests.")]
+
+
+def test_the_folders_of_the_tests_are_the_rooms():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= {*FLOORS}
+
+
 def test_what_contributing_names_exists():
     """Paths from the root or from pipeline/, where a word in capitals stands for any name, and targets of make."""
     words = re.findall(r"`([^`\n]+)`", (ROOT / "CONTRIBUTING.md").read_text())
