@@ -20,8 +20,8 @@ import tyro
 
 from docs.reference.columns import COLUMNS, ROWS
 from jobs.__main__ import FILES
-from jobs.demo import Demo
 from jobs.compare import Compare
+from jobs.demo import Demo
 from jobs.gc import Gc
 from jobs.score import Score
 from jobs.sql import Sql
