@@ -31,6 +31,7 @@ FLOORS = (  # a room imports from the rooms before it alone; what lies loose und
     "plan",
     "stages",
     "reduce",
+    "compare",
     "run",
     "datasets",
     "train",

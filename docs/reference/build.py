@@ -20,6 +20,7 @@ import tyro
 
 from docs.reference.columns import COLUMNS, ROWS
 from jobs.__main__ import FILES
+from jobs.compare import Compare
 from jobs.demo import Demo
 from jobs.gc import Gc
 from jobs.score import Score
@@ -41,6 +42,7 @@ from pipeline.train.probe.job import ProbeJob
 FOLDER = Path(__file__).parent
 MARK = re.compile(r"(<!-- part (.+?) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 COMMANDS = {
+    "compare": Compare,
     "demo": Demo,
     "explain": Job,
     "gc": Gc,
@@ -62,6 +64,8 @@ SCHEMAS = {
     "summary": schema.SUMMARY,
     "curves": schema.CURVES,
     "errors": schema.ERRORS,
+    "drift": schema.DRIFT,
+    "moved": schema.MOVED,
 }
 Traits = Callable[[Any], Iterable[str]]
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
@@ -75,7 +79,7 @@ def parts() -> dict[str, str]:
     blocks |= {f"metrics {family}": _entries(entries, _metric) for family, entries in metrics.items()}
     blocks["targets"] = _index({"target": TARGETS})
     blocks |= {f"target {name}": _entry(name, entry, (), _target) for name, entry in TARGETS.items()}
-    blocks |= {f"table {name}": _table_of(name) for name in schema.TABLES}
+    blocks |= {f"table {name}": _table_of(name) for name in SCHEMAS}
     blocks["layouts"] = _table(("layout", "dataset"), ((f"[`{name}`](#{name})", file_doc(layout)[0]) for name, layout in LAYOUTS.items()))
     blocks |= {f"layout {name}": _layout(name, layout) for name, layout in LAYOUTS.items()}
     rows = (

@@ -11,6 +11,8 @@ ROWS = {
     "summary": "One row per metric, method, target and scope.",
     "curves": "One row per metric, method, target and step: the mean curve behind a metric that is the area under one.",
     "errors": "One row per problem; nothing that fails goes without one.",
+    "drift": "One row per number that tells how far two runs lie apart.",
+    "moved": "One row per image, method and target: the images whose maps moved most.",
 }
 
 # A column means the same in every table, but where the table's name stands before it.
@@ -80,4 +82,18 @@ COLUMNS = {
     "stage": "where it happened: `index`, `read`, `decode`, `label`, `predict`, `target`, `map`, `metric`, `land` ...",
     "error": "the kind of problem",
     "message": "the problem in words",
+    "drift.kind": "`inputs`, `predictions`, `maps`, `metrics` or `versions`",
+    "drift.scope": "`all`, or a class",
+    "quantity": "the number's name: a count of images, `flips` (predictions that are another class), `accuracy`, `label_prob`, `calibration_error` "
+    "(15 bins), `moved`, `spearman`, `ssim`, `relative_distance`, a column of `metrics`, or the setting that differs",
+    "drift.n": "images in both runs that have the number in both",
+    "before": "the number in the run before",
+    "now": "the number in the run now",
+    "value": "a count; of predictions and maps a share or a mean over images; of metrics the mean paired difference, now less before",
+    "drift.ci_low": "the lower end of the value's interval at 95 %; null for counts and for numbers of the dataset",
+    "floor": "the same value between two runs of one job (`--floor`)",
+    "detail": "of a setting or a version: what it was, and what it is",
+    "spearman": "rank correlation of both maps; null where one of them is constant",
+    "ssim": "structural similarity of both maps, each brought to [0, 1]",
+    "relative_distance": "Euclidean distance of both maps, as a share of the longer one's length",
 }

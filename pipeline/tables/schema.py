@@ -111,6 +111,24 @@ CURVES = pa.schema(
     ]
 )
 
+# What `atlas compare` finds between two runs; neither table is part of a run.
+DRIFT = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("kind", "method", "target", "scope", "quantity")],
+        ("n", pa.int64()),
+        *[(name, pa.float64()) for name in ("before", "now", "value", "ci_low", "ci_high", "floor")],
+        ("detail", pa.string()),
+    ]
+)
+
+MOVED = pa.schema(
+    [
+        *_ID,
+        *[(name, pa.string()) for name in ("method", "target")],
+        *[(name, pa.float64()) for name in ("spearman", "ssim", "relative_distance")],
+    ]
+)
+
 ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "stage", "error", "message")])
 
 
@@ -166,6 +184,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 PARTITIONED = {"maps": "method", "attributes": "method", "metrics": "method"}
 TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", "errors")
+OF_COMPARISONS = ("drift", "moved")  # written by a comparison of two runs, and no part of either
 _DICTIONARY_COLUMNS = {
     "model",
     "method",
