@@ -33,6 +33,7 @@ FLOORS = (  # a room imports from the rooms before it alone; what lies loose und
     "reduce",
     "compare",
     "run",
+    "estimate",
     "datasets",
     "train",
 )

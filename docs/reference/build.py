@@ -23,6 +23,7 @@ from jobs.__main__ import FILES
 from jobs.compare import Compare
 from jobs.demo import Demo
 from jobs.gc import Gc
+from jobs.plan import Plan
 from jobs.score import Score
 from jobs.sql import Sql
 from jobs.status import Status
@@ -47,6 +48,7 @@ COMMANDS = {
     "explain": Job,
     "gc": Gc,
     "pack": Pack,
+    "plan": Plan,
     "probe": ProbeJob,
     "score": Score,
     "sql": Sql,
@@ -213,8 +215,8 @@ def _arrow(kind: pa.DataType) -> str:
 def _job(name: str) -> str:
     command, (_, *example) = COMMANDS[name], _module_doc(name)
     blocks = [f"### atlas {name}", _paragraphs(command)[0], *(f"```text\n{block}\n```" for block in example)]
-    meanings = _meanings(command)
-    rows = ((_flag(field), _type(field.type), _default(field), meanings[field.name]) for field in fields(command))
+    meanings = _meanings(command)  # of its own fields: a job that takes every flag of another says so in its docstring
+    rows = ((_flag(field), _type(field.type), _default(field), meanings[field.name]) for field in fields(command) if field.name in meanings)
     return "\n\n".join([*blocks, _table(("flag", "values", "default", "meaning"), rows)])
 
 

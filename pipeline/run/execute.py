@@ -48,8 +48,8 @@ def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = Non
     job, started = checked.job, time.time()
     monitor = Monitor(job.log) if job.dry else Monitor(job.log, job.out, job.name)
     try:
-        state = _plan(checked, executor, monitor, started, accept)
-        open_tasks = _open_tasks_of(state)
+        state = state_of(checked, executor, monitor, started, accept)
+        open_tasks = open_tasks_of(state)
         _tell_plan(state, open_tasks, monitor)
         if job.dry:
             dry_run.print_dry_run(open_tasks, checked.outputs, len(state.tasks), methods_of(checked), state.before)
@@ -63,8 +63,8 @@ def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = Non
     return result
 
 
-def _plan(checked: CheckedJob, executor: Executor, monitor: Monitor, started: float, accept: Accept | None) -> RunState:
-    """List the shards, cut them into tasks and load the receipts of earlier jobs."""
+def state_of(checked: CheckedJob, executor: Executor, monitor: Monitor, started: float, accept: Accept | None = None) -> RunState:
+    """The state of a job before it explains anything: shards listed and cut into tasks, receipts of earlier jobs loaded."""
     census = Census(by_shard={} if accept else None)
     indexes = _index_shards(checked, executor, monitor, census)
     list_seconds = time.time() - started
@@ -114,7 +114,7 @@ def _publish(state: RunState, executor: Executor, monitor: Monitor) -> PublishRe
     sound = {task: tuple(receipt for receipt in of_task if receipt.folder not in folders) for task, of_task in state.receipts_of.items()}
     state = replace(state, receipts_of=sound, failures=())  # failed tasks are open, and so tried again as well
     state = replace(state, failures=rescore.unexplained_tasks(state))
-    return publish_run(_explain_missing(state, _open_tasks_of(state), executor, monitor), executor.map, monitor)
+    return publish_run(_explain_missing(state, open_tasks_of(state), executor, monitor), executor.map, monitor)
 
 
 def _count_images(tasks: Sequence[Task]) -> int:
@@ -153,7 +153,7 @@ def _add_receipts(receipts_of: Mapping[str, tuple[Receipt, ...]], more: Iterable
     return extended
 
 
-def _open_tasks_of(state: RunState) -> list[Task]:
+def open_tasks_of(state: RunState) -> list[Task]:
     """The tasks with missing outputs, each with the row groups of the stored maps that these are computed from."""
     return [rescore.with_stored_maps(task, state) for task in state.unfinished]
 
