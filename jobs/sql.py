@@ -91,7 +91,7 @@ def question_of(job: Sql) -> tuple[str, dict[str, int | str]]:
 def listing(connection: "duckdb.DuckDBPyConnection") -> str:
     """The tables with their columns, the functions of maps, and the named queries with their settings."""
     lines = [f"{table}: {', '.join(names)}" for table, names in sql.columns(connection).items()]
-    lines += ["", "functions (m is a row of maps, box as in images.boxes): " + ", ".join(sql.FUNCTIONS), ""]
+    lines += ["", "functions (m is a row of maps, box as in images.boxes; k of n is a share): " + ", ".join(sql.FUNCTIONS), ""]
     for query in QUERIES.values():
         lines.append(f"--query {query.name}: {query.question}")
         lines += [f"    --set {name}={setting.default}: {setting.meaning}" for name, setting in query.settings.items()]

@@ -70,6 +70,15 @@ COLUMNS = {
     "ci_high": "the upper end",
     "better": "`higher`, `lower`, or null where neither way is better",
     "stored": "whether the metric was computed from maps of 8 bits a cell",
+    **{name: f"the mean of `{name}` in the same metric and scope" for name in ("random", "fake_cam")},
+    **{
+        f"{name}_{end}": f"the {end}er end of its interval".replace("higher", "upper")
+        for name in ("random", "fake_cam")
+        for end in ("low", "high")
+    },
+    "summary.reasons": "column -> why it is null, where it might not be",
+    "curves.random": "the mean of `random` at the same step",
+    "curves.fake_cam": "the mean of `fake_cam` at the same step",
     "diff_random": "the mean paired difference to the method `random`",
     "diff_random_low": "the lower end of its interval",
     "diff_random_high": "the upper end",

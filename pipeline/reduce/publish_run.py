@@ -66,8 +66,7 @@ def publish_run(state: RunState, parallel_map: Map, monitor: Monitor) -> Publish
         Damaged: where a task's file is missing or not what was written; nothing is published yet.
     """
     began, job = time.monotonic(), state.checked.job
-    studies = ["weight_similarity"] if job.weight_similarity else []
-    plan = digest([sorted(output.cell for _, outputs in state.done for output in outputs), state.problems, *studies])
+    plan = _plan_of(state)
     if state.previous and state.before and state.before["plan"] == plan:
         return PublishResult.of(state.before, new=False)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{plan[:8]}"
@@ -80,6 +79,13 @@ def publish_run(state: RunState, parallel_map: Map, monitor: Monitor) -> Publish
     _refuse_failed(state, manifest)
     publish.flip(job.out, job.name, run_id, state.previous, job.single_writer)
     return PublishResult.of(manifest, new=True)
+
+
+def _plan_of(state: RunState) -> str:
+    """The identity of everything that a run publishes; a new version of what is made of metrics makes a new run."""
+    studies = ["weight_similarity"] if state.checked.job.weight_similarity else []
+    versions = [[table, schema.VERSIONS.get(table, 1)] for table in ("summary", "curves") if state.checked.spec.metrics]
+    return digest([sorted(output.cell for _, outputs in state.done for output in outputs), state.problems, *studies, *versions])
 
 
 def _refuse_failed(state: RunState, manifest: Mapping) -> None:
@@ -142,9 +148,9 @@ def _write_tables(state: RunState, parallel_map: Map, monitor: Monitor, run_id: 
     if state.checked.job.weight_similarity:
         curves = weight_similarity(state.checked.backbone)
         tables["curves"] = pa.concat_tables([tables["curves"], curves]) if tables else curves
-    name = digest([output.cell for group in groups for output in group])
+    outputs = [output for group in groups for output in group]
     for table, rows in tables.items():
-        path = f"{table}/part-{name}.parquet"
+        path = compact.file_name(table, None, outputs, context.columns)
         entries.append(compact.write_table(context.url(run_id, path), path, table, rows))
     return entries + _write_problems_and_empty_tables(state, context, run_id, {entry["table"] for entry in entries})
 
@@ -171,7 +177,7 @@ def _summarise_groups(state: RunState, groups: Groups, parallel_map: Map, run_id
     control = paths_of.get("method=random", [])
     methods = [(paths, control) for paths in paths_of.values()]
     summaries = list(parallel_map(partial(summarise_files, out, run_id, spec), methods)) if methods else []
-    summary = concat_summaries([*summaries, summarise_partials(partials, spec)])
+    summary = concat_summaries([*summaries, summarise_partials(partials, spec)], spec)
     return {"partials": drop_groups(partials), "summary": summary, "curves": curves_of(partials)}
 
 

@@ -89,7 +89,9 @@ PARTIALS = pa.schema(
     ]
 )
 
-_DIFFERENCES = [f"diff_{to}{end}" for to in ("random", "label") for end in ("", "_low", "_high")]
+_ENDS = ("", "_low", "_high")
+_CONTROLS = [(f"{control}{end}", pa.float64()) for control in ("random", "fake_cam") for end in _ENDS]
+_DIFFERENCES = [f"diff_{to}{end}" for to in ("random", "label") for end in _ENDS]
 SUMMARY = pa.schema(
     [
         *[(name, pa.string()) for name in ("model", "method", "target", "metric", "scope")],
@@ -98,7 +100,9 @@ SUMMARY = pa.schema(
         *[(name, pa.float64()) for name in ("mean", "std", "ci_low", "ci_high")],
         ("better", pa.string()),
         ("stored", pa.bool_()),
+        *_CONTROLS,
         *[(name, pa.float64()) for name in _DIFFERENCES],
+        ("reasons", pa.map_(pa.string(), pa.string())),
     ]
 )
 
@@ -108,6 +112,8 @@ CURVES = pa.schema(
         ("step", pa.int32()),
         ("mean", pa.float64()),
         ("n", pa.int64()),
+        *[(name, pa.float64()) for name in ("ci_low", "ci_high")],
+        *_CONTROLS,
     ]
 )
 
@@ -166,6 +172,8 @@ VERSIONS = {
     "features": 2,
     "predictions": 2,
     "maps": 2,
+    "summary": 2,
+    "curves": 2,
 }  # of the types of tables that have changed: published files of an older one are not copied
 _PLAIN = {pa.uint8(): pa.int16(), pa.float16(): pa.float32()}
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -15,6 +16,8 @@ from jobs import explain
 from pipeline import backbones, tables
 from pipeline.plan import outputs
 from pipeline.plan.outputs import outputs_of
+from pipeline.reduce import bootstrap
+from pipeline.reduce.controls import add_reasons
 from pipeline.reduce.corpus import summarise_partials
 from pipeline.reduce.curves import curves_of
 from pipeline.reduce.moments import exact_interval, moments
@@ -123,6 +126,29 @@ def test_curves_add_up_exactly_in_any_order(order, cut):
     told = curves_of(add_partials(pa.Table.from_pylist(rows, schema.PARTIALS))).to_pylist()
     assert [row["mean"] for row in told] == list(whole["curve: m"] / 9 / WHOLE) and {row["n"] for row in told} == {9}
     np.testing.assert_allclose([row["mean"] for row in told], curves.mean(0), atol=1 / WHOLE)
+
+
+def test_the_interval_of_a_curve_is_from_resampling_groups_and_null_where_some_images_have_none():
+    """Of each resample the mean over its images, by hand; and of a task of an earlier version, which counted no groups, nothing is known."""
+    rng = np.random.default_rng(0)
+    about, sums, groups = {"metric": "m", "model": "n", "target": "none", "scope": "all"}, {}, []
+    values = rng.random((60, 3))
+    for i, curve in enumerate(values):
+        groups.append(group_of(f"i{i}"))
+        add_score(sums, Score({"m": 0.5}, {"m": curve}), groups[-1])
+    rows = [{**about, "method": method, "kind": kind, "values": counts} for method in ("a", "random") for kind, counts in sums.items()]
+    found = curves_of(pa.Table.from_pylist(rows, schema.PARTIALS)).to_pylist()
+    names = sorted({*groups})
+    weights = bootstrap.draws_of(names).T[:, [names.index(group) for group in groups]].astype(float)
+    means = np.array([np.average(values, axis=0, weights=draw) for draw in weights])
+    assert len(names) > 10 and [row["step"] for row in found] == [0, 1, 2, 0, 1, 2]
+    for row, low, high in zip(found, *np.tile(np.quantile(means, [0.025, 0.975], axis=0), 2), strict=True):
+        assert (row["ci_low"], row["ci_high"]) == (pytest.approx(low, abs=2 / WHOLE), pytest.approx(high, abs=2 / WHOLE))
+        assert (row["random"], row["random_low"], row["random_high"]) == (row["mean"], row["ci_low"], row["ci_high"])
+        assert row["fake_cam"] is None
+    add_score(sums, Score({"m": 0.5}, {"m": values[0]}))
+    rows = [{**about, "method": "a", "kind": kind, "values": counts} for kind, counts in sums.items()]
+    assert {(row["n"], row["ci_low"]) for row in curves_of(pa.Table.from_pylist(rows, schema.PARTIALS)).to_pylist()} == {(61, None)}
 
 
 def test_one_more_metric_computes_that_metric_alone(source, published, tmp_path):
@@ -240,6 +266,48 @@ def test_metrics_of_zeros_and_ones_have_them_in_the_summary(published):
     assert fake["ci_low"] == near(0.025 ** (1 / 12), 2**16)  # all of 12: the share whose 12th power is 0.025
 
 
+def test_every_number_of_the_summary_has_those_of_the_controls_beside_it(published):
+    rows = content(published)["summary"]
+    own = {(row["method"], row["metric"], row["scope"]): [row[name] for name in ("mean", "ci_low", "ci_high")] for row in rows}
+    for row in rows:
+        for control in ("random", "fake_cam"):
+            beside = [row[f"{control}{end}"] for end in ("", "_low", "_high")]
+            assert beside == own[control, row["metric"], row["scope"]]
+        nulls = {name for name in ("mean", "random", "fake_cam", "diff_random") if row[name] is None}
+        named = {name for name, _ in row["reasons"] or ()}
+        assert named >= nulls - ({"diff_random"} if row["mean"] is None else set())
+        assert all(row[name] is None for name in named)
+    assert any(row["reasons"] is None for row in rows)
+
+
+def test_a_null_in_the_summary_has_its_reason():
+    images = [{"image_id": f"i{i}", "model": "m", "target": "label", "class_id": 0, "label": i // 3, "metric": "energy"} for i in range(4)]
+    scores = [{**row, "method": "grad_cam", "value": 0.5} for row in images]
+    scores += [{**row, "method": "fake_cam", "target": "none", "value": None, "reason": "no box"} for row in images]
+    spec = replace(SHARED, metrics=SHARED.metrics[:1])
+    metrics = widen(pa.Table.from_pylist(scores, schema.SCORES), spec.columns)
+    rows = summarise(metrics, schema.PARTIALS.empty_table(), spec).to_pylist()
+    reasons = {(row["method"], row["scope"]): dict(row["reasons"]) for row in rows}
+    random = dict.fromkeys(("random", "diff_random"), "the run has no method random")
+    assert reasons["grad_cam", "all"] == {**random, "fake_cam": "the method fake_cam has no value here"}
+    alone = "there are fewer than two to resample: images, groups of images, or pairs"
+    assert reasons["grad_cam", "1"] == {**reasons["grad_cam", "all"], "ci_low": alone}
+    assert reasons["fake_cam", "all"].items() >= {"mean": "nothing has a value", "random": random["random"]}.items()
+    for row in rows:
+        nulls = {name for name in ("mean", "random", "fake_cam") if row[name] is None}
+        assert nulls == {name for name, _ in row["reasons"]} & {"mean", "random", "fake_cam"}
+
+
+def test_a_new_version_of_the_summary_is_a_new_run_of_the_same_tasks(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(schema, "VERSIONS", {**schema.VERSIONS, "summary": 1, "curves": 1})
+        assert explain.run(scoring_job(source, tmp_path)).new
+    landed = {path: path.stat().st_mtime_ns for path in tmp_path.glob("tasks/**/*") if path.is_file()}
+    assert explain.run(scoring_job(source, tmp_path)).new
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("tasks/**/*") if path.is_file()} == landed
+    assert not explain.run(scoring_job(source, tmp_path)).new
+
+
 def test_dataset_level_metrics_have_intervals_in_the_summary(published):
     rows = [row for row in content(published)["summary"] if row["metric"] in ("pxap", "box_acc")]
     assert {row["scope"] for row in rows} == {"all"} and len(rows) == 2 * 4
@@ -342,10 +410,14 @@ def test_one_group_alone_or_a_class_has_no_interval():
     about = {"metric": "pxap", "model": "n", "method": "random", "target": "none"}
     rows = [{**about, "scope": scope, "kind": kind, "values": values} for kind, values in sums.items() for scope in ("all", "7")]
     table = pa.Table.from_pylist(rows, schema.PARTIALS)
-    found = summarise_partials(table, asked).to_pylist()
+    found_table = summarise_partials(table, asked)
+    found = found_table.to_pylist()
     assert {(row["scope"], row["n"], row["ci_low"], row["diff_random"], row["diff_random_low"]) for row in found} == {
         ("all", 2, None, 0, None), ("7", 2, None, 0, None),
     }  # fmt: skip
+    reasons = {row["scope"]: dict(row["reasons"]) for row in add_reasons(found_table, asked).to_pylist()}
+    assert reasons["7"]["ci_low"] == "of the images of a class or pair nothing is kept but their sums"
+    assert reasons["all"]["ci_low"].startswith("there are fewer than two")
     assert set(drop_groups(table)["kind"].to_pylist()) == {"n", "positive", "negative"}
     assert set(by_group(sums)) == {"group 03"} and set(by_group(sums)["group 03"]) == {"n", "positive", "negative"}
 

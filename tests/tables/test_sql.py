@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import binomtest
 
 from jobs import sql as job
 from pipeline import storage, tables
@@ -31,6 +32,12 @@ def maps() -> dict[tuple[str, str], np.ndarray]:
             grid[(3, 3) if method == "b" and image != "i0" else (0, 0)] = 5
             grids[image, method] = grid
     return grids
+
+
+def differences(metric: str, method: str, mean: float) -> dict[str, float]:
+    """A paired difference to `random` and its interval, which holds 0 for one metric and method."""
+    half = 0.25 if (metric, method) == ("ad", "b") else 0.1
+    return {"diff_random": mean, "diff_random_low": mean - half, "diff_random_high": mean + half}
 
 
 def rows(run: int) -> dict[str, list[dict]]:
@@ -66,7 +73,10 @@ def rows(run: int) -> dict[str, list[dict]]:
             "n": 4,
             "n_null": 0,
             "mean": mean,
+            "ci_low": mean - 0.05,
+            "ci_high": mean + 0.05,
             "better": better,
+            **({} if method == "random" else differences(metric, method, mean - of_method["random"])),
         }
         for (metric, better), of_method in means.items()
         for method, mean in of_method.items()
@@ -191,13 +201,17 @@ def test_the_most_faithful_method_has_the_best_mean_rank(ask):
     answer = ask("--query", "faithful")
     assert {row["method"]: row["mean_rank"] for row in answer} == ranks
     assert answer[-1]["method"] == "random" and answer[0]["ranks"] == "ad 1, ag 2"
+    numbers = {row["method"]: (row["above_random"], row["numbers"]) for row in answer}
+    assert numbers["a"] == (2, "ad 0.100 [0.050, 0.150], ag 0.400 [0.350, 0.450]")
+    assert numbers["b"] == (1, "ad 0.300 [0.250, 0.350], ag 0.600 [0.550, 0.650]"), "its interval in ad holds no difference"
+    assert numbers["random"][0] == 0
 
 
 def test_the_most_faithful_method_of_a_class_is_no_control(ask):
     answer = ask("--query", "faithful_by_class")
-    assert [(row["class_name"], row["best"], row["worst"], row["metrics"]) for row in answer] == [
-        ("wren", "a", "b", 2),
-        ("robin", "a", "b", 2),
+    assert [(row["class_name"], row["best"], row["above_random"], row["worst"], row["metrics"]) for row in answer] == [
+        ("wren", "a", 2, "b", 2),
+        ("robin", "a", 2, "b", 2),
     ]
 
 
@@ -218,6 +232,42 @@ def test_hard_pairs_count_both_directions(ask):
     (row,) = ask("--query", "hard_pairs")
     assert (row["class"], row["other"], row["taken_for_each_other"], row["share"]) == ("wren", "robin", 2, 0.5)
     assert row["mean_margin"] == 0.3  # (.7 - .2 + .5 - .4) / 2
+    low, high = binomtest(2, 4).proportion_ci(0.95, "wilson")
+    assert (row["share_low"], row["share_high"]) == (round(low, 3), round(high, 3))
+
+
+def test_accuracy_has_its_interval_and_its_chance(ask):
+    """Two of four are right; either class is predicted of one half, and so right by chance in one half."""
+    whole, *classes = ask("--query", "accuracy")
+    low, high = binomtest(2, 4).proportion_ci(0.95, "wilson")
+    assert whole == {"class_id": None, "class_name": None, "images": 4, "accuracy": 0.5, "low": round(low, 4), "high": round(high, 4)} | {
+        "chance": 0.5,
+        "model": "m",
+    }
+    assert [(row["class_name"], row["images"], row["accuracy"], row["chance"]) for row in classes] == [
+        ("wren", 2, 0.5, 0.5),
+        ("robin", 2, 0.5, 0.5),
+    ]
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (3, 20), (20, 20), (517, 1000)])
+def test_the_interval_of_a_share_is_wilson_s(connection, k, n):
+    [(ends,)] = connection.sql(f"SELECT share_interval({k}, {n})").fetchall()
+    low, high = binomtest(k, n).proportion_ci(0.95, "wilson")
+    assert ends == {"low": pytest.approx(low, abs=1e-12), "high": pytest.approx(high, abs=1e-12)}
+    assert connection.sql("SELECT share_interval(0, 0)").fetchall() == [(None,)]
+
+
+def test_columns_that_a_run_of_an_earlier_version_lacks_are_null_in_sql(out):
+    run = tables.open(out)
+    (url,) = run.urls("summary")
+    expected = pq.read_table(url)
+    old = expected.drop_columns([name for name in expected.column_names if name.startswith(("random", "fake_cam"))] + ["reasons"])
+    pq.write_table(old, url)
+    found = run.sql("SELECT * FROM summary")
+    assert {*found.column_names} == {*expected.column_names} and found.num_rows == old.num_rows
+    assert found.select(old.column_names).sort_by("metric").equals(old.sort_by("metric")) and found["random"].null_count == old.num_rows
+    assert job.main(["--out", out, "--query", "finer_changed"]) == 0
 
 
 def test_what_finer_changed_is_told_by_its_interval(ask):
@@ -349,7 +399,5 @@ def test_a_question_from_python_names_the_columns_too(out):
 
 def test_the_functions_of_maps_are_all_listed():
     with sql.connect({}) as connection:
-        macros = connection.sql(
-            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'macro' AND starts_with(function_name, 'map_')"
-        )
+        macros = connection.sql("SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'macro' AND NOT internal")
         assert {signature.partition("(")[0] for signature in sql.FUNCTIONS} <= {name for (name,) in macros.fetchall()}

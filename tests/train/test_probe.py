@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scipy.stats import binomtest
 
 from jobs import explain, pack
 from jobs import probe as job
@@ -174,6 +175,9 @@ def test_probes_of_every_pooling_and_solver_are_written_with_their_accuracy(trai
         assert whole["top1"] == near(np.mean([row["top1"] for row in classes]), 4) and whole["top5"] == 1
         if name.endswith("lbfgs"):
             assert whole["top1"] == 1
+        for row in mine:
+            ends = binomtest(round(row["top1"] * row["n"]), row["n"]).proportion_ci(0.95, "exact")
+            assert (row["top1_low"], row["top1_high"]) == tuple(pytest.approx(end, abs=2e-12) for end in ends)
 
 
 def test_features_are_computed_once(trained, bands):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.stats import binomtest
 
 import pipeline
 from jobs import explain
@@ -362,9 +363,13 @@ def test_splits_are_heeded_and_bad_images_are_told(data, tmp_path):
     (tmp_path / "b.tar").write_bytes(b"")
     told, _ = trained((f"{tmp_path}/*.tar", tmp_path / "cache"), tmp_path / "out", epochs=1)
     assert told["images"] == {"train": 8, "val": 3, "test": 2}
-    assert told["test_accuracy"] is not None
+    for name, n in (("val", 3), ("test", 2)):
+        ends = binomtest(round(told[f"{name}_accuracy"] * n), n).proportion_ci(0.95, "exact")
+        assert told[f"{name}_interval"] == [pytest.approx(end, abs=2e-12) for end in ends]
     job = training((f"{tmp_path}/*.tar", tmp_path / "cache"), tmp_path / "out2", train_split="test", epochs=1, val_share=0)
-    assert job_train.run(job)["images"] == {"train": 2, "val": 3, "test": 0}
+    again = job_train.run(job)
+    assert again["images"] == {"train": 2, "val": 3, "test": 0}
+    assert again["test_accuracy"] is again["test_interval"] is None
     kinds = [error["error"] for error in told["errors"]]
     assert sorted(kinds) == sorted(["TruncatedImage", "MissingLabel", "OutOfRangeLabel", "EmptyShard"])
 
