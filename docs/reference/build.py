@@ -22,6 +22,7 @@ from docs.reference.columns import COLUMNS, ROWS
 from jobs.__main__ import FILES
 from jobs.demo import Demo
 from jobs.gc import Gc
+from jobs.publish import Publish
 from jobs.score import Score
 from jobs.sql import Sql
 from jobs.status import Status
@@ -46,6 +47,7 @@ COMMANDS = {
     "gc": Gc,
     "pack": Pack,
     "probe": ProbeJob,
+    "publish": Publish,
     "score": Score,
     "sql": Sql,
     "status": Status,
