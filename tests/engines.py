@@ -1,24 +1,22 @@
-"""Seven engines that read a table of a published run: `READERS[engine](run, table, options)` returns all rows as a pyarrow table.
+"""Engines that read a table of a published run: `READERS[engine](run, table, options)` returns all rows as a pyarrow table.
 
-`options` lead to an S3 endpoint; they are empty for a local folder. Each engine reads as its own users do, and knows nothing of ours.
+Two of them read the Delta table that the run is committed to, the others the files of the run. `options` lead to an S3 endpoint; they are
+empty for a local folder. Each engine reads as its own users do, and knows nothing of ours.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline import storage
 from pipeline.tables import Run, schema
+from pipeline.tables.lake.location import table_url
 
 Options = Mapping[str, str]
 
 
 def folder(run: Run, table: str) -> str:
     """The URL of a table's folder."""
-    return storage.join(run.out, "runs", run.run_id, table)
+    return run.location.folder(table)
 
 
 def duckdb(run: Run, table: str, options: Options) -> pa.Table:
@@ -81,19 +79,18 @@ def spark(run: Run, table: str, options: Options) -> pa.Table:
 
 
 def delta(run: Run, table: str, options: Options) -> pa.Table:
-    """A copy of the table's folder turned into a Delta table, and read as one."""
-    from deltalake import DeltaTable, Field, Schema, convert_to_deltalake
+    from deltalake import DeltaTable
 
-    with tempfile.TemporaryDirectory() as home:
-        copy = Path(home, table)
-        shutil.copytree(folder(run, table), copy)
-        column = schema.PARTITIONED.get(table)
-        partition = {"partition_by": Schema([Field(column, "string")]), "partition_strategy": "hive"} if column else {}
-        convert_to_deltalake(str(copy), **partition)
-        return DeltaTable(str(copy)).to_pyarrow_table()
+    return DeltaTable(table_url(run.out, "default", table), storage_options=dict(options) or None).to_pyarrow_table()
+
+
+def polars_delta(run: Run, table: str, options: Options) -> pa.Table:
+    import polars as library
+
+    return library.scan_delta(table_url(run.out, "default", table), storage_options=dict(options) or None).collect().to_arrow()
 
 
 READERS: dict[str, Callable[[Run, str, Options], pa.Table]] = {
-    reader.__name__: reader for reader in (duckdb, polars, pandas, datafusion, chdb, spark, delta)
+    reader.__name__: reader for reader in (duckdb, polars, pandas, datafusion, chdb, spark, delta, polars_delta)
 }
-LOCAL_ONLY = {"spark": "its S3 client is a jar that no package index has", "delta": "the copy that becomes a Delta table is local"}
+LOCAL_ONLY = {"spark": "its S3 client is a jar that no package index has"}

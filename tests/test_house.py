@@ -48,10 +48,10 @@ LIGHT = (
     *("pipeline.plan.census", "pipeline.plan.task", "pipeline.plan.state"),
     *("pipeline.run.on_ray", "pipeline.run.in_process", "pipeline.monitor.monitor", "pipeline.run.exit_codes"),
     *("pipeline.stages.read", "pipeline.stages.land", "pipeline.reduce.compact", "pipeline.datasets.packing", "pipeline.datasets.layouts"),
-    *("jobs.gc", "jobs.pack", "jobs.status"),
+    *("jobs.gc", "jobs.pack", "jobs.publish", "jobs.status"),
 )
 LIGHT_ROOMS = ("sources", "tables", "classes", "maps")  # every module of them
-HEAVY = {"ray", "scipy", "skimage", "sklearn", "duckdb", "tyro", "pandas"}
+HEAVY = {"ray", "scipy", "skimage", "sklearn", "duckdb", "deltalake", "tyro", "pandas"}
 
 
 def files(folder: str) -> list[Path]:

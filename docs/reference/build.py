@@ -24,6 +24,7 @@ from jobs.compare import Compare
 from jobs.demo import Demo
 from jobs.gc import Gc
 from jobs.plan import Plan
+from jobs.publish import Publish
 from jobs.score import Score
 from jobs.sql import Sql
 from jobs.status import Status
@@ -50,6 +51,7 @@ COMMANDS = {
     "pack": Pack,
     "plan": Plan,
     "probe": ProbeJob,
+    "publish": Publish,
     "score": Score,
     "sql": Sql,
     "status": Status,

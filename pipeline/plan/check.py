@@ -21,6 +21,7 @@ from pipeline.spec.grammar import Choice
 from pipeline.spec.job import Job
 from pipeline.spec.output import Output
 from pipeline.tables import Run, files
+from pipeline.tables.lake import delta
 from pipeline.targets import TARGETS
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ def check_job(job: Job, stored: Sequence[Choice] = (), kept: Kept = ((), ())) ->
         Refusal: in one line, with the fix.
     """
     files.check_writable(job.out)
+    if job.delta:
+        delta.check(job.out, job.name)
     arguments = tuple(key_value(item, "--backbone-args") for item in job.backbone_args)
     texts = read_texts(job.text_classes) if job.text_classes else ()
     network = Network(job.backbone, job.weights, arguments, job.layer, job.image_size, job.crop, job.seed, texts, job.templates)

@@ -15,6 +15,7 @@ from pipeline import storage
 from pipeline.tables import files, receipts, schema
 from pipeline.tables.errors import deduplicate
 from pipeline.tables.identity import digest
+from pipeline.tables.lake.location import Location
 from pipeline.tables.receipts import Receipt, TaskOutput, parquet_bytes
 from pipeline.tables.wide import add_partials, widen
 
@@ -29,18 +30,14 @@ class CompactionContext:
 
     Attributes:
         columns: the columns of the run's metrics.
-        previous: the id of the run published before.
+        previous: the place of the run published before.
         previous_files: the entries of that run's files, by path within it.
     """
 
     out: str
     columns: Sequence[str]
-    previous: str | None
+    previous: Location | None
     previous_files: Mapping[str, dict]
-
-    def url(self, run: str | None, path: str) -> str:
-        """A file of a run by its path within it."""
-        return storage.join(self.out, "runs", str(run), path)
 
 
 def group_starts(shards: Iterable[str]) -> set[str]:
@@ -68,8 +65,8 @@ def files_of(group: Sequence[TaskOutput], columns: Sequence[str]) -> dict[str, t
     return {file_name(table, partition, outputs, columns): (table, outputs) for (table, partition), outputs in by_file.items()}
 
 
-def compact(context: CompactionContext, run: str, group: Sequence[TaskOutput]) -> list[dict]:
-    """Write one group's files into `run`, copying those that are the same in the previous one.
+def compact(context: CompactionContext, location: Location, group: Sequence[TaskOutput]) -> list[dict]:
+    """Write one group's files to the place of its run, copying those that are the same in the previous one.
 
     Returns each file's entry for run.json.
 
@@ -78,8 +75,8 @@ def compact(context: CompactionContext, run: str, group: Sequence[TaskOutput]) -
     """
     entries, reader = [], _TaskFiles(context.out)
     for path, (table, outputs) in files_of(group, context.columns).items():
-        url, entry = context.url(run, path), context.previous_files.get(path)
-        if entry and _copy(context.url(context.previous, path), url, entry["bytes"]):
+        url, entry = location.url(path), context.previous_files.get(path)
+        if entry and context.previous and _copy(context.previous.url(path), url, entry["bytes"]):
             entries.append(entry)
             continue
         rows = pa.concat_tables([reader.rows(output, "scores" if table == "metrics" else table) for output in outputs])
@@ -131,6 +128,7 @@ def sum_partials(out: str, numbered_group: tuple[int, Sequence[TaskOutput]]) -> 
 
 def write_table(url: str, path: str, table: str, rows: pa.Table) -> dict:
     """Write one published file, sorted by image where there are images; returns its entry for run.json."""
+    rows = schema.plain(rows)
     if table == "errors":
         rows = deduplicate(rows)
     elif "image_id" in rows.column_names:

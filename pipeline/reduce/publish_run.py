@@ -24,6 +24,7 @@ from pipeline.refusal import Refusal, counted
 from pipeline.tables import files, publish, receipts, schema
 from pipeline.tables.errors import failures_in_words
 from pipeline.tables.identity import digest
+from pipeline.tables.lake.location import Location
 from pipeline.tables.receipts import TaskOutput
 from pipeline.tables.wide import add_partials, drop_groups
 
@@ -71,10 +72,12 @@ def publish_run(state: RunState, parallel_map: Map, monitor: Monitor) -> Publish
         return PublishResult.of(state.before, new=False)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{plan[:8]}"
     folder = storage.join(job.out, "runs", run_id)
-    entries = _write_tables(state, parallel_map, monitor, run_id)
+    location = Location(job.out, run_id, job.name if job.delta else None)
+    entries = _write_tables(state, parallel_map, monitor, location)
     used = {output.receipt.folder: output.receipt for _, outputs in state.done for output in outputs}
     files.write_bytes(storage.join(folder, "receipts.parquet"), receipts.pack(used.values()))
-    manifest = {"run_id": run_id, "plan": plan, **manifest_of(state, entries, time.monotonic() - began)}
+    lake = {"lake": location.lake} if location.lake else {}
+    manifest = {"run_id": run_id, "plan": plan, **lake, **manifest_of(state, entries, time.monotonic() - began)}
     files.write_json(storage.join(folder, "run.json"), manifest)
     _refuse_failed(state, manifest)
     publish.flip(job.out, job.name, run_id, state.previous, job.single_writer)
@@ -111,8 +114,12 @@ def _refuse_failed(state: RunState, manifest: Mapping) -> None:
 def _first_error(state: RunState, manifest: Mapping) -> str:
     """The first row of a run's errors, in words."""
     paths = [entry["path"] for entry in manifest["files"] if entry["table"] == "errors" and entry["rows"]]
-    url = storage.join(state.checked.job.out, "runs", manifest["run_id"], *paths[:1])
-    [error] = files.read_parquet(url).slice(0, 1).to_pylist() if paths else [{"error": "Unknown", "message": "no error was recorded"}]
+    location = Location.of(state.checked.job.out, manifest)
+    [error] = (
+        files.read_parquet(location.url(paths[0])).slice(0, 1).to_pylist()
+        if paths
+        else [{"error": "Unknown", "message": "no error was recorded"}]
+    )
     return f"the first of its errors: {error['error']}: {error['message']}"
 
 
@@ -123,8 +130,9 @@ def damaged(state: RunState, parallel_map: Map) -> set[str]:
 
 
 def _context(state: RunState) -> compact.CompactionContext:
-    previous_files = {entry["path"]: entry for entry in state.before["files"]} if state.before else {}
-    return compact.CompactionContext(state.checked.job.out, sorted(state.checked.spec.columns), state.previous, previous_files)
+    out, before = state.checked.job.out, state.before
+    previous_files = {entry["path"]: entry for entry in before["files"]} if before else {}
+    return compact.CompactionContext(out, sorted(state.checked.spec.columns), Location.of(out, before) if before else None, previous_files)
 
 
 def _groups(state: RunState) -> Groups:
@@ -140,32 +148,36 @@ def _groups(state: RunState) -> Groups:
     return groups
 
 
-def _write_tables(state: RunState, parallel_map: Map, monitor: Monitor, run_id: str) -> list[dict]:
+def _write_tables(state: RunState, parallel_map: Map, monitor: Monitor, location: Location) -> list[dict]:
     """Write all tables of a run; returns the entries of their files."""
     groups, context = _groups(state), _context(state)
-    entries = _compact_groups(context, groups, parallel_map, monitor, run_id)
-    tables = _summarise_groups(state, groups, parallel_map, run_id, entries) if state.checked.spec.metrics and groups else {}
+    entries = _compact_groups(context, groups, parallel_map, monitor, location)
+    tables = _summarise_groups(state, groups, parallel_map, location, entries) if state.checked.spec.metrics and groups else {}
     if state.checked.job.weight_similarity:
         curves = weight_similarity(state.checked.backbone)
         tables["curves"] = pa.concat_tables([tables["curves"], curves]) if tables else curves
     outputs = [output for group in groups for output in group]
     for table, rows in tables.items():
         path = compact.file_name(table, None, outputs, context.columns)
-        entries.append(compact.write_table(context.url(run_id, path), path, table, rows))
-    return entries + _write_problems_and_empty_tables(state, context, run_id, {entry["table"] for entry in entries})
+        entries.append(compact.write_table(location.url(path), path, table, rows))
+    return entries + _write_problems_and_empty_tables(state, location, {entry["table"] for entry in entries})
 
 
-def _compact_groups(context: compact.CompactionContext, groups: Groups, parallel_map: Map, monitor: Monitor, run_id: str) -> list[dict]:
+def _compact_groups(
+    context: compact.CompactionContext, groups: Groups, parallel_map: Map, monitor: Monitor, location: Location
+) -> list[dict]:
     """Compact every group of tasks; returns the entries of the files, sorted by path."""
     entries: list[dict] = []
     with monitor.stage("publish", len(groups), "groups"):
-        for entries_of_group in parallel_map(partial(compact.compact, context, run_id), groups):
+        for entries_of_group in parallel_map(partial(compact.compact, context, location), groups):
             entries += entries_of_group
             monitor.add()
     return sorted(entries, key=itemgetter("path"))
 
 
-def _summarise_groups(state: RunState, groups: Groups, parallel_map: Map, run_id: str, entries: Sequence[dict]) -> dict[str, pa.Table]:
+def _summarise_groups(
+    state: RunState, groups: Groups, parallel_map: Map, location: Location, entries: Sequence[dict]
+) -> dict[str, pa.Table]:
     """`partials`, `summary` and `curves`, made of the published metrics in `entries` and of the tasks' partials."""
     out, spec = state.checked.job.out, state.checked.spec
     numbered_sums = sorted(parallel_map(partial(compact.sum_partials, out), list(enumerate(groups))), key=itemgetter(0))
@@ -176,12 +188,12 @@ def _summarise_groups(state: RunState, groups: Groups, parallel_map: Map, run_id
             paths_of.setdefault(entry["path"].split("/")[1], []).append(entry["path"])
     control = paths_of.get("method=random", [])
     methods = [(paths, control) for paths in paths_of.values()]
-    summaries = list(parallel_map(partial(summarise_files, out, run_id, spec), methods)) if methods else []
+    summaries = list(parallel_map(partial(summarise_files, location, spec), methods)) if methods else []
     summary = concat_summaries([*summaries, summarise_partials(partials, spec)], spec)
     return {"partials": drop_groups(partials), "summary": summary, "curves": curves_of(partials)}
 
 
-def _write_problems_and_empty_tables(state: RunState, context: compact.CompactionContext, run_id: str, present: set[str]) -> list[dict]:
+def _write_problems_and_empty_tables(state: RunState, location: Location, present: set[str]) -> list[dict]:
     """Write the shards' own errors, and an empty file for every table that is not `present`, so that queries over it find no rows."""
     backbone, spec = state.checked.backbone, state.checked.spec
     schemas = {"errors": schema.ERRORS, "images": schema.IMAGES} | ({"maps": schema.MAPS} if spec.methods else {})
@@ -199,5 +211,5 @@ def _write_problems_and_empty_tables(state: RunState, context: compact.Compactio
             partition = schema.PARTITIONED.get(table)
             folder = f"{table}/{partition}={spec.methods[0].alias}" if partition else table
             path = f"{folder}/part-{digest(rows.to_pylist())}.parquet"
-            entries.append(compact.write_table(context.url(run_id, path), path, table, rows))
+            entries.append(compact.write_table(location.url(path), path, table, rows))
     return entries

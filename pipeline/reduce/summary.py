@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import storage
 from pipeline.families import METRICS
 from pipeline.reduce.baselines import OWN, TO_LABEL, TO_RANDOM, compared_to_label
 from pipeline.reduce.controls import add_controls, add_reasons
@@ -22,6 +21,7 @@ from pipeline.reduce.moments import exact_interval, moments
 from pipeline.spec.columns import binary_columns, columns_of
 from pipeline.spec.explain_spec import ExplainSpec
 from pipeline.tables import files, schema
+from pipeline.tables.lake.location import Location
 
 
 class MetricColumn(NamedTuple):
@@ -40,15 +40,15 @@ def summarise(metrics: pa.Table, partials: pa.Table, spec: ExplainSpec) -> pa.Ta
     return concat_summaries([*summaries, summarise_partials(partials, spec)], spec)
 
 
-def summarise_files(out: str, run: str, spec: ExplainSpec, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
-    """The summary of one method of `run`, from the files of its metrics and from those of the control `random`."""
-    own, control = (pa.concat_tables([_read_published(out, run, path) for path in sorted(of_method)]) for of_method in paths)
+def summarise_files(location: Location, spec: ExplainSpec, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
+    """The summary of one method of a run, from the files of its metrics and from those of the control `random`."""
+    own, control = (pa.concat_tables([_read_published(location, path) for path in sorted(of_method)]) for of_method in paths)
     return summarise_method(own, control, spec)
 
 
-def _read_published(out: str, run: str, path: str) -> pa.Table:
+def _read_published(location: Location, path: str) -> pa.Table:
     """The rows of a published file of `metrics` with their method, which only the folder's name holds."""
-    rows = files.read_parquet(storage.join(out, "runs", run, path))
+    rows = files.read_parquet(location.url(path))
     method = path.split("/")[1].partition("=")[2]
     return rows.add_column(2, "method", pa.array([method] * rows.num_rows, pa.string()))
 

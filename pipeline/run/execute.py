@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import sources, storage
+from pipeline import sources, storage, tables
 from pipeline.engine import costs
 from pipeline.monitor.monitor import Monitor
 from pipeline.plan import dry_run, rescore
@@ -30,6 +30,7 @@ from pipeline.stages.land import Land
 from pipeline.stages.read import Read
 from pipeline.stages.score import ScoreStored
 from pipeline.tables import publish, receipts
+from pipeline.tables.lake.commit import commit_run
 from pipeline.tables.receipts import Damaged, Receipt
 from pipeline.targets import TARGETS
 
@@ -55,6 +56,8 @@ def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = Non
             dry_run.print_dry_run(open_tasks, checked.outputs, len(state.tasks), methods_of(checked), state.before)
             return None
         result = _publish(_explain_missing(state, open_tasks, executor, monitor), executor, monitor)
+        if job.delta:
+            commit_run(tables.open(job.out, run_id=result.run_id), job.name, monitor.show)
     except BaseException as error:
         monitor.end("failed", reason=f"{type(error).__name__}: {one_line(error)}")
         raise

@@ -90,6 +90,8 @@ class Job:
     """Name the run is published under in current.json."""
     add: bool = False
     """Keep the methods, targets and metrics of the run published under this name beside those that are asked for."""
+    delta: bool = False
+    """Commit the run's own files as Delta tables, one for each table, at addresses that stay: OUT/lake/NAME/TABLE."""
     single_writer: bool = False
     """Promise that no other job publishes to this place, where the store has no conditional write."""
     max_failed: Fraction = 1.0

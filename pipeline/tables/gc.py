@@ -1,21 +1,26 @@
 """Garbage collection: removes folders of tasks and runs that no kept run refers to, and runs that were begun and never finished.
 
+A run is kept as well while a kept version of a Delta table refers to its files. Other versions are dropped from their tables' logs first.
+
 A job may be running meanwhile. Files that it writes are younger than the age guard; older files that it finds gone it computes again, as
 it does with damaged ones.
 """
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from itertools import takewhile
 
 from pipeline import storage
 from pipeline.refusal import Refusal, one_line
 from pipeline.tables import files, publish, receipts
+from pipeline.tables.lake import delta
 
 log = logging.getLogger(__name__)
 FOLDERS_AT_ONCE = 16
@@ -24,34 +29,58 @@ TIME_KEYS = ("LastModified", "mtime", "created", "updated")  # names that stores
 
 @dataclass(frozen=True)
 class Folder:
-    """A task's or a run's folder: its files by path below `out`, their bytes, and when the last of them was written (epoch seconds)."""
+    """A task's or a run's folder: when each of its files was written (epoch seconds), by path below `out`, and their bytes."""
 
     path: str
-    files: tuple[str, ...]
+    files: Mapping[str, float]
     size: int
-    written: float
+
+    @property
+    def written(self) -> float:
+        """When the last of its files was written (epoch seconds)."""
+        return max(self.files.values())
+
+
+@dataclass(frozen=True)
+class Log:
+    """The versions of a Delta table, by its path below `out`: those that are dropped and those that stay."""
+
+    table: str
+    dropped: tuple[int, ...]
+    kept: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class GcResult:
-    """The folders that are removed, or would be; the runs that stay, and how many tasks."""
+    """The folders that are removed, or would be, those of a run's tables below `lake` too; the runs that stay, and how many tasks.
+
+    `logs` has the Delta tables.
+    """
 
     runs: tuple[Folder, ...]
     tasks: tuple[Folder, ...]
+    tables: tuple[Folder, ...]
+    logs: tuple[Log, ...]
     kept_runs: tuple[str, ...]
     kept_tasks: int
 
     @property
     def size(self) -> int:
         """Bytes of the removed folders."""
-        return sum(folder.size for folder in (*self.runs, *self.tasks))
+        return sum(folder.size for folder in (*self.runs, *self.tasks, *self.tables))
+
+    @property
+    def versions(self) -> int:
+        """The number of versions that are dropped."""
+        return sum(len(log.dropped) for log in self.logs)
 
 
 def collect_garbage(out: str, keep: int, run_ids: Iterable[str] = (), min_age: float = 86400.0, delete: bool = False) -> GcResult:
     """Find the folders that no kept run needs; remove them if `delete` is true.
 
-    Kept are the last `keep` runs of each name, the runs current.json points at, the runs `run_ids`, the tasks that the receipts of these
-    runs name, and every folder younger than `min_age` seconds.
+    Kept are the last `keep` versions of each Delta table and younger ones; the last `keep` runs of each name, the runs current.json
+    points at, those that these versions refer to, and the runs `run_ids`; the tasks that the receipts of these runs name; and every folder
+    younger than `min_age` seconds.
 
     Raises:
         Refusal: where `out` holds nothing, a run of `run_ids` does not exist, or the receipts of a kept run cannot be read.
@@ -61,17 +90,27 @@ def collect_garbage(out: str, keep: int, run_ids: Iterable[str] = (), min_age: f
     tasks = _folders(out, "tasks", 3)
     if not runs and not tasks:
         raise Refusal(f"there is neither a run nor a task below {out}; check --out")
-    kept_runs = _kept_runs(out, runs, keep, run_ids)
+    lake = _folders(out, "lake", 3)
+    logs = [_log(folder, keep, oldest) for path, folder in lake.items() if path.endswith("/_delta_log")]
+    referred = _referred(out, logs)
+    kept_runs = _kept_runs(out, runs, keep, run_ids) | (referred & runs.keys())
     published = publish.current(out)
     needed = {receipt.folder for run in kept_runs for receipt in _receipts(out, run)}
     old_runs = [folder for name, folder in runs.items() if name not in kept_runs and folder.written < oldest]
     old_tasks = [folder for path, folder in tasks.items() if f"tasks/{path}" not in needed and folder.written < oldest]
-    garbage = GcResult(tuple(old_runs), tuple(old_tasks), tuple(sorted(kept_runs)), len(tasks) - len(old_tasks))
+    needless = [folder for path, folder in lake.items() if path.split("/")[2] not in {*kept_runs, *referred, "_delta_log"}]
+    old_tables = [folder for folder in needless if folder.written < oldest]
+    garbage = GcResult(
+        tuple(old_runs), tuple(old_tasks), tuple(old_tables), tuple(logs), tuple(sorted(kept_runs)), len(tasks) - len(old_tasks)
+    )
     if delete:
         if publish.current(out) != published:
             raise Refusal("a job has published meanwhile, so nothing is removed; run this again")
+        for log in logs:
+            if log.dropped:
+                delta.drop_versions(storage.join(out, log.table), log.kept[0])
         with ThreadPoolExecutor(FOLDERS_AT_ONCE) as pool:
-            list(pool.map(partial(_remove, out), (*old_runs, *old_tasks)))
+            list(pool.map(partial(_remove, out), (*old_tables, *old_runs, *old_tasks)))
     return garbage
 
 
@@ -84,9 +123,25 @@ def _folders(out: str, kind: str, depth: int) -> dict[str, Folder]:
             records.setdefault("/".join(parts[:depth]), {})[f"{kind}/{path}"] = record
     folders = {}
     for name, of_file in sorted(records.items()):
-        size, written = sum(record["size"] or 0 for record in of_file.values()), max(map(_time_written, of_file.values()))
-        folders[name] = Folder(f"{kind}/{name}", tuple(of_file), size, written)
+        size, times = sum(record["size"] or 0 for record in of_file.values()), {p: _time_written(record) for p, record in of_file.items()}
+        folders[name] = Folder(f"{kind}/{name}", times, size)
     return folders
+
+
+def _log(folder: Folder, keep: int, oldest: float) -> Log:
+    """The versions of a table by the folder of its log; of those before the last `keep` the ones written before `oldest` are dropped."""
+    versions = {int(match[1]): written for path, written in folder.files.items() if (match := re.search(r"/(\d{20})\.json$", path))}
+    numbers = sorted(versions)
+    dropped = tuple(takewhile(lambda number: versions[number] < oldest, numbers[:-keep]))
+    return Log(folder.path.removesuffix("/_delta_log"), dropped, tuple(numbers[len(dropped) :]))
+
+
+def _referred(out: str, logs: Iterable[Log]) -> set[str]:
+    """The runs that the kept versions of Delta tables refer to."""
+    if logs:
+        delta.require()
+    tables = (delta.load(storage.join(out, log.table), version) for log in logs for version in log.kept)
+    return {run for table in tables if table is not None for run in delta.run_ids(table)}
 
 
 def _time_written(record: Mapping) -> float:

@@ -14,6 +14,7 @@ from pipeline.maps import render as rendering
 from pipeline.maps.quantise import stored
 from pipeline.refusal import Refusal, choose
 from pipeline.tables import files, publish, schema
+from pipeline.tables.lake.location import Location
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,6 +29,11 @@ class Run:
     manifest: dict
 
     @property
+    def location(self) -> Location:
+        """Where its files lie."""
+        return Location(self.out, self.run_id, self.manifest.get("lake"))
+
+    @property
     def tables(self) -> list[str]:
         """The names of its tables."""
         return sorted({entry["table"] for entry in self.manifest["files"]})
@@ -35,11 +41,11 @@ class Run:
     def dataset(self, table: str) -> ds.Dataset:
         """A table as a pyarrow dataset; `method` comes from the folder names."""
         choose(table, self.tables, "table")
-        filesystem, root = storage.filesystem(storage.join(self.out, "runs", self.run_id))
-        paths = [f"{root}/{path}" for path in self._paths(table)]
+        filesystem, root = storage.filesystem(self.location.folder(table))
+        paths = [root + path.removeprefix(table) for path in self._paths(table)]
         column = schema.PARTITIONED.get(table)
         partitioning = ds.partitioning(pa.schema([(column, pa.string())]), flavor="hive") if column else None
-        return ds.dataset(paths, filesystem=filesystem, format="parquet", partitioning=partitioning, partition_base_dir=f"{root}/{table}")
+        return ds.dataset(paths, filesystem=filesystem, format="parquet", partitioning=partitioning, partition_base_dir=root)
 
     def table(self, name: str) -> pa.Table:
         """A whole table in memory."""
@@ -53,7 +59,7 @@ class Run:
 
     def urls(self, table: str) -> list[str]:
         """The files of a table."""
-        return [storage.join(self.out, "runs", self.run_id, path) for path in self._paths(table)]
+        return [self.location.url(path) for path in self._paths(table)]
 
     def _paths(self, table: str) -> list[str]:
         return [entry["path"] for entry in self.manifest["files"] if entry["table"] == table]

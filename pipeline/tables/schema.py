@@ -1,7 +1,8 @@
 """The columns of a run's tables. No other module defines one.
 
 Their types are plain, so that every engine reads every table: nothing unsigned and no float16, which Spark, Delta Lake and Athena
-refuse. Features and logits are rounded to half precision all the same: so they compress to half the bytes.
+refuse; and no list of a fixed size, which Delta Lake has not, so that Polars would find other types in its tables than in their files.
+Features and logits are rounded to half precision all the same: so they compress to half the bytes.
 """
 
 from collections.abc import Iterable
@@ -169,8 +170,8 @@ def errors(rows: list[dict]) -> pa.Table:
 
 
 VERSIONS = {
-    "features": 2,
-    "predictions": 2,
+    "features": 3,
+    "predictions": 3,
     "maps": 2,
     "summary": 2,
     "curves": 2,
@@ -179,15 +180,22 @@ _PLAIN = {pa.uint8(): pa.int16(), pa.float16(): pa.float32()}
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """A table with plain types, which those of tasks of earlier versions are not."""
+    """A table with plain types as a run has them, which those of tasks are not: lists of a fixed size, and others of earlier versions."""
     fields = [field.with_type(_plain(field.type)) for field in table.schema]
     return table.cast(pa.schema(fields, table.schema.metadata))
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_plain(kind.value_type), kind.list_size)
-    return pa.list_(_plain(kind.value_type)) if pa.types.is_list(kind) else _PLAIN.get(kind, kind)
+    return pa.list_(_plain(kind.value_type)) if _is_list(kind) else _PLAIN.get(kind, kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def engines_refuse(kind: pa.DataType) -> bool:
+    """Whether a type of earlier versions is one that Spark, Delta Lake and Athena have not."""
+    return engines_refuse(kind.value_type) if _is_list(kind) else kind in _PLAIN
 
 
 PARTITIONED = {"maps": "method", "attributes": "method", "metrics": "method"}

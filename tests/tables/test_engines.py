@@ -52,9 +52,9 @@ def test_types_are_those_that_every_engine_reads(table):
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
-    """A run below a folder."""
+    """A run below a folder, committed as Delta tables."""
     home = tmp_path_factory.mktemp("engines")
-    explain.run(job(dataset(home / "shards", shards=2), home / "out", **CHANGES))
+    explain.run(job(dataset(home / "shards", shards=2), home / "out", delta=True, **CHANGES))
     return tables.open(str(home / "out"))
 
 

@@ -43,7 +43,6 @@ def collect_features(
     Raises:
         Refusal: where a split has no labelled image, or a feature of the run is not finite.
     """
-    width = run.dataset("features").schema.field("feature").type.list_size
     split_of = {shard: split for split, shards in splits.items() for shard in shards}
     names = [*splits, *(["val"] if held_out and "val" not in splits else [])]
     query = "SELECT image_id, shard, label, feature FROM features JOIN images USING (image_id) WHERE label IS NOT NULL ORDER BY image_id"
@@ -51,7 +50,8 @@ def collect_features(
         files = {name: [stack.enter_context(open(folder / f"{name}.{part}", "wb")) for part in ("x", "labels")] for name in names}
         connection = stack.enter_context(run.connect())
         for batch in connection.sql(query).to_arrow_reader(ROWS):
-            x = batch["feature"].flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype(np.float16)
+            numbers = batch["feature"].flatten().to_numpy(zero_copy_only=False)
+            x = numbers.reshape(batch.num_rows, len(numbers) // max(1, batch.num_rows)).astype(np.float16)
             if not np.isfinite(x).all():
                 image = batch["image_id"][int(np.argmin(np.isfinite(x).all(1)))]
                 raise Refusal(
@@ -64,7 +64,7 @@ def collect_features(
             for name, (features, classes) in files.items():
                 features.write(x[split == name].tobytes())
                 classes.write(labels[split == name].tobytes())
-    return {name: _memory_map(folder, name, width) for name in names}
+    return {name: _memory_map(folder, name) for name in names}
 
 
 def _split(split: str | None, image_id: str, held_out: float, seed: int) -> str:
@@ -74,9 +74,9 @@ def _split(split: str | None, image_id: str, held_out: float, seed: int) -> str:
     return split or ""
 
 
-def _memory_map(folder: Path, name: str, width: int) -> Features:
+def _memory_map(folder: Path, name: str) -> Features:
     """The files of one split as arrays."""
-    labels = folder / f"{name}.labels"
-    if not labels.stat().st_size:
+    if not (folder / f"{name}.labels").stat().st_size:
         raise Refusal(f"no image of the {name} split has both a label and a feature; the run's errors table says why")
-    return Features(np.memmap(folder / f"{name}.x", np.float16, "r").reshape(-1, width), np.memmap(labels, np.int32, "r"))
+    labels = np.memmap(folder / f"{name}.labels", np.int32, "r")
+    return Features(np.memmap(folder / f"{name}.x", np.float16, "r").reshape(len(labels), -1), labels)
