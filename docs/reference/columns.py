@@ -10,6 +10,7 @@ ROWS = {
     "partials": "One row per metric, method, target, scope and kind: counts that add up over images to a metric of the dataset or to a curve.",
     "summary": "One row per metric, method, target and scope.",
     "curves": "One row per metric, method, target and step: the mean curve behind a metric that is the area under one.",
+    "disagreement": "One row per image and target of the analysis [`disagreement`](../analyses.md): how far the methods disagree.",
     "errors": "One row per problem; nothing that fails goes without one.",
 }
 
@@ -86,6 +87,9 @@ COLUMNS = {
     "step": "the place on the curve, 0 first",
     "curves.mean": "the curve's mean over images",
     "curves.n": "images with a value",
+    "disagreement": "1 minus the mean of Spearman's correlations of every two methods' maps; null where no pair has one",
+    "methods": "methods that are compared",
+    "pairs": "of every two methods `a` and `b`, Spearman's correlation over the cells of the finer grid; pairs with a constant map have none",
     "stage": "where it happened: `index`, `read`, `decode`, `label`, `predict`, `target`, `map`, `metric`, `land` ...",
     "error": "the kind of problem",
     "message": "the problem in words",

@@ -78,15 +78,21 @@ def compact(context: CompactionContext, run: str, group: Sequence[TaskOutput]) -
     """
     entries, reader = [], _TaskFiles(context.out)
     for path, (table, outputs) in files_of(group, context.columns).items():
-        url, entry = context.url(run, path), context.previous_files.get(path)
-        if entry and _copy(context.url(context.previous, path), url, entry["bytes"]):
+        entry = copy_previous(context, run, path)
+        if entry:
             entries.append(entry)
             continue
         rows = pa.concat_tables([reader.rows(output, "scores" if table == "metrics" else table) for output in outputs])
         if table == "metrics":
             rows = widen(rows, context.columns)
-        entries.append(write_table(url, path, table, rows))
+        entries.append(write_table(context.url(run, path), path, table, rows))
     return entries
+
+
+def copy_previous(context: CompactionContext, run: str, path: str) -> dict | None:
+    """Copy a file of the previous run, by its path within it, into `run`; returns its entry, None where there is none to copy."""
+    entry = context.previous_files.get(path)
+    return entry if entry and _copy(context.url(context.previous, path), context.url(run, path), entry["bytes"]) else None
 
 
 def _copy(source: str, target: str, size: int) -> bool:

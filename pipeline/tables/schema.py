@@ -117,6 +117,19 @@ CURVES = pa.schema(
     ]
 )
 
+# Tables that are computed from the others, by the name of the analysis.
+ANALYSES = {
+    "disagreement": pa.schema(
+        [
+            *_MODEL,
+            ("target", pa.string()),
+            ("disagreement", pa.float64()),
+            ("methods", pa.int32()),
+            ("pairs", pa.list_(pa.struct([("a", pa.string()), ("b", pa.string()), ("spearman", pa.float32())]))),
+        ]
+    ),
+}
+
 ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "stage", "error", "message")])
 
 
@@ -173,7 +186,7 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 PARTITIONED = {"maps": "method", "attributes": "method", "metrics": "method"}
-TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", "errors")
+TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", *ANALYSES, "errors")
 _DICTIONARY_COLUMNS = {
     "model",
     "method",
