@@ -25,6 +25,7 @@ from jobs.demo import Demo
 from jobs.gc import Gc
 from jobs.plan import Plan
 from jobs.publish import Publish
+from jobs.reduce import Reduce
 from jobs.score import Score
 from jobs.sql import Sql
 from jobs.status import Status
@@ -33,6 +34,7 @@ from pipeline.datasets.packing import Pack
 from pipeline.families import Range
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.reduce.analyses import ANALYSES
 from pipeline.spec.job import Job
 from pipeline.tables import schema
 from pipeline.tables.queries import QUERIES
@@ -52,6 +54,7 @@ COMMANDS = {
     "plan": Plan,
     "probe": ProbeJob,
     "publish": Publish,
+    "reduce": Reduce,
     "score": Score,
     "sql": Sql,
     "status": Status,
@@ -67,6 +70,7 @@ SCHEMAS = {
     "partials": schema.PARTIALS,
     "summary": schema.SUMMARY,
     "curves": schema.CURVES,
+    **schema.ANALYSES,
     "errors": schema.ERRORS,
     "drift": schema.DRIFT,
     "moved": schema.MOVED,
@@ -127,10 +131,13 @@ def _entries(entries: Mapping[str, Any], traits: Traits) -> str:
 def _entry(name: str, entry: Any, about: Iterable[str], traits: Traits) -> str:
     """Heading, docstrings of the file (`about`) and of the function, traits, columns, settings."""
     blocks = [f"### `{name}`", *about, *_paragraphs(_function(entry)), f"*{'; '.join(traits(entry))}.*", *_columns(entry)]
-    if entry.parameters:
+    return "\n\n".join([*blocks, *_settings(entry)])
+
+
+def _settings(entry: Any) -> Iterator[str]:
+    if entry and entry.parameters:
         rows = ((f"`{key}`", _type(setting.type), f"`{_value(setting.default)}`") for key, setting in entry.parameters.items())
-        blocks.append(_table(("setting", "values", "default"), rows))
-    return "\n\n".join(blocks)
+        yield _table(("setting", "values", "default"), rows)
 
 
 def _columns(entry: Any) -> Iterator[str]:
@@ -184,6 +191,12 @@ def _target(entry: Any) -> Iterator[str]:
         yield "its maps are compared with each other, so metrics of single maps leave them out"
 
 
+def _analysis(entry: Any) -> Iterator[str]:
+    yield f"Version {entry.version}"
+    yield {"class": "a file for some classes", "method": "a file a method", "run": "one file"}[entry.unit]
+    yield f"reads {_names(entry.reads)}"
+
+
 def _layout(name: str, layout: Any) -> str:
     traits = [f"also named {_names(layout.aliases)}"] if layout.aliases else []
     if layout.levels:
@@ -199,7 +212,10 @@ def _layout(name: str, layout: Any) -> str:
 def _table_of(name: str) -> str:
     rows = ((f"`{field.name}`", _arrow(field.type), COLUMNS.get(f"{name}.{field.name}") or COLUMNS[field.name]) for field in SCHEMAS[name])
     folder = f" Its files lie in folders `{schema.PARTITIONED[name]}=NAME/`." if name in schema.PARTITIONED else ""
-    return f"### `{name}`\n\n{ROWS[name]}{folder}\n\n" + _table(("column", "type", "meaning"), rows)
+    blocks = [f"### `{name}`", f"{ROWS[name]}{folder}"]
+    if name in ANALYSES:
+        blocks += [*file_doc(ANALYSES[name]), *_paragraphs(ANALYSES[name].function), f"*{'; '.join(_analysis(ANALYSES[name]))}.*"]
+    return "\n\n".join([*blocks, _table(("column", "type", "meaning"), rows), *_settings(ANALYSES.get(name))])
 
 
 def _arrow(kind: pa.DataType) -> str:

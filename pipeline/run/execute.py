@@ -21,6 +21,7 @@ from pipeline.plan.dropped import in_words as dropped_in_words
 from pipeline.plan.state import RunState
 from pipeline.plan.task import Task
 from pipeline.plan.tasks import cut_tasks, in_words
+from pipeline.reduce.analyses import with_analyses
 from pipeline.reduce.manifest import methods_of
 from pipeline.reduce.publish_run import PublishResult, damaged, publish_run
 from pipeline.refusal import counted, one_line
@@ -46,7 +47,8 @@ def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = Non
     Raises:
         Damaged: where files of tasks were damaged, computed again, and damaged once more.
     """
-    job, started = checked.job, time.time()
+    checked, started = with_analyses(checked), time.time()
+    job = checked.job
     monitor = Monitor(job.log) if job.dry else Monitor(job.log, job.out, job.name)
     try:
         state = state_of(checked, executor, monitor, started, accept)
@@ -101,7 +103,7 @@ def _tell_plan(state: RunState, open_tasks: Sequence[Task], monitor: Monitor) ->
         monitor.show(taken)
     dropped = dropped_by(state)
     if dropped:
-        hint = "" if checked.base or not dropped.keys() & ADDABLE else "; --add keeps its methods, targets and metrics"
+        hint = "" if checked.base or not dropped.keys() & ADDABLE else "; --add keeps its methods, targets, metrics and analyses"
         monitor.record("dropped", **dropped)
         monitor.show(f"the run published last holds {dropped_in_words(dropped)}, and this one will not{hint}")
 

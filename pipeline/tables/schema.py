@@ -135,6 +135,18 @@ MOVED = pa.schema(
         *[(name, pa.float64()) for name in ("spearman", "ssim", "relative_distance")],
     ]
 )
+# Tables that are computed from the others, by the name of the analysis.
+ANALYSES = {
+    "disagreement": pa.schema(
+        [
+            *_MODEL,
+            ("target", pa.string()),
+            ("disagreement", pa.float64()),
+            ("methods", pa.int32()),
+            ("pairs", pa.list_(pa.struct([("a", pa.string()), ("b", pa.string()), ("spearman", pa.float32())]))),
+        ]
+    ),
+}
 
 ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "stage", "error", "message")])
 
@@ -199,7 +211,7 @@ def engines_refuse(kind: pa.DataType) -> bool:
 
 
 PARTITIONED = {"maps": "method", "attributes": "method", "metrics": "method"}
-TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", "errors")
+TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", *ANALYSES, "errors")
 OF_COMPARISONS = ("drift", "moved")  # written by a comparison of two runs, and no part of either
 _DICTIONARY_COLUMNS = {
     "model",

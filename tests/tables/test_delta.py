@@ -18,9 +18,9 @@ from pipeline.tables.lake import commit as committing
 from pipeline.tables.lake import delta
 from pipeline.tables.lake.location import table_url
 from pipeline.tables.publish import Overtaken, current, flip
+from tests.engines import values
 from tests.jobs import METRICS, job
 from tests.shards import dataset
-from tests.test_engines import values
 
 
 @pytest.fixture(params=["local", "s3"])

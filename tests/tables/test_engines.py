@@ -1,6 +1,5 @@
 """Every engine reads every table of a published run, from a folder and over S3, and finds the same values."""
 
-import math
 import shutil
 from importlib.util import find_spec
 
@@ -11,7 +10,7 @@ from jobs import explain
 from pipeline import tables
 from pipeline.stages import rows
 from pipeline.tables import schema
-from tests.engines import LOCAL_ONLY, READERS
+from tests.engines import LOCAL_ONLY, READERS, values
 from tests.jobs import content, job
 from tests.s3 import environment_of
 from tests.shards import dataset
@@ -27,6 +26,7 @@ SCHEMAS = {
     "partials": schema.PARTIALS,
     "summary": schema.SUMMARY,
     "curves": schema.CURVES,
+    **schema.ANALYSES,
     "errors": schema.ERRORS,
 }
 
@@ -54,7 +54,7 @@ def test_types_are_those_that_every_engine_reads(table):
 def local(tmp_path_factory):
     """A run below a folder, committed as Delta tables."""
     home = tmp_path_factory.mktemp("engines")
-    explain.run(job(dataset(home / "shards", shards=2), home / "out", delta=True, **CHANGES))
+    explain.run(job(dataset(home / "shards", shards=2), home / "out", delta=True, analyses=("all",), **CHANGES))
     return tables.open(str(home / "out"))
 
 
@@ -67,25 +67,6 @@ def remote(local, s3, s3_server):
     names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     options = {name.lower(): environment_of(s3_server)[name] for name in names}
     return tables.open(f"{s3}/atlas"), options | {"aws_region": "us-east-1", "aws_allow_http": "true"}
-
-
-def values(read: pa.Table) -> list[dict]:
-    """The rows, sorted, in plain Python: pairs of a map as a dict, empty lists and NaN as null."""
-
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in sorted(value.items())}
-        if isinstance(value, list | tuple):
-            if value and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
-                return plain(dict(value))
-            if value and all(isinstance(pair, dict) and pair.keys() == {"key", "value"} for pair in value):
-                return plain({pair["key"]: pair["value"] for pair in value})
-            return [plain(inner) for inner in value] or None
-        if isinstance(value, bytes):
-            return value.decode()
-        return None if value == {} or (isinstance(value, float) and math.isnan(value)) else value
-
-    return sorted(({name: plain(row[name]) for name in sorted(row)} for row in read.to_pylist()), key=str)
 
 
 def check(engine: str, run: tables.Run, options: dict) -> None:
