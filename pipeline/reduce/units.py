@@ -41,12 +41,12 @@ class RunFiles:
         return {table: self._rows(table, entries) for table in {entry["table"] for entry in entries}}
 
     def of_table(self, table: str, method: str | None = None) -> Rows:
-        """The files of a table, those of one method where it is named and the table has a folder a method."""
+        """The rows of a table, those of one method where it is named and the table has methods."""
         entries = [entry for group in (*self.groups, self.others) for entry in group]
         if method is not None and table in schema.PARTITIONED:
             folder = f"{table}/{schema.PARTITIONED[table]}={method}/"
             entries = [entry for entry in entries if entry["path"].startswith(folder)]
-        return self._rows(table, entries)
+        return replace(self._rows(table, entries), method=method)
 
     def _rows(self, table: str, entries: Entries) -> Rows:
         own = sorted((entry for entry in entries if entry["table"] == table), key=itemgetter("path"))
@@ -87,11 +87,11 @@ def compute_analyses(files: RunFiles, choices: Sequence[Choice], parallel_map: M
     sums = _add_up(parallel_map(partial(_fingerprints, files, tables), files.groups)) if tables and files.groups else {}
     for second in (False, True):
         stage = [choice for choice in choices if reads_analyses(choice) is second]
-        files = replace(files, others=entries)
-        units = [unit for choice in stage for unit in _units(files, choice, sums)]
+        present = replace(files, others=[*files.others, *entries])
+        units = [unit for choice in stage for unit in _units(present, choice, sums)]
         if units:
             with monitor.stage("publish", len(units), "parts of analyses"):
-                for entry in parallel_map(partial(compute_unit, files), units):
+                for entry in parallel_map(partial(compute_unit, present), units):
                     entries.append(entry)
                     monitor.add()
     return sorted(entries, key=itemgetter("path")) + [*_empty_tables(files, choices, entries)]
