@@ -162,7 +162,8 @@ def _write_tables(state: RunState, parallel_map: Map, monitor: Monitor, location
     for table, rows in tables.items():
         path = compact.file_name(table, None, outputs, context.columns)
         entries.append(compact.write_table(location.url(path), path, table, rows))
-    files_of_run = RunFiles(context, location, state.checked.backbone.image_size, compacted)
+    others = [entry for entry in entries if entry["table"] in tables]
+    files_of_run = RunFiles(context, location, state.checked.backbone.image_size, compacted, others)
     entries += compute_analyses(files_of_run, state.checked.analyses, parallel_map, monitor)
     return entries + _write_problems_and_empty_tables(state, location, {entry["table"] for entry in entries})
 
