@@ -32,6 +32,7 @@ FLOORS = (  # a room imports from the rooms before it alone; what lies loose und
     "stages",
     "reduce",
     "run",
+    "report",
     "datasets",
     "train",
 )
@@ -46,7 +47,7 @@ LIGHT = (
     *("pipeline.plan.census", "pipeline.plan.task", "pipeline.plan.state"),
     *("pipeline.run.on_ray", "pipeline.run.in_process", "pipeline.monitor.monitor", "pipeline.run.exit_codes"),
     *("pipeline.stages.read", "pipeline.stages.land", "pipeline.reduce.compact", "pipeline.datasets.packing", "pipeline.datasets.layouts"),
-    *("jobs.gc", "jobs.pack", "jobs.status"),
+    *("pipeline.report.write", "jobs.gc", "jobs.pack", "jobs.report", "jobs.status"),
 )
 LIGHT_ROOMS = ("sources", "tables", "classes", "maps")  # every module of them
 HEAVY = {"ray", "scipy", "skimage", "sklearn", "duckdb", "tyro", "pandas"}

@@ -30,6 +30,7 @@ from pipeline.datasets.packing import Pack
 from pipeline.families import Range
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.report.job import Report
 from pipeline.spec.job import Job
 from pipeline.tables import schema
 from pipeline.tables.queries import QUERIES
@@ -46,6 +47,7 @@ COMMANDS = {
     "gc": Gc,
     "pack": Pack,
     "probe": ProbeJob,
+    "report": Report,
     "score": Score,
     "sql": Sql,
     "status": Status,
