@@ -79,9 +79,10 @@ def table(connection: "duckdb.DuckDBPyConnection", target: str) -> Table:
 
 
 def _best(rows: Sequence[Mapping]) -> Mapping | None:
-    """The row with the best mean among the methods that are no controls; None where no way is better, or there is one method alone."""
+    """The row with the best mean among the methods that are no controls; None where no way is better, or
+    all are equal."""
     rivals = [row for row in rows if row["method"] not in CONTROLS and row["mean"] is not None]
-    if len(rivals) < 2 or rivals[0]["better"] is None:
+    if rivals == [] or rivals[0]["better"] is None or len({row["mean"] for row in rivals}) == 1:
         return None
     return (max if rivals[0]["better"] == "higher" else min)(rivals, key=lambda row: row["mean"])
 
@@ -202,6 +203,38 @@ def _cost(connection: "duckdb.DuckDBPyConnection", manifest: Mapping) -> str:
     if forwards is None:
         return f"the job took {manifest['seconds']:,.0f} s"
     return f"{forwards:,} passes forward, {backwards:,} backward, {seconds:,.0f} s of work; the job took {manifest['seconds']:,.0f} s"
+
+
+def classes(connection: "duckdb.DuckDBPyConnection", tables: Sequence[str]) -> list[dict]:
+    """The labels, those that are predicted worst first: {class_id, name, images, accuracy, taken_for, times}."""
+    if "predictions" not in tables:
+        return []
+    rows = connection.execute(
+        "SELECT label AS class_id, any_value(label_name) AS name, count(*) AS images, avg((label = predicted)::INT) AS accuracy, "
+        "mode(predicted ORDER BY predicted) FILTER (predicted != label) AS taken_for, count(*) FILTER (predicted != label) AS wrong "
+        "FROM predictions WHERE label NOTNULL GROUP BY label ORDER BY accuracy, label"
+    )
+    names = [column[0] for column in rows.description]
+    found = [dict(zip(names, values, strict=True)) for values in rows.fetchall()]
+    known = {row["class_id"]: row["name"] for row in found}
+    return [{**row, "taken_for": known.get(row["taken_for"]) or row["taken_for"]} for row in found]
+
+
+def class_means(connection: "duckdb.DuckDBPyConnection", method: str, target: str) -> dict[str, dict[str, list]]:
+    """The metrics of each class for one method and target: metric -> class -> [mean, ci_low, ci_high]."""
+    rows = connection.execute(
+        "SELECT metric, scope, mean, ci_low, ci_high FROM summary "
+        "WHERE method = $method AND target = $target AND mean NOTNULL AND regexp_full_match(scope, '[0-9]+') ORDER BY ALL",
+        {"method": method, "target": target},
+    )
+    means: dict[str, dict[str, list]] = {}
+    for metric, scope, *numbers in rows.fetchall():
+        means.setdefault(metric, {})[scope] = [_rounded(number) for number in numbers]
+    return means
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(f"{value:.5g}")
 
 
 def curves(connection: "duckdb.DuckDBPyConnection", tables: Sequence[str]) -> list[dict]:

@@ -71,6 +71,20 @@ def disagreement(connection: "duckdb.DuckDBPyConnection", target: str, count: in
     return [_short(distances.get(place)) for place in range(count)]
 
 
+def likeness(connection: "duckdb.DuckDBPyConnection", cells: Sequence[tuple[str, str]], count: int) -> dict[str, list[float | None]]:
+    """How alike a map is to that of the same method for the label on each shown image: number of the cell -> cosines [n]."""
+    rows = connection.execute(
+        "SELECT m.method, m.target, place, list_cosine_similarity(map_floats(m), map_floats(l)) FROM maps m JOIN shown USING (image_id) "
+        "JOIN maps l ON l.image_id = m.image_id AND l.method = m.method AND l.target = 'label' AND l.height = m.height AND l.width = m.width "
+        "WHERE m.target NOT IN ('label', 'none')"
+    )
+    of_cell: dict[str, list[float | None]] = {}
+    for method, target, place, cosine in rows.fetchall():
+        values = of_cell.setdefault(str(cells.index((method, target))), [None] * count)
+        values[place] = None if cosine is None or not np.isfinite(cosine) else float(f"{cosine:.5g}")
+    return of_cell
+
+
 def metric_values(connection: "duckdb.DuckDBPyConnection", cell: tuple[str, str], columns: Sequence[str], count: int) -> dict[str, str]:
     """The metrics of one cell: column -> float32 [n] in base64, NaN where there is none."""
     names = ", ".join(f'm."{column}"' for column in columns)

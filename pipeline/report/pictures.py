@@ -14,7 +14,7 @@ from pipeline.sources import Sample, Shard, SourceError
 from pipeline.sources.decode import Undecodable, decode
 
 log = logging.getLogger(__name__)
-LARGEST = 20_000  # bytes of an encoded thumbnail
+LARGEST = 14_000  # bytes of an encoded thumbnail
 QUALITIES = (85, 70, 50, 30)
 
 

@@ -60,3 +60,21 @@ def test_facts_name_the_network_and_count_what_is_missing(run):
     assert facts["Images"] == "40 of 40 explained; 0 failed" and "tests.tiny:sharp" in facts["Network"]
     right = run.sql("SELECT 100 * avg((label = predicted)::INT) FROM predictions").column(0)[0].as_py()
     assert facts["Accuracy"] == f"{right:.1f} % of 40 labelled images are predicted as labelled"
+
+
+def test_where_all_methods_are_equal_none_is_the_best():
+    rows = [{"method": name, "mean": 0.0, "better": "higher"} for name in ("a", "b")]
+    assert figures._best(rows) is None and figures._best([*rows, {"method": "c", "mean": 0.1, "better": "higher"}])["method"] == "c"
+    assert figures._best([{"method": name, "mean": mean, "better": None} for name, mean in (("a", 1), ("b", 2))]) is None
+
+
+def test_classes_are_counted_as_in_the_predictions(run):
+    with run.connect() as connection:
+        rows = figures.classes(connection, run.tables)
+    assert sum(row["images"] for row in rows) == 40 and [row["accuracy"] for row in rows] == sorted(row["accuracy"] for row in rows)
+    predictions = run.table("predictions").to_pylist()
+    for row in rows:
+        of_class = [prediction["predicted"] for prediction in predictions if prediction["label"] == row["class_id"]]
+        wrong = [predicted for predicted in of_class if predicted != row["class_id"]]
+        assert row["accuracy"] == pytest.approx(1 - len(wrong) / len(of_class)) and row["wrong"] == len(wrong)
+        assert (row["taken_for"] is None) == (not wrong)

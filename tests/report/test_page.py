@@ -10,7 +10,13 @@ import pytest
 from tests.report.browser import Watched
 from tests.report.conftest import CLASSES, KEY
 
-PAGES = ["page=run", "page=gallery", "page=gallery&metric=energy&sort=worst&method=grad_cam", "page=image&image=1.tar/image103"]
+PAGES = [
+    "page=run",
+    "page=classes&method=grad_cam",
+    "page=gallery",
+    "page=gallery&metric=energy&sort=worst&method=grad_cam",
+    "page=image&image=1.tar/image103",
+]
 AXE = os.environ.get("ATLAS_AXE")
 
 
@@ -56,6 +62,7 @@ FILTERS = [
     "metric=energy&method=layer_cam&low=0.1&outcome=wrong&label=2&sort=name",
     "sort=disputed",
     "sort=disputed&target=finer",
+    "sort=changed&method=grad_cam&target=finer",
     "sort=confident",
     "sort=unsure",
 ]
@@ -73,7 +80,8 @@ def test_filters_and_sorts_give_what_their_sql_gives(wide, report, run, state):
         key = re.search(r"ORDER BY (\"?\w+\"?)", question)[1]
         body = question[: question.index("ORDER BY")].replace("SELECT image_id", f"SELECT image_id, {key} AS sorted_by", 1)
         value = dict(zip(*(run.sql(body).column(name).to_pylist() for name in ("image_id", "sorted_by")), strict=True))
-        assert [value[name] for name in places] == [value[name] for name in rows]
+        known = {name: None if number != number else number for name, number in value.items()}  # NaN is no number, and last as null is
+        assert [known[name] for name in places] == [known[name] for name in rows]
     assert wide.page.locator("#grid li").count() == min(len(rows), 48)
 
 
@@ -122,7 +130,7 @@ CONTROLS = """[...document.querySelectorAll('a[href], button, select, input, tex
 
 
 def test_every_control_is_reached_by_the_tab_key(wide, report):
-    for address in ("page=run", "page=gallery", "page=image&image=1.tar/image103"):
+    for address in ("page=run", "page=gallery", "page=classes", "page=image&image=1.tar/image103"):
         wide.open(report, address)
         wide.settle()
         for _ in range(wide.page.evaluate(f"() => {CONTROLS}.length") + 40):
@@ -157,6 +165,23 @@ def test_a_table_is_sorted_by_its_heads(wide, report):
     head.locator("button").click()
     rising = table.locator("tbody tr").evaluate_all(read, column)
     assert falling == sorted(falling, reverse=True) and rising == falling[::-1]
+
+
+def test_classes_have_the_metrics_of_the_summary(wide, report, run):
+    wide.open(report, "page=classes&method=layer_cam&target=finer&metric=energy")
+    wide.settle()
+    rows = wide.page.locator("#class-table tbody tr").evaluate_all(
+        "(rows) => rows.map((row) => [row.dataset.class, Number(row.cells[4].dataset.value)])"
+    )
+    question = "SELECT scope, mean FROM summary WHERE method = 'layer_cam' AND target = 'finer' AND metric = 'energy' AND scope != 'all'"
+    means = {row["scope"]: row["mean"] for row in run.sql(question).to_pylist()}
+    assert len(rows) == len(means) == 5
+    for name, mean in rows:
+        assert mean == pytest.approx(means[name], rel=1e-4)
+    wide.page.locator("#class-table tbody a").first.click()
+    wide.page.locator("#grid li").first.wait_for()
+    label = wide.page.evaluate("() => atlas.state.label")
+    assert label == rows[0][0] and len(chosen(wide)) == 8
 
 
 def test_the_tables_can_be_read_without_javascript(chromium, report, run):

@@ -11,7 +11,12 @@ atlas.options = (select, options, chosen) => {
   select.value = chosen;
 };
 
-atlas.methods = () => [...new Set(atlas.run.cells.map(([method]) => method))];
+/** The methods, controls last. */
+atlas.methods = () => {
+  const names = [...new Set(atlas.run.cells.map(([method]) => method))],
+    control = (name) => atlas.run.controls.includes(name);
+  return [...names.filter((name) => !control(name)), ...names.filter(control)];
+};
 
 /** The targets, without `none`, which stands for methods that ask for no class. */
 atlas.targets = () => {
@@ -20,9 +25,14 @@ atlas.targets = () => {
 };
 
 atlas.fillFilters = () => {
-  const form = document.getElementById("filters").elements, { images, state } = atlas;
+  const form = document.getElementById("filters").elements,
+    { images, state } = atlas;
   const plain = (names) => names.map((name) => [name, name]);
-  const classes = (ids) => [...new Set(ids ?? [])].filter((id) => id !== null).sort((a, b) => a - b).map((id) => [String(id), atlas.className(id)]);
+  const classes = (ids) =>
+    [...new Set(ids ?? [])]
+      .filter((id) => id !== null)
+      .sort((a, b) => a - b)
+      .map((id) => [String(id), atlas.className(id)]);
   const splits = [...new Set(images.split)].filter((split) => split !== null).sort();
   atlas.options(form.method, plain(atlas.methods()), state.method);
   atlas.options(form.target, plain(atlas.targets()), state.target);
@@ -31,16 +41,31 @@ atlas.fillFilters = () => {
   atlas.options(form.split, [["", "all"], ...plain(splits)], state.split);
   atlas.options(form.metric, [["", "none"], ...plain(atlas.run.metrics)], state.metric);
   const sorts = Object.entries(atlas.sorts).filter(([, sort]) => !sort.metric || atlas.run.metrics.length);
-  atlas.options(form.sort, sorts.map(([name, sort]) => [name, sort.words]), state.sort);
+  atlas.options(
+    form.sort,
+    sorts.map(([name, sort]) => [name, sort.words]),
+    state.sort,
+  );
   for (const name of ["low", "high"]) if (form[name] !== document.activeElement) form[name].value = state[name];
   for (const name of ["outcome"]) form[name].value = state[name];
 };
 
 /** Names and texts of the state as form fields have them. */
 atlas.fillLook = () => {
-  const form = document.getElementById("look").elements, { state } = atlas;
-  atlas.options(form.palette, [["viridis", "viridis"], ["cividis", "cividis"], ["magma", "magma"], ["gray", "grey"]], state.palette);
-  for (const name of ["scale", "drawn", "opacity", "threshold"]) form[name].value = state[name];
+  const form = document.getElementById("look").elements,
+    { state } = atlas;
+  atlas.options(
+    form.palette,
+    [
+      ["viridis", "viridis"],
+      ["cividis", "cividis"],
+      ["magma", "magma"],
+      ["gray", "grey"],
+    ],
+    state.palette,
+  );
+  for (const name of ["scale", "drawn", "numbers", "opacity", "threshold"]) form[name].value = state[name];
+  document.getElementById("threshold-at").textContent = `at ${Math.round(100 * state.threshold)} % of the range`;
   for (const name of ["overlay", "boxes", "thresholded"]) form[name].checked = state[name] === "yes";
 };
 

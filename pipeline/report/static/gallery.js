@@ -14,6 +14,11 @@ atlas.sorts = {
     sql: "disagreement DESC NULLS LAST",
     key: () => (place) => -(atlas.disagreement()[place] ?? -Infinity),
   },
+  changed: {
+    words: "least like the map of the label",
+    sql: "likeness ASC NULLS LAST",
+    key: () => (place) => atlas.images.likeness[atlas.cellOf(atlas.state.method, atlas.state.target)]?.[place] ?? Infinity,
+  },
   confident: {
     words: "confident and wrong",
     wrong: true,
@@ -43,7 +48,8 @@ atlas.cellOf = (method, target) => {
 
 /** The chosen metric of the shown images: Float32Array [n], NaN where there is none; null where no metric is chosen. */
 atlas.metricValues = async () => {
-  const { method, target, metric } = atlas.state, cell = atlas.cellOf(method, target);
+  const { method, target, metric } = atlas.state,
+    cell = atlas.cellOf(method, target);
   if (!atlas.run.metrics.includes(metric) || cell < 0) return null;
   const bytes = Uint8Array.from(atob((await atlas.load(`metrics-${cell}`))[metric]), (letter) => letter.charCodeAt(0));
   return new Float32Array(bytes.buffer);
@@ -54,7 +60,8 @@ const right = (place) => atlas.images.label[place] !== null && atlas.images.pred
 
 /** The conditions that the state sets, each with its SQL. */
 atlas.conditions = (values) => {
-  const { label, predicted, outcome, split, metric, low, high, sort } = atlas.state, conditions = [];
+  const { label, predicted, outcome, split, metric, low, high, sort } = atlas.state,
+    conditions = [];
   const text = (value) => `'${value.replaceAll("'", "''")}'`;
   const add = (chosen, sql, passes) => chosen && conditions.push({ sql, passes });
   add(label !== "", `images.label = ${label}`, (place) => String(atlas.images.label[place]) === label);
@@ -69,10 +76,12 @@ atlas.conditions = (values) => {
 
 /** The places of the images that pass, in order. */
 atlas.selection = (values) => {
-  const conditions = atlas.conditions(values), sort = atlas.sorts[atlas.state.sort];
+  const conditions = atlas.conditions(values),
+    sort = atlas.sorts[atlas.state.sort];
   const places = atlas.images.image_id.map((_, place) => place).filter((place) => conditions.every(({ passes }) => passes(place)));
   if (sort.metric && !values) return places;
-  const key = sort.key(values), last = (number) => typeof number === "number" && Number.isNaN(number);
+  const key = sort.key(values),
+    last = (number) => typeof number === "number" && Number.isNaN(number);
   return places
     .map((place) => [key(place), place])
     .sort(([a, first], [b, second]) => last(a) - last(b) || (a < b ? -1 : a > b ? 1 : first - second))
@@ -81,18 +90,28 @@ atlas.selection = (values) => {
 
 /** The same question to the tables of the whole run. */
 atlas.question = (values) => {
-  const { method, target, metric, sort } = atlas.state, rule = atlas.sorts[sort];
+  const { method, target, metric, sort } = atlas.state,
+    rule = atlas.sorts[sort];
   const [, own] = atlas.run.cells[atlas.cellOf(method, target)] ?? [];
   const text = (value) => `'${value.replaceAll("'", "''")}'`;
   const lines = ["SELECT image_id FROM images"];
-  if (atlas.images.predicted) lines.push("LEFT JOIN (SELECT image_id, predicted, predicted_prob, label_prob FROM predictions) USING (image_id)");
+  if (atlas.images.predicted)
+    lines.push("LEFT JOIN (SELECT image_id, predicted, predicted_prob, label_prob FROM predictions) USING (image_id)");
   if (values) {
-    lines.push(`LEFT JOIN (SELECT image_id, "${metric}" FROM metrics WHERE method = ${text(method)} AND target = ${text(own)}) USING (image_id)`);
+    lines.push(
+      `LEFT JOIN (SELECT image_id, "${metric}" FROM metrics WHERE method = ${text(method)} AND target = ${text(own)}) USING (image_id)`,
+    );
   }
   if (sort === "disputed") {
     lines.push("LEFT JOIN (SELECT image_id, sqrt(2 * (var_samp(peak_x) + var_samp(peak_y))) AS disagreement FROM maps");
     lines.push(`  WHERE target IN ('none', ${text(target)}) AND method NOT IN ('random', 'fake_cam') AND map_max > map_min`);
     lines.push("  GROUP BY image_id HAVING count(*) > 1) USING (image_id)");
+  }
+  if (sort === "changed") {
+    lines.push("LEFT JOIN (SELECT m.image_id, list_cosine_similarity(map_floats(m), map_floats(l)) AS likeness FROM maps m JOIN maps l");
+    lines.push(
+      `  USING (image_id, method, height, width) WHERE method = ${text(method)} AND m.target = ${text(own)} AND l.target = 'label') USING (image_id)`,
+    );
   }
   const conditions = atlas.conditions(values).map(({ sql }) => sql);
   if (conditions.length) lines.push(`WHERE ${conditions.join(" AND ")}`);
@@ -107,9 +126,10 @@ atlas.showGallery = async () => {
   const values = await atlas.metricValues();
   atlas.fillFilters();
   atlas.places = atlas.selection(values);
-  const { run } = atlas, count = atlas.places.length;
+  const { run } = atlas,
+    count = atlas.places.length;
   document.getElementById("count").textContent =
-    `${count} of the ${run.count} images shown here pass; ${run.count} of ${run.total} images of the run are shown: ${run.how}.`;
+    `${count} of ${run.count} shown images pass the filters. Shown are ${run.count} of the run's ${run.total} images: ${run.how}.`;
   document.getElementById("sql").value = atlas.question(values);
   atlas.showHistogram(values);
   document.getElementById("grid").replaceChildren();
@@ -118,7 +138,8 @@ atlas.showGallery = async () => {
 
 /** Add the next page of images to the grid. */
 atlas.extend = async (values) => {
-  const grid = document.getElementById("grid"), start = grid.children.length;
+  const grid = document.getElementById("grid"),
+    start = grid.children.length;
   const next = atlas.places.slice(start, start + PAGE);
   const entries = next.map((place) => atlas.entry(place, values));
   grid.append(...entries.map(({ item }) => item));
@@ -130,18 +151,27 @@ atlas.extend = async (values) => {
 
 /** One image of the grid, and the function that draws it once its data are there. */
 atlas.entry = (place, values) => {
-  const { method, target } = atlas.state, cell = atlas.cellOf(method, target), name = atlas.images.image_id[place];
+  const { method, target } = atlas.state,
+    cell = atlas.cellOf(method, target),
+    name = atlas.images.image_id[place];
   const frame = atlas.element("div", { class: "layers bare" });
   frame.style.aspectRatio = atlas.ratio(place);
-  const label = atlas.images.label[place], predicted = atlas.images.predicted?.[place];
+  const label = atlas.images.label[place],
+    predicted = atlas.images.predicted?.[place];
   const words = label === null ? "no label" : atlas.className(label);
   const answer = predicted === undefined || predicted === label ? "" : `predicted ${atlas.className(predicted)}`;
   const value = values && `${atlas.state.metric} ${atlas.number(values[place])}`;
-  const link = atlas.element("a", { href: atlas.address({ page: "image", image: name }) }, frame,
-    atlas.element("span", { class: "label" }, words), atlas.element("span", { class: "wrong" }, answer),
-    atlas.element("span", { class: "value" }, value ?? ""));
+  const link = atlas.element(
+    "a",
+    { href: atlas.address({ page: "image", image: name }) },
+    frame,
+    atlas.element("span", { class: "label" }, words),
+    atlas.element("span", { class: "wrong" }, answer),
+    atlas.element("span", { class: "value" }, value ?? ""),
+  );
   const draw = async () => {
-    const content = await atlas.image(place), entry = content.maps.find((other) => other[0] === cell);
+    const content = await atlas.image(place),
+      entry = content.maps.find((other) => other[0] === cell);
     const maps = content.maps.filter((other) => atlas.run.cells[other[0]][0] === method).map(atlas.decode);
     const map = entry && maps.find((other) => other.cell === cell);
     const canvas = map && atlas.element("canvas", { class: atlas.warning(map) ? "map weak" : "map", "aria-hidden": "true" });
@@ -162,14 +192,20 @@ atlas.showHistogram = (values) => {
   const numbers = values ? Array.from(values).filter((value) => !Number.isNaN(value)) : [];
   frame.hidden = !numbers.length;
   if (!numbers.length) return;
-  const [low, high] = atlas.ends(numbers), bins = new Array(24).fill(0);
+  const [low, high] = atlas.ends(numbers),
+    bins = new Array(24).fill(0);
   for (const value of numbers) bins[Math.min(Math.floor(((value - low) / (high - low || 1)) * 24), 23)]++;
   const most = Math.max(...bins);
   frame.replaceChildren(
     ...bins.map((count, i) => {
       const [from, to] = [low + ((high - low) * i) / 24, low + ((high - low) * (i + 1)) / 24];
       const words = `${count} from ${atlas.number(from)} to ${atlas.number(to)}`;
-      const bar = atlas.element("button", { type: "button", title: words, "aria-label": words, onclick: () => atlas.change({ low: from, high: to }) });
+      const bar = atlas.element("button", {
+        type: "button",
+        title: words,
+        "aria-label": words,
+        onclick: () => atlas.change({ low: from, high: to }),
+      });
       bar.style.setProperty("--share", count / most);
       return bar;
     }),
@@ -191,9 +227,17 @@ atlas.csv = (values) => {
     const text = value === null || value === undefined || Number.isNaN(value) ? "" : String(value);
     return `"${(typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? "'" : "") + text.replaceAll('"', '""')}"`;
   };
-  const { image_id, label, label_name, predicted, predicted_prob } = atlas.images, { method, target, metric } = atlas.state;
+  const { image_id, label, label_name, predicted, predicted_prob } = atlas.images,
+    { method, target, metric } = atlas.state;
   const rows = atlas.places.map((place) => [
-    image_id[place], label[place], label_name[place], predicted?.[place], predicted_prob?.[place], method, target, values?.[place],
+    image_id[place],
+    label[place],
+    label_name[place],
+    predicted?.[place],
+    predicted_prob?.[place],
+    method,
+    target,
+    values?.[place],
   ]);
   const names = ["image_id", "label", "label_name", "predicted", "predicted_prob", "method", "target", metric || "value"];
   return [names, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";

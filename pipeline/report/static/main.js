@@ -2,9 +2,27 @@
 "use strict";
 
 atlas.defaults = {
-  page: "run", target: "", method: "", image: "",
-  label: "", predicted: "", outcome: "", split: "", metric: "", low: "", high: "", sort: "drawn",
-  overlay: "yes", opacity: "0.6", scale: "map", palette: "viridis", drawn: "smooth", boxes: "yes", thresholded: "no", threshold: "0.5",
+  page: "run",
+  target: "",
+  method: "",
+  image: "",
+  label: "",
+  predicted: "",
+  outcome: "",
+  split: "",
+  metric: "",
+  low: "",
+  high: "",
+  sort: "drawn",
+  overlay: "yes",
+  opacity: "0.6",
+  scale: "map",
+  palette: "viridis",
+  drawn: "smooth",
+  numbers: "few",
+  boxes: "yes",
+  thresholded: "no",
+  threshold: "0.5",
 };
 
 /** Show what the state says. */
@@ -21,6 +39,7 @@ atlas.show = async () => {
   root.style.setProperty("--opacity", atlas.state.overlay === "yes" ? atlas.state.opacity : 1);
   root.classList.toggle("plain", atlas.state.overlay !== "yes");
   if (page === "run") return atlas.showRun();
+  if (page === "classes") return atlas.showClasses();
   atlas.images ??= await atlas.load("images");
   return page === "gallery" ? atlas.showGallery() : atlas.showImage();
 };
@@ -35,6 +54,7 @@ atlas.keys = {
   t: () => atlas.change({ target: next(atlas.targets(), atlas.state.target) }),
   o: () => atlas.change({ overlay: atlas.state.overlay === "yes" ? "no" : "yes" }),
   g: () => atlas.change({ page: "gallery", image: "" }),
+  c: () => atlas.change({ page: "classes", image: "" }),
   r: () => atlas.change({ page: "run", image: "" }),
 };
 for (let digit = 1; digit <= 9; digit++) {
@@ -54,7 +74,7 @@ document.addEventListener("keydown", (event) => {
 /** Redraw the colours of an image only when the pointer rests: a slider sends many changes. */
 atlas.listen = () => {
   const on = (id, kind, act) => document.getElementById(id)?.addEventListener(kind, act);
-  for (const id of ["filters", "look"]) {
+  for (const id of ["filters", "look", "class-form"]) {
     on(id, "change", ({ target }) => atlas.change(atlas.changeOf(target)));
     on(id, "submit", (event) => event.preventDefault());
   }
@@ -92,7 +112,8 @@ atlas.listen = () => {
 
 atlas.start = async () => {
   atlas.run = await atlas.load("run");
-  const targets = atlas.targets(), methods = atlas.methods().filter((method) => !atlas.run.controls.includes(method));
+  const targets = atlas.targets(),
+    methods = atlas.methods().filter((method) => !atlas.run.controls.includes(method));
   atlas.defaults.target = targets.includes("label") ? "label" : (targets[0] ?? "");
   atlas.defaults.method = methods[0] ?? atlas.methods()[0] ?? "";
   document.querySelector("nav").hidden = false;

@@ -8,7 +8,8 @@ const WEAK = 0.05;
 
 /** The network's input, or a smaller picture of it: [height, width] in pixels. */
 atlas.pixels = (most) => {
-  const [height, width] = atlas.run.size, share = Math.min(1, most / Math.max(height, width));
+  const [height, width] = atlas.run.size,
+    share = Math.min(1, most / Math.max(height, width));
   return [Math.max(1, Math.round(height * share)), Math.max(1, Math.round(width * share))];
 };
 

@@ -9,18 +9,21 @@ atlas.receive = (name, content) => atlas.received.set(name, content);
 /** The content of data/NAME.js. A page opened from disk may not fetch, but it may add a script. */
 atlas.load = (name) => {
   if (!atlas.requested.has(name)) {
-    atlas.requested.set(name, new Promise((resolve, reject) => {
-      if (atlas.received.has(name)) return resolve(atlas.received.get(name));
-      const script = document.createElement("script");
-      script.src = `data/${name}.js`;
-      script.onload = () => resolve(atlas.received.get(name));
-      script.onerror = () => {
-        atlas.requested.delete(name);
-        atlas.notice(`data/${name}.js is not beside this page. Copy the whole folder of the report.`);
-        reject(new Error(name));
-      };
-      document.head.append(script);
-    }));
+    atlas.requested.set(
+      name,
+      new Promise((resolve, reject) => {
+        if (atlas.received.has(name)) return resolve(atlas.received.get(name));
+        const script = document.createElement("script");
+        script.src = `data/${name}.js`;
+        script.onload = () => resolve(atlas.received.get(name));
+        script.onerror = () => {
+          atlas.requested.delete(name);
+          atlas.notice(`data/${name}.js is not beside this page. Copy the whole folder of the report.`);
+          reject(new Error(name));
+        };
+        document.head.append(script);
+      }),
+    );
   }
   return atlas.requested.get(name);
 };
@@ -40,7 +43,7 @@ atlas.notice = (words) => {
 /** What the address says, over what the page starts with. */
 atlas.readState = () => {
   const named = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-  const page = ["run", "gallery", "image"].includes(named.page) ? named.page : "run";
+  const page = ["run", "gallery", "classes", "image"].includes(named.page) ? named.page : "run";
   atlas.state = { ...atlas.defaults, ...named, page };
 };
 
