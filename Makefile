@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 # Tests without Ray, a file at a time, in two processes of one thread each; Ray's need the machine to themselves.
 TWO := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test fast lint reference bench engines chaos fuzz precision clean
+.PHONY: help demo test fast lint reference picture bench engines chaos fuzz precision clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -16,7 +16,7 @@ help:  ## list the targets
 	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: .venv/ready  ## draw a dataset, explain it, ask the tables a question
+demo: .venv/ready  ## draw a dataset, explain it, ask the tables a question, write a report
 	$(RUN) -m jobs.demo
 
 test: .venv/ready  ## all tests
@@ -34,10 +34,14 @@ lint: .venv/ready  ## style and types
 reference: .venv/ready  ## write the tables of docs/reference anew, from the registries
 	$(RUN) -m docs.reference.build
 
-bench: .venv/ready  ## cost beside the libraries people loop by hand, of many tasks, of named queries, and how near plans come
+picture: demo  ## the picture of the demo's report in the README; it needs Chromium
+	$(RUN) -m docs.picture
+
+bench: .venv/ready  ## cost beside the libraries people loop by hand, of many tasks, of named queries and a report, and how near plans come
 	$(RUN) -m tests.bench.cams
 	$(RUN) -m tests.bench.tasks 10000 30000 100000
 	$(RUN) -m tests.bench.queries 10000000 1000000
+	$(RUN) -m tests.bench.report 10000
 	$(RUN) -m tests.bench.plan
 
 engines: .venv/ready  ## every table read by seven engines, Spark among them (it needs Java 17)

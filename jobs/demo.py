@@ -1,4 +1,4 @@
-"""Draw a small fine-grained dataset, explain it with the shipped network, and ask the tables a question.
+"""Draw a small fine-grained dataset, explain it with the shipped network, ask the tables a question, and write a report.
 
 python -m jobs.demo --out out/demo
 """
@@ -11,6 +11,8 @@ from typing import Literal
 from jobs import explain
 from pipeline import tables
 from pipeline.datasets import creatures
+from pipeline.report.job import Report
+from pipeline.report.write import write
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.spec.job import Job
@@ -44,7 +46,7 @@ ACCURACY = "SELECT count(*) AS images, round(avg((label = predicted)::INT), 3) A
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Draw a small fine-grained dataset, explain it with the shipped network, and ask the tables a question."""
+    """Draw a small fine-grained dataset, explain it with the shipped network, ask the tables a question, and write a report."""
 
     out: str = "out/demo"
     """Folder or URL of the drawn shards and the tables."""
@@ -85,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_and_report(job: Job) -> int:
-    """Carry out the demo's job and print the answers of its tables; returns the exit code."""
+    """Carry out the demo's job, print the answers of its tables and write its report; returns the exit code."""
     result = explain.run(job)
     run = tables.open(job.out, job.name)
     with run.connect() as connection:
@@ -93,6 +95,7 @@ def run_and_report(job: Job) -> int:
             print(question.strip())
             print(connection.sql(question))
     print(f"the tables are below {job.out}/runs/{run.run_id}")
+    print(f"look at it in a browser: {write(Report(out=job.out, name=job.name)).url}/index.html")
     return explain.report(result)
 
 

@@ -34,6 +34,7 @@ FLOORS = (  # a room imports from the rooms before it alone; what lies loose und
     "compare",
     "run",
     "estimate",
+    "report",
     "datasets",
     "train",
 )
@@ -48,7 +49,7 @@ LIGHT = (
     *("pipeline.plan.census", "pipeline.plan.task", "pipeline.plan.state"),
     *("pipeline.run.on_ray", "pipeline.run.in_process", "pipeline.monitor.monitor", "pipeline.run.exit_codes"),
     *("pipeline.stages.read", "pipeline.stages.land", "pipeline.reduce.compact", "pipeline.datasets.packing", "pipeline.datasets.layouts"),
-    *("jobs.gc", "jobs.pack", "jobs.publish", "jobs.status"),
+    *("pipeline.report.write", "jobs.gc", "jobs.pack", "jobs.publish", "jobs.report", "jobs.status"),
 )
 LIGHT_ROOMS = ("sources", "tables", "classes", "maps")  # every module of them
 HEAVY = {"ray", "scipy", "skimage", "sklearn", "duckdb", "deltalake", "tyro", "pandas"}

@@ -35,6 +35,7 @@ from pipeline.families import Range
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.reduce.analyses import ANALYSES
+from pipeline.report.job import Report
 from pipeline.spec.job import Job
 from pipeline.tables import schema
 from pipeline.tables.queries import QUERIES
@@ -55,6 +56,7 @@ COMMANDS = {
     "probe": ProbeJob,
     "publish": Publish,
     "reduce": Reduce,
+    "report": Report,
     "score": Score,
     "sql": Sql,
     "status": Status,
