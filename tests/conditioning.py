@@ -132,9 +132,9 @@ def rounding(program: Callable[[], Tensor], draws: int = DRAWS) -> tuple[Tensor,
     return exact, FACTOR * furthest
 
 
-def slack(program: Callable, *given, draws: int = DRAWS) -> Tensor:
+def slack(program: Callable, *given, draws: int = DRAWS, wide: tuple | None = None) -> Tensor:
     """How far single precision may be from what the program gives of what is given [B]: two of its outcomes may be twice that apart."""
-    wide = widened(given)
+    wide = wide or widened(given)
     return rounding(lambda: program(*wide), draws)[1]
 
 
@@ -162,7 +162,16 @@ def by_eight_bits(formula: Callable, *maps, draws: int = DRAWS):
     return FACTOR * np.max([abs(np.asarray(formula(*moved)) - exact) for moved in moves], 0)
 
 
-def agree(program: Callable, given, expected, draws: int = DRAWS) -> None:
+def agree_exactly(exact, expected) -> None:
+    """What was computed in double precision [B ...] is what the reference says in it."""
+    rows = _rows(expected)
+    size = rows.abs().amax(1)
+    span = rows.amax(1) - rows.amin(1) if rows.shape[1] > 1 else size
+    far = off(exact, expected)
+    assert (far <= EXACT * span + FACTOR * UNIT64 * size).all(), f"not its formula: {far.tolist()} of a range of {span.tolist()}"
+
+
+def agree(program: Callable, given, expected, draws: int = DRAWS, wide: tuple | None = None) -> Tensor | None:
     """`program` is its formula in double precision, and in single precision as far as rounding leaves it (above).
 
     Parameters:
@@ -171,22 +180,25 @@ def agree(program: Callable, given, expected, draws: int = DRAWS) -> None:
         expected: the same in double precision, from a reference of its own [B ...]; or another program that comes to the same.
         draws: runs with moved operands: more where a rare jump counts; 0 where single precision does not determine the result at all,
             for a reason that the caller states.
+        wide: what is given in double precision, where it was `widened` before.
+
+    Returns how far single precision may be from each [B], if anything was drawn.
     """
     given = given if isinstance(given, tuple) else (given,)
-    wide = widened(given)
+    wide = wide or widened(given)
     if callable(expected):
         with Double():
             expected = expected(*wide)
-    rows = _rows(expected)
-    size = rows.abs().amax(1)
-    span = rows.amax(1) - rows.amin(1) if rows.shape[1] > 1 else size
     exact, slack = rounding(lambda: program(*wide), draws)
-    far = off(exact, expected)
-    assert (far <= EXACT * span + FACTOR * UNIT64 * size).all(), f"not its formula: {far.tolist()} of a range of {span.tolist()}"
-    if draws:
-        far = off(program(*given), exact)
-        assert (slack <= 0.5 * torch.maximum(span, size)).all(), f"rounding may do anything: {slack.tolist()} of {span.tolist()}"
-        assert (far <= slack).all(), f"off by more than rounding: {far.tolist()}, not {slack.tolist()}"
+    agree_exactly(exact, expected)
+    if not draws:
+        return None
+    rows = _rows(expected)
+    size = torch.maximum(rows.amax(1) - rows.amin(1), rows.abs().amax(1))
+    far = off(program(*given), exact)
+    assert (slack <= 0.5 * size).all(), f"rounding may do anything: {slack.tolist()} of {size.tolist()}"
+    assert (far <= slack).all(), f"off by more than rounding: {far.tolist()}, not {slack.tolist()}"
+    return slack
 
 
 def _rows(values) -> Tensor:

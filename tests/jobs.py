@@ -42,7 +42,9 @@ def content(out, name: str = "default") -> dict[str, list]:
     """Every table of a published run, value by value, sorted by key."""
     run = tables.open(str(out), name)
     keys = dict.fromkeys(OF_IMAGES, "image_id") | dict.fromkeys(OF_MAPS, "image_id, method, target")
-    return {table: run.sql(f"SELECT * FROM {table} ORDER BY {keys.get(table, 'ALL')}").to_pylist() for table in run.tables}
+    with run.connect() as connection:  # one for all tables: each connection looks at the files of every table
+        rows = {table: connection.sql(f"SELECT * FROM {table} ORDER BY {keys.get(table, 'ALL')}") for table in run.tables}
+        return {table: relation.to_arrow_table().to_pylist() for table, relation in rows.items()}
 
 
 def training(data, out, **changes) -> Training:

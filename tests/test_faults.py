@@ -13,7 +13,7 @@ from tests.faults import KINDS, Faults, proxy
 from tests.jobs import content, job
 from tests.shards import dataset
 
-ASKED = {"methods": ("grad_cam",), "targets": ("label",)}
+ASKED = {"methods": ("grad_cam",), "targets": ("label",), "task_images": 4}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_store_that_takes_no_tables_ends_the_job_and_loses_no_task(stumbling, 
     faults, place = stumbling
     faults.share, faults.kinds, faults.where = 1.0, ("error",), "/atlas/runs/"
     line = ["--source", f"{place}/shards/*.tar", "--backbone", "tests.tiny:build", "--image-size", "64", "--workers", "0"]
-    line += ["--out", f"{place}/atlas", "--methods", "grad_cam", "--task-images", "2"]
+    line += ["--out", f"{place}/atlas", "--methods", "grad_cam", "--task-images", "4"]
     assert explain.main(line) == 1
     assert "run the job again" in capsys.readouterr().err
     assert publish.current(f"{place}/atlas") == {}

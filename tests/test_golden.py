@@ -118,8 +118,8 @@ def jobs(networks) -> dict[str, tuple[str, dict[str, Output]]]:
             targets = ["text:a wren", "text_contrast:a wren|a bird"]
         metrics = ["all", "selectivity", "bbox_study", "max_sensitivity", "coarse=pxap(bins=100)"]
         metrics += ["sanity"] * (name != "own")  # which has four layers, one less than sanity draws anew
-        asked = build_spec(methods, targets, metrics=metrics, select="predicted <> label", seed=3)
-        fit, _ = fit_to_backbone(with_class_sets(asked, {"some": (0, 1)}), backbone)
+        spec = build_spec(methods, targets, metrics=metrics, select="predicted <> label", seed=3)
+        fit, _ = fit_to_backbone(with_class_sets(spec, {"some": (0, 1)}), backbone)
         outputs = {" ".join(r.alias for r in (o.metric, o.method, o.target) if r) or o.table: o for o in outputs_of(fit, backbone, ())}
         found[name] = backbone.identity, {f"{key} ({output.table})": output for key, output in outputs.items()}
     return found

@@ -81,17 +81,17 @@ def test_a_mistake_is_one_line_with_the_fix(here, line, words, capsys, monkeypat
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     fine = {**FINE, "--source": [f"{here}/shards/00000.tar"], "--out": [f"{here}/out"]}
-    asked = {**fine, **{flag: [value.format(here=here) for value in values] for flag, values in line.items()}}
-    arguments = [part for flag, values in asked.items() for part in (flag, *values)]
+    settings = {**fine, **{flag: [value.format(here=here) for value in values] for flag, values in line.items()}}
+    arguments = [part for flag, values in settings.items() for part in (flag, *values)]
     code = _code(arguments)
-    told = capsys.readouterr().err
-    assert code == 2, told
-    assert "Traceback" not in told
-    plain = " ".join(told.replace("│", " ").split())
+    output = capsys.readouterr().err
+    assert code == 2, output
+    assert "Traceback" not in output
+    plain = " ".join(output.replace("│", " ").split())
     for word in words:
         assert word in plain
-    if told.startswith("error: "):
-        assert len(told.strip().splitlines()) == 1
+    if output.startswith("error: "):
+        assert len(output.strip().splitlines()) == 1
     assert not (here / "out" / "tasks").exists(), "no work was done"
 
 
@@ -124,13 +124,13 @@ def test_a_wrong_bucket_and_missing_credentials_are_told_apart(s3, s3_server, he
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         for place in (["--source", f"{s3}/shards/*.tar", "--out", f"{here}/out"], ["--source", f"{here}/shards", "--out", f"{s3}/atlas"]):
             assert _code([*line, *place]) == 2
-            told = capsys.readouterr().err
-            assert "credentials" in told or "permissions" in told
+            output = capsys.readouterr().err
+            assert "credentials" in output or "permissions" in output
 
 
 def test_a_relative_path_inside_a_submitted_job_is_refused_with_the_fix(here, monkeypatch, capsys):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     line = [part for flag, values in FINE.items() for part in (flag, *values)]
     assert _code([*line, "--source", f"{here}/shards/00000.tar", "--out", "out/atlas"]) == 2
-    told = " ".join(capsys.readouterr().err.split())
-    assert "absolute path" in told.replace("│", "").replace("  ", " ")
+    output = " ".join(capsys.readouterr().err.split())
+    assert "absolute path" in output.replace("│", "").replace("  ", " ")

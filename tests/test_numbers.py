@@ -98,19 +98,19 @@ def finite(found: dict[str, pa.Table]) -> bool:
     ids=lambda value: str(value) if isinstance(value, dict) else "-".join(sorted(value)) or "nothing",
 )
 def test_what_half_precision_does_not_hold_is_an_error_of_its_image(how, lost):
-    asked = {"methods": ["grad_cam"], "metrics": ["complexity"]}
+    settings = {"methods": ["grad_cam"], "metrics": ["complexity"]}
     images, keys = shades(255, 3), ["bright", "dark"]
-    found = pipeline.explain(images, [0, 0], network(**how), keys=keys, **asked)
+    explained = pipeline.explain(images, [0, 0], network(**how), keys=keys, **settings)
     table_of = {"features": "features", "logits": "predictions"}
     for name, table in table_of.items():
-        assert found[table]["image_id"].to_pylist() == (["dark"] if name in lost else keys)
-    told = [(row["image_id"], row["stage"], row["error"]) for row in found["errors"].to_pylist()]
-    assert told == [("bright", "predict", "TooLarge")] * len(lost)
-    assert all(f"--no-store {name}" in " ".join(found["errors"]["message"].to_pylist()) for name in lost)
-    assert len(found["maps"]) == 6 and finite(found), "the map is that of the numbers as they came"
-    without = pipeline.explain(images, [0, 0], network(**how), keys=keys, no_store=tuple(lost), **asked)
+        assert explained[table]["image_id"].to_pylist() == (["dark"] if name in lost else keys)
+    errors = [(row["image_id"], row["stage"], row["error"]) for row in explained["errors"].to_pylist()]
+    assert errors == [("bright", "predict", "TooLarge")] * len(lost)
+    assert all(f"--no-store {name}" in " ".join(explained["errors"]["message"].to_pylist()) for name in lost)
+    assert len(explained["maps"]) == 6 and finite(explained), "the map is that of the numbers as they came"
+    without = pipeline.explain(images, [0, 0], network(**how), keys=keys, no_store=tuple(lost), **settings)
     assert not len(without["errors"]) and len(without["predictions"]) == 2
-    plain = pipeline.explain(images, [0, 0], network(logit=np.sign(how.get("logit", 1))), keys=keys, **asked)
+    plain = pipeline.explain(images, [0, 0], network(logit=np.sign(how.get("logit", 1))), keys=keys, **settings)
     assert [row["map"] for row in without["maps"].to_pylist()] == [row["map"] for row in plain["maps"].to_pylist()]
 
 
@@ -142,15 +142,15 @@ def extremes():
 def test_a_map_without_a_finite_range_and_a_score_without_a_finite_value_are_no_values(extremes):
     images = shades(200, 100)
     images[0, :, :8, :8] = 255
-    asked = {"methods": ["cliffs", "grad_cam"], "metrics": ["astronomic", "uncountable", "complexity"]}
-    found = pipeline.explain(images, [0, 0], network(), **asked)
-    assert finite(found)
-    assert {(row["stage"], row["error"]) for row in found["errors"].to_pylist()} == {("map", "NotFinite")}
-    assert "cliffs" not in found["maps"]["method"].to_pylist()
-    rows = {(row["method"], row["image_id"]): row for row in found["metrics"].to_pylist()}
+    settings = {"methods": ["cliffs", "grad_cam"], "metrics": ["astronomic", "uncountable", "complexity"]}
+    explained = pipeline.explain(images, [0, 0], network(), **settings)
+    assert finite(explained)
+    assert {(row["stage"], row["error"]) for row in explained["errors"].to_pylist()} == {("map", "NotFinite")}
+    assert "cliffs" not in explained["maps"]["method"].to_pylist()
+    rows = {(row["method"], row["image_id"]): row for row in explained["metrics"].to_pylist()}
     reasons = dict(rows["grad_cam", "00000000"]["reasons"])
     assert reasons["astronomic"] == "the metric is not finite" and rows["grad_cam", "00000000"]["complexity"] is not None
-    [whole] = [row for row in found["summary"].to_pylist() if (row["metric"], row["method"]) == ("uncountable", "grad_cam")]
+    [whole] = [row for row in explained["summary"].to_pylist() if (row["metric"], row["method"]) == ("uncountable", "grad_cam")]
     assert (whole["n"], whole["n_null"], whole["mean"]) == (1, 1, 1.0), "one image without a count leaves the others theirs"
 
 

@@ -45,11 +45,11 @@ def test_no_key_leaves_its_folder(tmp_path):
     explain.run(job(str(place / "a.tar"), place / "out", **ASKED))
     assert {path.name for path in tmp_path.iterdir()} == {"inner"}
     assert {path.name for path in place.iterdir()} == {"a.tar", "out"}
-    found = content(place / "out")
-    ids = [row["image_id"] for row in found["images"]]
+    published = content(place / "out")
+    ids = [row["image_id"] for row in published["images"]]
     assert "a.tar/fine" in ids
     assert not any(".." in Path(image).parts or image.startswith("/") or "\n" in image for image in ids)
-    assert {"UnsafeKey"} <= {row["error"] for row in found["errors"]}
+    assert {"UnsafeKey"} <= {row["error"] for row in published["errors"]}
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -67,9 +67,9 @@ def test_a_decompression_bomb_is_a_row_in_errors(tmp_path):
     samples = [("bomb", {"png": bomb(side, side), "cls": b"1"}), ("wide", {"png": bomb(2**31 - 1, 1), "cls": b"1"}), ("fine", good(1))]
     (tmp_path / "a.tar").write_bytes(tar_bytes(samples))
     explain.run(job(str(tmp_path / "a.tar"), tmp_path / "out", **ASKED))
-    found = content(tmp_path / "out")
-    assert {row["key"] for row in found["maps"] or found["images"] if "key" in row} <= {"fine"}
-    assert {(row["image_id"], row["error"]) for row in found["errors"]} == {
+    published = content(tmp_path / "out")
+    assert {row["key"] for row in published["maps"] or published["images"] if "key" in row} <= {"fine"}
+    assert {(row["image_id"], row["error"]) for row in published["errors"]} == {
         ("a.tar/bomb", "TooManyPixels"),
         ("a.tar/wide", "TooManyPixels"),
     }
@@ -113,9 +113,9 @@ def test_credentials_of_a_url_are_written_nowhere(tmp_path, caplog, capsys):
     ]
     for line in refused:
         assert explain.main([*line, "--backbone", "tests.tiny:build", "--image-size", "64", "--workers", "0"]) == 2
-    told = capsys.readouterr()
-    shown = [record.getMessage() for record in caplog.records if record.name.startswith(("pipeline", "jobs"))]
-    assert SECRET not in told.out + told.err + "\n".join(shown)
+    captured = capsys.readouterr()
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith(("pipeline", "jobs"))]
+    assert SECRET not in captured.out + captured.err + "\n".join(messages)
     assert SECRET not in json.dumps(content(tmp_path / "out"), default=str)
     for path in (*tmp_path.rglob("*.json"), *tmp_path.rglob("*.jsonl")):
         assert SECRET not in path.read_text(), path

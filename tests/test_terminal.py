@@ -49,8 +49,8 @@ def records(out, name: str = "default", kind: str = "events.jsonl") -> list[dict
 
 def test_the_screen_has_a_readable_line_a_stage_and_no_json(source, tmp_path, capsys):
     assert explain.main(line(source, tmp_path)) == 0
-    shown = capsys.readouterr()
-    lines = shown.err.splitlines()
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
     patterns = [
         STAGE.format("list", 3, "shards"),
         TIME + "plan: 12 images in 6 tasks, 6 of them with something missing",
@@ -64,8 +64,8 @@ def test_the_screen_has_a_readable_line_a_stage_and_no_json(source, tmp_path, ca
     assert len(lines) == len(patterns)
     for each, pattern in zip(lines, patterns, strict=True):
         assert re.fullmatch(pattern, each), each
-    assert "12 of 12 images explained" in shown.out
-    assert not re.search(r"[{}]", shown.err + shown.out)
+    assert "12 of 12 images explained" in captured.out
+    assert not re.search(r"[{}]", captured.err + captured.out)
 
 
 def test_where_nothing_is_new_the_screen_has_no_table_of_passes(source, tmp_path, capsys):

@@ -187,9 +187,9 @@ def test_one_more_method_computes_that_method_alone(source, tmp_path, capsys):
     night(source, tmp_path / "out")
     more = {"methods": ("grad_cam", "eigen_cam", "layer_cam")}
     explain.run(job(source, tmp_path / "out", **more, dry=True))
-    told = capsys.readouterr().out
-    assert "maps layer_cam label: 6 of 6 tasks to compute (method new: 6)" in told
-    assert "maps grad_cam label: 0 of 6 tasks to compute\n" in told
+    output = capsys.readouterr().out
+    assert "maps layer_cam label: 6 of 6 tasks to compute (method new: 6)" in output
+    assert "maps grad_cam label: 0 of 6 tasks to compute\n" in output
     added = night(source, tmp_path / "out", **more)
     assert [len(receipt["cells"]) for receipt in added] == [2] * 6, "layer_cam about the label and about finer"
     assert tables_of(added) == {"maps"}
@@ -380,8 +380,8 @@ def test_a_shard_that_fails_every_time_is_reported_every_time(source, tmp_path, 
 def test_an_image_that_the_network_answers_with_nan_is_an_error_and_its_neighbours_are_explained(source, tmp_path):
     white = {**good(5), "png": encoded(Image.new("RGB", (64, 64), "white"))}
     (tmp_path / "shards" / "00001.tar").write_bytes(tar_bytes([("a", good(4)), ("white", white), ("b", good(6)), ("c", good(7))]))
-    asked = {**ASKED, "backbone": "tests.tiny:blinded", "metrics": ("ad_ai_ag", "energy")}
-    outcome = explain.run(job(source, tmp_path / "out", **asked))
+    settings = {**ASKED, "backbone": "tests.tiny:blinded", "metrics": ("ad_ai_ag", "energy")}
+    outcome = explain.run(job(source, tmp_path / "out", **settings))
     assert (outcome.counts["explained"], outcome.counts["failed"]) == (11, 1)
     run = tables.open(str(tmp_path / "out"))
     [row] = run.table("errors").to_pylist()

@@ -52,16 +52,16 @@ def drawn(map, about, predicted=0, render="bilinear", size=None):
 
 def numbers(written, draws):
     """What a metric comes to over some maps: a number per column, and the counts of a dataset-level one."""
-    asked = parse(written, METRICS, "metric")
-    if not METRICS[asked.name].corpus_level:
+    choice = parse(written, METRICS, "metric")
+    if not METRICS[choice.name].corpus_level:
         (draw,) = draws
-        score = score_map(asked, draw)
+        score = score_map(choice, draw)
         assert score.error is None, score.error
         return dict(score.values) or score.reason
     sums = {}
     for draw in draws:
-        add_score(sums, score_map(asked, draw))
-    return {**sums, **totals(asked, sums)}
+        add_score(sums, score_map(choice, draw))
+    return {**sums, **totals(choice, sums)}
 
 
 ODD = {

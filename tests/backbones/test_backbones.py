@@ -7,7 +7,7 @@ import sys
 import tarfile
 import textwrap
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from pipeline.backbones import Backbone, load
 from pipeline.backbones.preprocess import Preprocessing
 from pipeline.refusal import Refusal
-from tests.conditioning import agree, off, slack
+from tests.conditioning import Double, agree, agree_exactly, off, slack, widened
 from tests.cuts import at_once, by_halves
 
 
@@ -85,16 +85,16 @@ FAMILIES = [
     Family("resnet50_clip", "stages.3.2", 64, False, {"img_size": 64}),
     Family("mobilevit_xxs", "final_conv", 64, True),
     Family("efficientvit_b0", "head.in_conv", 64),
-    Family("efficientformerv2_s0", "norm", 224, True),
+    Family("efficientformerv2_s0", "norm", 96, True),
     Family("pvt_v2_b0", "stages.3", 64, True),
     Family("davit_tiny", "stages.3", 64, False, {"depths": (1, 1, 1, 1), "embed_dims": (24, 48, 48, 96), "num_heads": (1, 2, 2, 4)}),
     Family("swin_tiny_patch4_window7_224", "norm", 224, True, STAGES),
     Family("swinv2_tiny_window8_256", "norm", 128, True, STAGES),
-    Family("nest_tiny", "norm", 224, True),
+    Family("nest_tiny", "norm", 64, True),
     Family("test_maxvit", "norm", 96, True),
     Family("test_coatnet", "norm", 96, True),
-    Family("efficientformer_l1", "stages.3.blocks.4.norm1", 224),
-    Family("levit_128s", "stages.2", 224, True),
+    Family("efficientformer_l1", "stages.3.blocks.4.norm1", 224, False, {"embed_dims": (24, 48, 48, 96), "depths": (1, 1, 2, 4)}),
+    Family("levit_128s", "stages.2", 96, True),
     Family("vit_tiny_patch16_224", "blocks.11.norm1", 96),
     Family("test_vit_relpos", "blocks.8.norm1", 160),
     Family("deit_tiny_patch16_224", "blocks.11.norm1", 96),
@@ -107,14 +107,20 @@ FAMILIES = [
     Family("eva02_tiny_patch14_224", "blocks.1.norm1", 70, False, NARROW | {"num_classes": 10}),
     Family("xcit_nano_12_p16_224", "cls_attn_blocks.1.norm1", 96),
     Family("cait_xxs24_224", "blocks_token_only.1.norm1", 96, False, {"depth": 2}),
-    Family("volo_d1_224", "post_network.1.norm1", 224),
-    Family("convit_tiny", "blocks.11.norm1", 224),
-    Family("pit_ti_224", "transformers.2.blocks.3.norm1", 224),
-    Family("coat_lite_tiny", "serial_blocks4.1.norm1", 224),
-    Family("coat_tiny", "serial_blocks4.1.norm1", 224),
-    Family("crossvit_tiny_240", "blocks.2.fusion.1.norm1", 240),
-    Family("twins_svt_small", "blocks.3.3.norm1", 224),
-    Family("mixer_s32_224", "blocks.7.norm1", 224),
+    Family("volo_d1_224", "post_network.1.norm1", 64),
+    Family("convit_tiny", "blocks.11.norm1", 96),
+    Family("pit_ti_224", "transformers.2.blocks.3.norm1", 96),
+    Family("coat_lite_tiny", "serial_blocks4.1.norm1", 64),
+    Family("coat_tiny", "serial_blocks4.1.norm1", 64),
+    Family("crossvit_tiny_240", "blocks.2.fusion.1.norm1", 240, False, {"embed_dim": (48, 96)}),
+    Family(
+        "twins_svt_small",
+        "blocks.3.3.norm1",
+        96,
+        False,
+        {"embed_dims": (32, 64, 64, 96), "num_heads": (1, 2, 2, 3), "depths": (1, 1, 2, 4)},
+    ),
+    Family("mixer_s32_224", "blocks.7.norm1", 96),
 ]
 
 
@@ -136,20 +142,42 @@ def stirred(network: torch.nn.Module) -> torch.nn.Module:
     return network.eval()
 
 
-def is_network(backbone: Backbone, network: torch.nn.Module, x: torch.Tensor, programs=(by_halves, at_once)) -> None:
-    """Cut or whole, the backbone says what the network does."""
+def is_network(backbone: Backbone, network: torch.nn.Module, x: torch.Tensor, wide: Backbone | None = None) -> None:
+    """The backbone says what the network does: several images cut in two, and the first of them whole."""
+    wide = wide or widened(backbone)
     with torch.no_grad():
         expected = copy.deepcopy(network).eval().double()(x.double())
     assert expected.std() > 0
-    for program in programs:
-        agree(program, (backbone, x), expected, draws=1)  # of so many numbers the farthest
+    far = agree(by_halves, (backbone, x), expected, draws=1, wide=(wide, x.double()))  # of so many numbers the farthest
+    with Double():
+        agree_exactly(at_once(wide, x[:1].double()), expected[:1])
+    assert (off(at_once(backbone, x[:1]), expected[:1]) <= far[:1]).all()
 
 
 @dataclass(frozen=True)
 class Pair:
+    """A network and its backbone, with what its tests share: three images, the two parts of them, the backbone in double precision."""
+
     family: Family
     network: torch.nn.Module
     backbone: Backbone
+
+    @cached_property
+    def wide(self) -> Backbone:
+        return widened(self.backbone)
+
+    @cached_property
+    def x(self) -> torch.Tensor:
+        return images(self.backbone, 3)
+
+    @cached_property
+    def parts(self) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        return self.backbone.trunk(self.x)
+
+    def first(self, count: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The parts of the first images, for a test to change."""
+        A, rest = self.parts
+        return A[:count].clone(), tuple(value[:count].clone() for value in rest)
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.model)
@@ -167,9 +195,8 @@ def pair(request, tmp_path_factory) -> Pair:
     file.unlink()
 
 
-@pytest.mark.parametrize(("count", "program"), [(1, at_once), (3, by_halves)])
-def test_head_of_trunk_is_the_network(pair: Pair, count: int, program):
-    is_network(pair.backbone, pair.network, images(pair.backbone, count, seed=count), [program])
+def test_cut_or_whole_the_backbone_is_the_network(pair: Pair):
+    is_network(pair.backbone, pair.network, pair.x, pair.wide)
 
 
 def test_cut_is_where_the_family_is_explained(pair: Pair):
@@ -178,19 +205,20 @@ def test_cut_is_where_the_family_is_explained(pair: Pair):
 
 def test_trunk_gives_channels_first_and_rest_by_image(pair: Pair):
     backbone = pair.backbone
-    A, rest = backbone.trunk(images(backbone, 3))
+    A, rest = pair.parts
     assert A.shape == (3, backbone.channels, *backbone.grid)
     assert A.is_contiguous()
     assert not A.requires_grad
     assert all(len(other) == 3 and not other.requires_grad for other in rest)
     y, chosen = backbone.head(A, rest), torch.tensor([2, 0, 2, 1, 1])
     again = backbone.head(A[chosen], tuple(other[chosen] for other in rest))
-    far = slack(lambda backbone, *cut: backbone.head(cut[0], cut[1:]), backbone, A, *rest, draws=1)
+    wide = (pair.wide, *widened((A, *rest)))
+    far = slack(lambda backbone, *cut: backbone.head(cut[0], cut[1:]), backbone, A, *rest, draws=1, wide=wide)
     assert (off(again, y[chosen]) <= 2 * far[chosen]).all()
 
 
 def test_head_leaves_its_input_as_it_was(pair: Pair):
-    A, rest = pair.backbone.trunk(images(pair.backbone, 2))
+    A, rest = pair.first(2)
     before = [value.clone() for value in (A, *rest)]
     first = pair.backbone.head(A, rest)
     assert all(torch.equal(value, kept) for value, kept in zip((A, *rest), before, strict=True))
@@ -198,7 +226,7 @@ def test_head_leaves_its_input_as_it_was(pair: Pair):
 
 
 def test_logits_depend_on_every_cell(pair: Pair):
-    A, rest = pair.backbone.trunk(images(pair.backbone, 1))
+    A, rest = pair.first(1)
     y = pair.backbone.head(A.requires_grad_(), rest)
     (gradient,) = torch.autograd.grad((y * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))).sum(), A)
     assert (gradient.abs().sum(1) > 0).all()
@@ -209,8 +237,9 @@ def test_closed_form_gradient_is_autograds_where_there_is_one(pair: Pair):
     assert (backbone.pooled_linear is not None) == pair.family.pooled
     if backbone.pooled_linear is None:
         return
-    A, rest = backbone.trunk(images(backbone, 2))
-    agree(by_closed_form, (backbone, directions(backbone, 2), A, *rest), by_autograd, draws=1)
+    A, rest = pair.first(2)
+    cut = (directions(backbone, 2), A, *rest)
+    agree(by_closed_form, (backbone, *cut), by_autograd, draws=1, wide=(pair.wide, *widened(cut)))
 
 
 def directions(backbone: Backbone, count: int) -> torch.Tensor:
@@ -229,8 +258,7 @@ def by_closed_form(backbone: Backbone, d: torch.Tensor, A: torch.Tensor, *rest: 
 
 
 def test_logits_are_affine_in_the_feature_with_the_classifiers_rows(pair: Pair):
-    backbone = pair.backbone
-    A, rest = backbone.trunk(images(backbone, 3))
+    backbone, (A, rest) = pair.backbone, pair.parts
     logits, feature = backbone.readout(A, rest)
     assert torch.equal(logits, backbone.head(A, rest))
     assert feature.shape == (3, backbone.feature_width)
@@ -243,11 +271,12 @@ def test_logits_are_affine_in_the_feature_with_the_classifiers_rows(pair: Pair):
         y, feature = backbone.readout(A, rest)
         return y[:1] + (feature - feature[:1]) @ backbone.class_weights().T
 
-    agree(from_the_first, (backbone, A, *rest), lambda backbone, A, *rest: backbone.head(A, rest), draws=1)
+    wide = (pair.wide, *widened((A, *rest)))
+    agree(from_the_first, (backbone, A, *rest), lambda backbone, A, *rest: backbone.head(A, rest), draws=1, wide=wide)
 
 
 def test_nothing_is_hooked_trained_or_left_with_a_gradient(pair: Pair):
-    A, rest = pair.backbone.trunk(images(pair.backbone, 2))
+    A, rest = pair.first(2)
     pair.backbone.head(A.requires_grad_(), rest).sum().backward()
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks")
     for module in pair.backbone.cut.modules():
@@ -274,11 +303,6 @@ def test_no_device_is_baked_in(model: str):
     family = next(family for family in FAMILIES if family.model == model)
     backbone = load(f"timm/{model}", args={"pretrained": "false"} | family.args, image_size=family.size).to("meta")
     assert backbone.head(*backbone.trunk(images(backbone, 2).to("meta"))).is_meta
-
-
-@lru_cache
-def fresh(model: str, layer: str | None = None, **args: object) -> Backbone:
-    return load(f"timm/{model}", args={"pretrained": "false"} | args, layer=layer)
 
 
 @pytest.mark.parametrize(("model", "prefix"), [("vit_small_patch14_dinov2", 1), ("vit_small_patch14_reg4_dinov2", 5)])
@@ -339,12 +363,12 @@ def test_the_grid_lies_as_the_image_does(model: str):
 )
 def test_gradient_is_that_of_the_named_module(model: str, path: str):
     """A hook on the untouched network, in this test alone, gives the gradient that the cut gives without one."""
-    args = {"zero_init_last": False} if model == "resnet18" else {}  # else a fresh conv2 has no gradient
+    args = {"zero_init_last": False} if model == "resnet18" else {"img_size": 96}  # else a fresh conv2 has no gradient
     torch.manual_seed(0)
     network = timm.create_model(model, **args).eval().requires_grad_(False)
     kept = []
     network.get_submodule(path).register_forward_hook(lambda module, args, output: kept.append(output.requires_grad_()) or output)
-    backbone = load(f"timm/{model}", args={"pretrained": "false"} | args, layer=path)
+    backbone = load(f"timm/{model}", args={"pretrained": "false"} | args, layer=path, image_size=96)
     x, d = images(backbone, 2), directions(backbone, 2)
     (expected,) = torch.autograd.grad((d * network.double()(x.double())).sum(), kept[0])
     if expected.dim() == 3:
@@ -361,25 +385,26 @@ def test_gradient_is_that_of_the_named_module(model: str, path: str):
 @pytest.mark.parametrize(
     ("model", "layer", "name", "shape"),
     [
-        ("resnet18", None, "layer4.1", (512, 7, 7)),
-        ("resnet18", "layer4", "layer4.1", (512, 7, 7)),
-        ("resnet18", "layer3", "layer3.1", (256, 14, 14)),
-        ("resnet18", "layer4.1.act2", "layer4.1", (512, 7, 7)),
-        ("resnet18", "layer4.1.bn2", "layer4.1.bn2", (512, 7, 7)),
-        ("resnet18", "layer4.1.conv2", "layer4.1.conv2", (512, 7, 7)),
-        ("inception_v3", "Mixed_7b.branch1x1", "Mixed_7b.branch1x1", (320, 8, 8)),
-        ("vit_tiny_patch16_224", "blocks.5", "blocks.5", (192, 14, 14)),
-        ("vit_tiny_patch16_224", "blocks.8.norm1", "blocks.8.norm1", (192, 14, 14)),
-        ("vit_tiny_patch16_224", "patch_embed", "patch_embed", (192, 14, 14)),
-        ("deit_tiny_distilled_patch16_224", "blocks.8.norm1", "blocks.8.norm1", (192, 14, 14)),
-        ("levit_128s", "stages.1", "stages.1", (256, 7, 7)),
+        ("resnet18", None, "layer4.1", (512, 3, 3)),
+        ("resnet18", "layer4", "layer4.1", (512, 3, 3)),
+        ("resnet18", "layer3", "layer3.1", (256, 6, 6)),
+        ("resnet18", "layer4.1.act2", "layer4.1", (512, 3, 3)),
+        ("resnet18", "layer4.1.bn2", "layer4.1.bn2", (512, 3, 3)),
+        ("resnet18", "layer4.1.conv2", "layer4.1.conv2", (512, 3, 3)),
+        ("inception_v3", "Mixed_7b.branch1x1", "Mixed_7b.branch1x1", (320, 2, 2)),
+        ("vit_tiny_patch16_224", "blocks.5", "blocks.5", (192, 6, 6)),
+        ("vit_tiny_patch16_224", "blocks.8.norm1", "blocks.8.norm1", (192, 6, 6)),
+        ("vit_tiny_patch16_224", "patch_embed", "patch_embed", (192, 6, 6)),
+        ("deit_tiny_distilled_patch16_224", "blocks.8.norm1", "blocks.8.norm1", (192, 6, 6)),
+        ("levit_128s", "stages.1", "stages.1", (256, 3, 3)),
     ],
 )
 def test_a_named_layer_is_cut_at_its_output(model: str, layer: str, name: str, shape: tuple[int, ...]):
-    backbone = fresh(model, layer=layer)
+    side, args = (107, {}) if model == "inception_v3" else (96, {} if model == "resnet18" else {"img_size": 96})
+    backbone = load(f"timm/{model}", args={"pretrained": "false"}, layer=layer, image_size=side)
     assert (backbone.layer, (backbone.channels, *backbone.grid)) == (name, shape)
     torch.manual_seed(0)
-    is_network(backbone, timm.create_model(model), images(backbone, 3))
+    is_network(backbone, timm.create_model(model, **args), images(backbone, 3))
 
 
 @pytest.mark.parametrize(
@@ -402,7 +427,7 @@ def test_well_known_layers_and_grids(model: str, args: dict, layer: str, grid: t
 
 
 def test_the_distilled_feature_is_both_heads_inputs():
-    backbone = load("timm/deit_tiny_distilled_patch16_224", args={"pretrained": "false"})
+    backbone = load("timm/deit_tiny_distilled_patch16_224", args={"pretrained": "false"}, image_size=96)
 
     def by_both(backbone, x):
         _, feature = backbone.readout(*backbone.trunk(x))
@@ -421,7 +446,7 @@ def test_without_a_classifier_the_logits_are_the_feature():
 
 
 def test_logits_carry_a_gradient_to_the_image():
-    backbone = fresh("vit_tiny_patch16_224")
+    backbone = load("timm/vit_tiny_patch16_224", args={"pretrained": "false"}, image_size=96)
     x = images(backbone, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(backbone.logits(x).sum(), x)
     assert (gradient != 0).any()

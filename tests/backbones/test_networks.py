@@ -925,9 +925,9 @@ def test_everything_that_draws_a_map_agrees_on_its_part():
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, side, side), dtype=np.uint8)
     boxes = [[[0.0, 0.0, 64 / side, 64 / side]], [[0.0, 0.0, 0.5, 0.4]]]
     methods = ["grad_cam", "score_cam", "opti_cam(steps=3)", "gradient", "raw_attention"]
-    found = pipeline.explain(pixels, [0, 3], network, methods=methods, targets=["label"], metrics=["energy", "pointing"], boxes=boxes)
-    metrics = {(row["image_id"], row["method"]): row for row in found["metrics"].to_pylist()}
-    for row in found["maps"].to_pylist():
+    answers = pipeline.explain(pixels, [0, 3], network, methods=methods, targets=["label"], metrics=["energy", "pointing"], boxes=boxes)
+    metrics = {(row["image_id"], row["method"]): row for row in answers["metrics"].to_pylist()}
+    for row in answers["maps"].to_pylist():
         over = METHODS[row["method"].partition("(")[0]].grid == "cells"
         assert row["render"] == ("bilinear:0,0,64,64/79,79" if over else "area")
         S = tables.render(row, (side, side))

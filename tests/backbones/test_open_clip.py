@@ -573,11 +573,11 @@ def test_every_method_explains_phrases(classes, files):
     network = Network("open_clip/tiny-vit", str(files / "tiny-vit.safetensors"), text_classes=classes)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), dtype=np.uint8)
     asked = ["text:a bird", "text_contrast:a red wing|a bird"] + (["reverse", "finer(gamma=2)"] if classes else [])
-    found = pipeline.explain(
+    explained = pipeline.explain(
         pixels, [1, 9 % 4 if classes else 9], network, FITTING, asked, metrics=["energy", "ad", "official"], boxes=BOXES
     )
-    assert found["errors"].num_rows == 0, found["errors"].to_pylist()
-    rows = {(row["method"], row["target"], row["image_id"]): row for row in found["maps"].to_pylist()}
+    assert explained["errors"].num_rows == 0, explained["errors"].to_pylist()
+    rows = {(row["method"], row["target"], row["image_id"]): row for row in explained["maps"].to_pylist()}
     for written in FITTING:
         method = parse(written, METHODS, "method")
         for target in ["none"] if METHODS[method.name].class_free else [parse(text, TARGETS, "target").alias for text in asked]:
@@ -585,14 +585,14 @@ def test_every_method_explains_phrases(classes, files):
             assert np.isfinite([row["map_min"], row["map_max"]]).all()
             assert (row["class_id"] is None) == (target == "none" or target.startswith("text"))
             assert target != "text_contrast:a red wing|a bird" or row["gamma"] == np.float32(0.6)
-    for row in found["metrics"].to_pylist():
+    for row in explained["metrics"].to_pylist():
         for metric, without in {"ad": not classes, "official": not classes, "energy": False}.items():
             reason = dict(row["reasons"] or ()).get(metric, "")
             assert (row[metric] is None) == bool(reason), "a null has its reason"
             assert "no classes" in reason if without else reason in ("", "the map is constant", "nothing in the map speaks for the target")
-    first = found["predictions"].to_pylist()[0]
+    first = explained["predictions"].to_pylist()[0]
     assert (first["predicted"] is None, first["top5"] == [], len(first["logits"])) == (not classes, not classes, len(classes))
-    assert found["features"].schema.field("feature").type.list_size == 24
+    assert explained["features"].schema.field("feature").type.list_size == 24
 
 
 def test_targets_of_classes_need_classes(files):

@@ -60,8 +60,8 @@ def network(place, classes: str) -> Network:
 def examined(images, labels, network, attributes, methods=("grad_cam",), **settings) -> list[dict]:
     """Rows of the table `attributes`, with the position of their image."""
     asked = f"attributes:{attributes}({','.join(f'{name}={value}' for name, value in settings.items())})"
-    found = pipeline.explain(images, labels, network, methods, [asked])["attributes"].to_pylist()
-    return [{**row, "image": int(row["image_id"])} for row in sorted(found, key=lambda row: (row["image_id"], row["method"]))]
+    explained = pipeline.explain(images, labels, network, methods, [asked])["attributes"].to_pylist()
+    return [{**row, "image": int(row["image_id"])} for row in sorted(explained, key=lambda row: (row["image_id"], row["method"]))]
 
 
 def grad_cams(backbone, images, directions):
@@ -104,10 +104,10 @@ def test_the_maps_of_attributes_are_compared_with_those_of_the_class(classes, ga
 
 
 def test_several_methods_and_fewer_attributes(place, images):
-    asked = {"methods": ("grad_cam", "gem(depth=1)"), "top": 1}
-    found = examined(images, LABELS, network(place, "probe"), place / "attributes.json", **asked)
-    assert len(found) == 2 * len(LABELS)
-    assert {row["method"] for row in found} == {"grad_cam", "gem"}
+    settings = {"methods": ("grad_cam", "gem(depth=1)"), "top": 1}
+    rows = examined(images, LABELS, network(place, "probe"), place / "attributes.json", **settings)
+    assert len(rows) == 2 * len(LABELS)
+    assert {row["method"] for row in rows} == {"grad_cam", "gem"}
 
 
 @pytest.mark.parametrize(

@@ -156,10 +156,10 @@ def contrast(maps, truth, row=None, pair=Pair(0, 1, ("tail",))):
 
 
 def value(written, contrasts):
-    asked, sums = parse(written, METRICS, "metric"), {}
+    choice, sums = parse(written, METRICS, "metric"), {}
     for each in contrasts:
-        add_score(sums, score_map(asked, each))
-    return totals(asked, sums)
+        add_score(sums, score_map(choice, each))
+    return totals(choice, sums)
 
 
 @pytest.mark.parametrize("thresholds", ["even", "log"])
@@ -224,13 +224,13 @@ def test_where_there_is_nothing_to_say_there_is_a_reason(maps, truth, parts, rea
 def test_pairs_are_averaged_and_the_released_evaluation_adds_them_up():
     rng = np.random.default_rng(0)
     pairs = (Pair(0, 1, ("tail",)), Pair(2, 3, ("tail", "leg")), Pair(0, 2, ("head",)), Pair(4, 5, ("wing",)), Pair(6, 7, ("leg",)))
-    asked, each = parse("mpxap(bins=50)", METRICS, "metric"), {}
+    choice, each = parse("mpxap(bins=50)", METRICS, "metric"), {}
     drawn = {pair.name: [contrast((rng.random((8, 8)),), rng.random((8, 8)) < 0.2) for _ in range(2)] for pair in pairs[:4]}
     for name, contrasts in drawn.items():
         for one in contrasts:
-            add_score(each.setdefault(name, {}), score_map(asked, one))
+            add_score(each.setdefault(name, {}), score_map(choice, one))
     each[pairs[3].name] = {"n_null": np.ones(1)}
-    found = pair_totals(asked, each, pairs)
+    found = pair_totals(choice, each, pairs)
     alone = {name: value("mpxap(bins=50)", contrasts)["mpxap"] for name, contrasts in drawn.items()}
     assert [found[name][1]["mpxap"] for name in ("0-1", "0-2", "2-3", "4-5")] == [alone["0-1"], alone["0-2"], alone["2-3"], None]
     assert found["1 part"] == (
@@ -397,30 +397,30 @@ def test_a_method_that_pays_for_every_target_is_asked_only_of_images_with_a_part
     maps = engine.maps
     monkeypatch.setattr(engine, "maps", counted)
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 64, 64), dtype=np.uint8)
-    found = pipeline.explain(
+    explained = pipeline.explain(
         images, labels, backbones.load("tests.tiny:build", image_size=64), ["gradient", "grad_cam"], [f"cues=pairs:{tmp_path}/p.json"]
     )
     assert rows["gradient", "cues#own"] == [5] and rows["gradient", "cues#finer_1"] == [5] and rows["gradient", "cues#other_3"] == [2]
     assert rows["grad_cam", "cues#other_3"] == [6]
     for method in ("gradient", "grad_cam"):
-        mine = [row for row in found["maps"].to_pylist() if row["method"] == method]
+        mine = [row for row in explained["maps"].to_pylist() if row["method"] == method]
         assert sum(row["target"] == "cues#own" for row in mine) == 5 and len(mine) == 5 + 2 * (2 * 3 + 3 * 1)
-    assert not found["errors"].num_rows
+    assert not explained["errors"].num_rows
 
 
 def test_mpxap_is_there_for_every_method_target_pair_and_group(scored_creatures):
     folder, _, _, pairs = scored_creatures
     run = tables.open(str(folder / "out"))
-    found = run.sql("SELECT * FROM summary WHERE metric LIKE 'mpxap%'").to_pylist()
+    rows = run.sql("SELECT * FROM summary WHERE metric LIKE 'mpxap%'").to_pylist()
     maps = [(m, t) for m in ("grad_cam", "gradient") for t in ("label", "cues", "cues#finer")] + [
         ("random", "none"),
         ("fake_cam", "none"),
     ]
     scopes = {"all", *(f"{n} part{'s' * (n > 1)}" for n in {len(pair.parts) for pair in pairs}), *(pair.name for pair in pairs)}
-    assert {(row["method"], row["target"], row["metric"], row["scope"]) for row in found} == {
+    assert {(row["method"], row["target"], row["metric"], row["scope"]) for row in rows} == {
         (*of, metric, scope) for of in maps for metric in ("mpxap", "mpxap_chance") for scope in scopes
     }
-    means = {(row["method"], row["target"], row["metric"], row["scope"]): row for row in found}
+    means = {(row["method"], row["target"], row["metric"], row["scope"]): row for row in rows}
     for (method, target, metric, scope), row in means.items():
         if "-" in scope:
             assert row["n"] + row["n_null"] == 4, "two images of either class"

@@ -67,8 +67,8 @@ def test_every_layout_has_a_miniature():
 
 def test_samples_say_what_the_tables_say(mini, tmp_path):
     layout, root, expected = mini
-    told = packed(root, tmp_path / "out", level=expected.level)
-    assert told["layout"] == layout
+    report = packed(root, tmp_path / "out", level=expected.level)
+    assert report["layout"] == layout
     found = by_image(root, tmp_path / "out")
     assert set(found) == set(expected.samples)
     for path, wanted in expected.samples.items():
@@ -92,22 +92,22 @@ def test_samples_say_what_the_tables_say(mini, tmp_path):
 def test_what_lies_beside_the_shards_is_true(mini, tmp_path):
     _, root, expected = mini
     out = tmp_path / "out"
-    told = packed(root, out, level=expected.level, images_per_shard=2)
-    assert json.loads((out / "pack.json").read_text()) == told
+    report = packed(root, out, level=expected.level, images_per_shard=2)
+    assert json.loads((out / "pack.json").read_text()) == report
     classes = (out / "classes.txt").read_text().splitlines() if expected.classes else []
-    assert classes == expected.classes and told["classes"] == len(classes)
+    assert classes == expected.classes and report["classes"] == len(classes)
     assert (json.loads((out / "attributes.json").read_text()) if (out / "attributes.json").exists() else None) == expected.attributes
-    assert sorted(shard["name"] for shard in told["shards"]) == sorted(path.name for path in out.glob("*.tar"))
-    for shard in told["shards"]:
+    assert sorted(shard["name"] for shard in report["shards"]) == sorted(path.name for path in out.glob("*.tar"))
+    for shard in report["shards"]:
         raw = (out / shard["name"]).read_bytes()
         assert (shard["bytes"], shard["sha256"]) == (len(raw), hashlib.sha256(raw).hexdigest())
         samples = [s for one in sources.list_shards([str(out / shard["name"])]) for s in sources.read(one)]
         assert len(samples) == shard["images"] <= 2
         assert {sample.split for sample in samples} == {shard["split"]} == {shard["name"].split("-")[0]}
-    for split, sums in told["splits"].items():
+    for split, sums in report["splits"].items():
         assert sums["images"] == sum(wanted["split"] == split for wanted in expected.samples.values())
         assert sums["shards"] == -(-sums["images"] // 2)
-    assert told["images"] == len(expected.samples) and told["problems"] == []
+    assert report["images"] == len(expected.samples) and report["problems"] == []
 
 
 @pytest.mark.parametrize("name", MINIATURES)
@@ -163,9 +163,9 @@ def test_an_interrupted_run_goes_on_where_it_was(cub, tmp_path):
 def test_fewer_shards_leave_no_old_ones_and_other_splits_stay(cub, tmp_path):
     out = tmp_path / "out"
     packed(cub, out, images_per_shard=1)
-    told = packed(cub, out, images_per_shard=2, split=("test",))
+    report = packed(cub, out, images_per_shard=2, split=("test",))
     assert sorted(path.name for path in out.glob("*.tar")) == ["test-00000.tar", "train-00000.tar", "train-00001.tar"]
-    assert told["splits"] == {"train": {"images": 2, "shards": 2}, "test": {"images": 2, "shards": 1}}
+    assert report["splits"] == {"train": {"images": 2, "shards": 2}, "test": {"images": 2, "shards": 1}}
     assert packed(cub, out, images_per_shard=2) == packed(cub, tmp_path / "fresh", images_per_shard=2)
 
 
@@ -379,8 +379,8 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_half_written(what, tmp_
     damage(root)
     arguments = ["--root", str(root), "--out", str(out), "--workers", "0"]
     assert job.main(arguments + (["--level", expected.level] if expected.level else [])) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith("error: ") and re.search(message, told), told
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: ") and re.search(message, line), line
     assert not (out / "pack.json").exists()
     assert not [path for path in out.rglob("*") if path.is_file() and path.name.startswith(".train")]
     for shard in out.glob("*.tar"):
@@ -391,11 +391,11 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_half_written(what, tmp_
 def test_skip_missing_goes_on_and_says_what_is_left_out(cub, tmp_path):
     (cub / "images/002.Laysan_Albatross/B_0003_56.jpg").unlink()
     put(cub / "images/001.Black_footed_Albatross/A_0046_18.jpg", b"GIF89")
-    told = packed(cub, tmp_path / "out", skip_missing=True)
-    assert told["images"] == 2 and told["splits"] == {"train": {"images": 2, "shards": 1}}
+    report = packed(cub, tmp_path / "out", skip_missing=True)
+    assert report["images"] == 2 and report["splits"] == {"train": {"images": 2, "shards": 1}}
     with pytest.raises(Refusal, match="1 problem: .*B_0003_56.jpg .* is missing"):
         packed(cub, tmp_path / "out")
-    assert [problem.split(" ")[0] for problem in told["problems"]] == [
+    assert [problem.split(" ")[0] for problem in report["problems"]] == [
         "images/002.Laysan_Albatross/B_0003_56.jpg",
         "images/001.Black_footed_Albatross/A_0046_18.jpg",
     ]
@@ -505,10 +505,10 @@ def test_memory_does_not_grow_with_the_images_of_a_shard(tmp_path):
         for i in range(count):
             put(root / "c" / f"{i:03}.jpg", whole + rng.bytes(size))  # what follows a JPEG's end is nobody's
         tracemalloc.start()
-        told = packed(root, out, images_per_shard=count)
+        report = packed(root, out, images_per_shard=count)
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert told["shards"][0]["bytes"] > size * count
+        assert report["shards"][0]["bytes"] > size * count
         return found
 
     peak(2)  # what is imported on the way
@@ -519,13 +519,13 @@ def test_memory_does_not_grow_with_the_images_of_a_shard(tmp_path):
 
 def test_the_main_job_explains_what_was_packed(cub, tmp_path):
     packed(cub, tmp_path / "out", images_per_shard=1)
-    asked = {
+    settings = {
         "backbone_args": ("num_classes=2",),
         "classes": str(tmp_path / "out" / "classes.txt"),
         "methods": ("grad_cam",),
         "targets": ("label",),
     }
-    outcome = explain.run(explain_job(f"{tmp_path}/out/*.tar", tmp_path / "atlas", metrics=("energy",), **asked))
+    outcome = explain.run(explain_job(f"{tmp_path}/out/*.tar", tmp_path / "atlas", metrics=("energy",), **settings))
     assert outcome.complete and outcome.counts["explained"] == 4
     rows = tables.open(str(tmp_path / "atlas")).sql("SELECT key, label, label_name, boxes FROM images ORDER BY key").to_pylist()
     assert [(row["label"], row["label_name"]) for row in rows] == [(0, "001.Black_footed_Albatross")] * 2 + [
@@ -537,7 +537,7 @@ def test_the_main_job_explains_what_was_packed(cub, tmp_path):
 def test_the_real_cub_agrees_with_its_own_files(realdata, tmp_path):
     """Fifty species, read with nothing but split() and Pillow."""
     root, out = realdata / "CUB_200_2011", tmp_path / "out"
-    told = packed(root, out, images_per_shard=300)
+    report = packed(root, out, images_per_shard=300)
 
     def table(path: str) -> list[list[str]]:
         return [line.split() for line in (root / path).read_text().splitlines()]
@@ -550,9 +550,9 @@ def test_the_real_cub_agrees_with_its_own_files(realdata, tmp_path):
         if visible == "1":
             points[image][parts[part]] = (float(x), float(y))
     found = read(out)
-    assert (told["images"], told["classes"], len(found)) == (1000, 200, 1000)
-    assert told["splits"] == {"train": {"images": 600, "shards": 2}, "test": {"images": 400, "shards": 2}}
-    assert len(told["empty_classes"]) == 150
+    assert (report["images"], report["classes"], len(found)) == (1000, 200, 1000)
+    assert report["splits"] == {"train": {"images": 600, "shards": 2}, "test": {"images": 400, "shards": 2}}
+    assert len(report["empty_classes"]) == 150
     files = {sample.image: sample for sample in found.values()}
     for image, name in names.items():
         path = root / "images" / name

@@ -124,9 +124,9 @@ def test_what_is_shared_is_paid_once_and_a_retry_is_no_second_look(backbone, pic
 
 
 def test_a_run_says_what_every_method_has_cost_whenever_that_was(tmp_path):
-    asked = {"backbone": "tests.tiny:curved", "targets": ("label", "finer"), "task_images": 3}
+    settings = {"backbone": "tests.tiny:curved", "targets": ("label", "finer"), "task_images": 3}
     source, out = dataset(tmp_path / "shards"), tmp_path / "out"
-    explain.run(job(source, out, methods=("grad_cam", "o3=opti_cam(steps=3)", "rise(masks=20)"), **asked))
+    explain.run(job(source, out, methods=("grad_cam", "o3=opti_cam(steps=3)", "rise(masks=20)"), **settings))
     first = tables.open(str(out)).manifest["passes"]
     seconds = {payer: spent.pop("seconds") for payer, spent in first.items()}
     assert min(seconds.values()) >= 0 and seconds["o3"] > 0 and seconds["look"] > 0
@@ -136,7 +136,7 @@ def test_a_run_says_what_every_method_has_cost_whenever_that_was(tmp_path):
     assert first["grad_cam"]["per_image"] == {"head_backwards": 2.0}
     assert first["o3"]["per_image"] == {"forwards": 6.0, "backwards": 6.0}
     assert first["rise"]["per_image"] == {"forwards": 20.0}
-    explain.run(job(source, out, methods=("o3=opti_cam(steps=3)", "o2=opti_cam(steps=2)"), metrics=("ad",), **asked))
+    explain.run(job(source, out, methods=("o3=opti_cam(steps=3)", "o2=opti_cam(steps=2)"), metrics=("ad",), **settings))
     second = tables.open(str(out)).manifest["passes"]
     assert second["o2"]["per_image"] == {"forwards": 4.0, "backwards": 4.0}
     assert "rise" not in second

@@ -113,9 +113,9 @@ def test_tibav_follows_its_formula(kind, images, target, start):
     seen = scene(backbone, images, (target,))
     x, directions = backbone.prepare(images), seen.targets[0].directions[:, 0]
     expected = [grid(row, backbone) for row in tibav(build(kind), x, directions, start)]
-    found = engine.maps(parse(f"tibav(start={start})", METHODS, "method"), seen, 0).numpy()
+    ours = engine.maps(parse(f"tibav(start={start})", METHODS, "method"), seen, 0).numpy()
     for i, one in enumerate(expected):
-        assert np.abs(found[i] - one).max() <= 1e-5 * one.max()  # relevance.STEADY moves it that much
+        assert np.abs(ours[i] - one).max() <= 1e-5 * one.max()  # relevance.STEADY moves it that much
 
 
 @pytest.mark.parametrize("target", ["label", "finer", "reverse"])

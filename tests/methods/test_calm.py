@@ -348,19 +348,19 @@ def test_of_two_supersets_the_deeper_one_is_a_classs_own():
     known = read_class_sets(str(SUPERSETS), Classes(1000, ()))
     written = tuple(f"{name}={' '.join(map(str, members))}" for name, members in known.items())
     classes = torch.arange(1000)
-    found = TARGETS["class_set"].explain(Predictions(torch.zeros(1000, 1000), classes), "own", sets=written).directions[:, 0]
-    assert torch.equal(found.diagonal(), torch.ones(1000))
+    target = TARGETS["class_set"].explain(Predictions(torch.zeros(1000, 1000), classes), "own", sets=written).directions[:, 0]
+    assert torch.equal(target.diagonal(), torch.ones(1000))
     assert {*known["bovid"], *known["swine"]} < {*known["ungulate"]}
     for name in ("bovid", "swine", "piano", "warship"):
-        assert all(found[member].nonzero()[:, 0].tolist() == list(known[name]) for member in known[name])
-    assert (found.sum(1) == 1).sum() == 1000 - len({member for members in known.values() for member in members}) == 298
+        assert all(target[member].nonzero()[:, 0].tolist() == list(known[name]) for member in known[name])
+    assert (target.sum(1) == 1).sum() == 1000 - len({member for members in known.values() for member in members}) == 298
 
 
 def test_own_is_the_smallest_set_that_holds_the_images_class():
     answers = Predictions(torch.zeros(3, 5), torch.tensor([1, 4, 2]))
-    found = TARGETS["class_set"].explain(answers, "own", sets=("wide=0 1 2", "near=1 2", "other=0 3"))
-    assert found.directions[:, 0].tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
-    assert found.class_id.tolist() == [1, 4, 2]
+    target = TARGETS["class_set"].explain(answers, "own", sets=("wide=0 1 2", "near=1 2", "other=0 3"))
+    assert target.directions[:, 0].tolist() == [[0, 1, 1, 0, 0], [0, 0, 0, 0, 1], [0, 1, 1, 0, 0]]
+    assert target.class_id.tolist() == [1, 4, 2]
 
 
 def test_a_set_of_unit_maps_is_the_sum_of_its_members_maps():
@@ -386,10 +386,10 @@ def test_a_set_of_unit_maps_is_the_sum_of_its_members_maps():
 
 
 def test_a_set_keeps_how_its_members_are_joined():
-    asked = build_spec(
+    spec = build_spec(
         ["cam"], [f"{name}=class_set:{argument}(aggregation=sum_unit)" for name, argument in JOINED.items()] + ["class_set:own"]
     )
-    found = {target.alias: target.args for target in with_class_sets(asked, {"low": (0, 1), "high": (3, 4)}).targets}
+    found = {target.alias: target.args for target in with_class_sets(spec, {"low": (0, 1), "high": (3, 4)}).targets}
     assert found.pop("class_set:own") == {"aggregation": "sum", "sets": ("high=3 4", "low=0 1")}
     assert {name: args["aggregation"] for name, args in found.items()} == dict.fromkeys(JOINED, "sum_unit")
     assert found["named"]["sets"] == ("low=0 1",) and found["own"]["sets"] == ("high=3 4", "low=0 1")

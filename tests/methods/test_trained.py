@@ -91,8 +91,8 @@ def test_tibav_is_its_formula_on_a_trained_vit(vit, large, target):
     backbone, network = vit
     seen = scene(backbone, large, target, ids=[0])
     expected = grid(attention.tibav(network, backbone.prepare(large), seen.targets[0].directions[:, 0])[0], backbone)
-    found = engine.maps(parse("tibav", METHODS, "method"), seen, 0)
-    assert off(found, expected[None]) <= 2e-4 * np.ptp(expected)  # relevance.STEADY moves it that much
+    ours = engine.maps(parse("tibav", METHODS, "method"), seen, 0)
+    assert off(ours, expected[None]) <= 2e-4 * np.ptp(expected)  # relevance.STEADY moves it that much
 
 
 REFERENCES = cases("methods", METHODS, "REFERENCES")
@@ -105,9 +105,9 @@ def test_masked_methods_are_their_formulas_on_a_trained_cnn(cnn, pixels, written
 
     def drawn(backbone):
         where = scene(backbone, pixels, **ASKED)
-        found = engine.maps(request, where, 0)
+        ours = engine.maps(request, where, 0)
         short = request.name != "rglas" and request.name.startswith("glas")
-        return upsample(found, where.size, METHODS[request.name].render(request.args)) if short else found
+        return upsample(ours, where.size, METHODS[request.name].render(request.args)) if short else ours
 
     slow = masked.Slow(cnn[1], scene(cnn[0], pixels, **ASKED), 0, 0, HALF, HALF)
     agree(drawn, cnn[0], REFERENCES[written](slow)[None])

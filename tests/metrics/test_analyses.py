@@ -43,9 +43,9 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def studied(images, backbone):
-    asked = ["ad", "ai", "ag", "bbox_study", "selectivity"]
+    names = ["ad", "ai", "ag", "bbox_study", "selectivity"]
     targets = ["label", "predicted", "second", "least"]
-    return pipeline.explain(images, LABELS, backbone, ["grad_cam"], targets, metrics=asked, boxes=[[BOX]] * 3 + [[]])
+    return pipeline.explain(images, LABELS, backbone, ["grad_cam"], targets, metrics=names, boxes=[[BOX]] * 3 + [[]])
 
 
 def of(tables, method, target, table="metrics") -> list[dict]:
@@ -122,8 +122,8 @@ def test_selectivity_is_ad_ag_and_ai_of_powers_of_the_map(studied, images, backb
 def test_on_the_mean_colour_it_is_the_normalised_image_that_is_multiplied(images, backbone):
     B, x, powers = np.zeros((SIDE, SIDE)), backbone.prepare.normalise(torch.from_numpy(images[:3]).float() / 255), (0.5, 1, 3)
     B[16:32, 16:48] = 1
-    asked = ["bbox_study(fill=mean)", "selectivity(fill=mean)", "ad(fill=mean)"]
-    study = pipeline.explain(images[:3], LABELS[:3], backbone, ["grad_cam"], ["label"], metrics=asked, boxes=[[BOX]] * 3)
+    names = ["bbox_study(fill=mean)", "selectivity(fill=mean)", "ad(fill=mean)"]
+    study = pipeline.explain(images[:3], LABELS[:3], backbone, ["grad_cam"], ["label"], metrics=names, boxes=[[BOX]] * 3)
     S, rows = drawn_maps(images, backbone, "label")[:3], of(study, "grad_cam", "label")
 
     def probability(masks):
@@ -308,9 +308,9 @@ def test_hog_sees_edges_and_not_which_side_is_bright():
 def test_where_there_is_no_map_or_a_constant_one_there_is_no_likeness(odd):
     """All other metrics' odd cases are in test_metrics; of an image, `sanity` needs none but its map."""
     map, about, reason = ODD[odd]
-    asked, other = parse("sanity", METRICS, "metric"), np.random.default_rng(0).random((5, SIDE, SIDE))
-    told = dict.fromkeys(METRICS["sanity"].resolve(asked.args, (SIDE, SIDE)).values(), other)
-    score = score_map(asked, MapView(map, "bilinear", (SIDE, SIDE), about, 0, None, told))
+    choice, other = parse("sanity", METRICS, "metric"), np.random.default_rng(0).random((5, SIDE, SIDE))
+    told = dict.fromkeys(METRICS["sanity"].resolve(choice.args, (SIDE, SIDE)).values(), other)
+    score = score_map(choice, MapView(map, "bilinear", (SIDE, SIDE), about, 0, None, told))
     assert score.reason == (reason if odd in ("a constant map", "NaN", "no map") else None)
 
 

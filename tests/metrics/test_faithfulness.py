@@ -75,9 +75,9 @@ def are(images, backbone, metrics, numbers, expected, draws=1, **how):
     wide, ran = widened(backbone), []
 
     def program(backbone):
-        told = scored_maps(images, backbone, metrics, **how)
-        ran.append(told)
-        return torch.tensor([[float(value) for value in each] for _, score in told if (each := numbers(score)) is not None])
+        scores = scored_maps(images, backbone, metrics, **how)
+        ran.append(scores)
+        return torch.tensor([[float(value) for value in each] for _, score in scores if (each := numbers(score)) is not None])
 
     exact, far = rounding(lambda: program(wide).flatten(), draws)
     with Double():
@@ -188,9 +188,9 @@ PREDICTED = [4, 4, 2, 2]  # by the undecided network; with any other labels litt
 
 def test_removals_are_the_formula_where_the_answer_hangs_on_them(images):
     network = tiny.undecided().eval().double()
-    told = scored_maps(images, loaded("tests.tiny:undecided"), ["x=remove"], labels=PREDICTED)
-    expected = [REFERENCES["remove"](Slow(network, image, drawn)) for (drawn, _), image in zip(told, images, strict=True)]
-    assert [tuple(score.values.values()) for _, score in told] == expected
+    scores = scored_maps(images, loaded("tests.tiny:undecided"), ["x=remove"], labels=PREDICTED)
+    expected = [REFERENCES["remove"](Slow(network, image, drawn)) for (drawn, _), image in zip(scores, images, strict=True)]
+    assert [tuple(score.values.values()) for _, score in scores] == expected
     kept = [sum(each) for each in zip(*expected, strict=True)]
     assert len(set(kept[:5])) > 1 < len(set(kept[5:])), "removals lose some images and keep others"
 
@@ -268,8 +268,8 @@ def test_deletion_is_the_pixel_flipping_of_quantus(images, quantus):
         whole, first = told[i][1].curves["deletion"][:2]
         return [*curve, (np.trapezoid(curve) + (whole + first) / 2) / 24]
 
-    asked = ["deletion(steps=24,fill=min)"]
-    are(images, loaded(size=48), asked, lambda score: [*score.curves["deletion"][1:], score.values["deletion"]], expected)
+    names = ["deletion(steps=24,fill=min)"]
+    are(images, loaded(size=48), names, lambda score: [*score.curves["deletion"][1:], score.values["deletion"]], expected)
 
 
 def test_aopc_is_the_region_perturbation_of_quantus_on_average(images, quantus):
@@ -474,8 +474,8 @@ def test_a_map_of_a_changed_image_that_fails_leaves_everything_else_standing(ima
 
     monkeypatch.setattr(perturbed, "draw_maps", told)
     monkeypatch.setitem(METHODS, "fragile", Cam("fragile", lambda A: odd(A) if changed else A.sum(1)))
-    asked = {"metrics": ["max_sensitivity", "coherency", "energy", "ad"], "boxes": [[(0.1, 0.1, 0.9, 0.8)]] * 4}
-    tables = pipeline.explain(images, LABELS, loaded(), ["fragile"], ["predicted"], **asked)
+    settings = {"metrics": ["max_sensitivity", "coherency", "energy", "ad"], "boxes": [[(0.1, 0.1, 0.9, 0.8)]] * 4}
+    tables = pipeline.explain(images, LABELS, loaded(), ["fragile"], ["predicted"], **settings)
     for row in tables["metrics"].to_pylist():
         failed = dict.fromkeys(["coherency", "max_sensitivity"], reason) if row["method"] == "fragile" else {}
         assert dict(row["reasons"] or ()) == failed and row["ad"] is not None and row["energy"] is not None
@@ -513,10 +513,10 @@ def test_ties_go_at_random_so_that_a_constant_map_is_a_random_order_on_average(m
     def curves(name):
         monkeypatch.setitem(METHODS, name, Cam(name, maps[name], grid="pixels"))
         images = np.repeat(image[None], n, 0)
-        told = scored_maps(
+        scores = scored_maps(
             images, loaded("tests.metrics.test_faithfulness:brightness", side), ["deletion(steps=8)"], name, labels=[0] * n, batch_size=n
         )
-        return np.stack([score.curves["deletion"] for _, score in told])
+        return np.stack([score.curves["deletion"] for _, score in scores])
 
     flat, random, left, right = map(curves, maps)
     error = np.sqrt((flat.var(0) + random.var(0)) / n) + 1e-6
@@ -527,8 +527,8 @@ def test_ties_go_at_random_so_that_a_constant_map_is_a_random_order_on_average(m
 
 def test_orders_follow_the_seed_and_the_image_and_nothing_else(images, monkeypatch):
     def columns(seed=0, keys=None, batch_size=None, part=slice(None)):
-        asked = {"metrics": ["remove", "deletion"], "metric_args": ["deletion.steps=4"], "seed": seed, "batch_size": batch_size}
-        tables = pipeline.explain(images[part], LABELS[part], loaded(), ["fake_cam"], keys=keys, **asked)
+        settings = {"metrics": ["remove", "deletion"], "metric_args": ["deletion.steps=4"], "seed": seed, "batch_size": batch_size}
+        tables = pipeline.explain(images[part], LABELS[part], loaded(), ["fake_cam"], keys=keys, **settings)
         return [row["deletion"] for row in tables["metrics"].to_pylist() if row["method"] == "fake_cam"]
 
     once, network = columns(), loaded()

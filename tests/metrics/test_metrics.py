@@ -38,9 +38,9 @@ HAND = cases("metrics", METRICS, "HAND")
 
 @pytest.mark.parametrize("written", sorted(HAND))
 def test_metrics_give_the_numbers_worked_out_by_hand(written):
-    found = numbers(written, [drawn(MAP, image_row(BOX))])
+    values = numbers(written, [drawn(MAP, image_row(BOX))])
     for name, expected in HAND[written].items():
-        np.testing.assert_allclose(found[name], expected, **DOUBLE)
+        np.testing.assert_allclose(values[name], expected, **DOUBLE)
 
 
 def test_every_metric_has_a_case_worked_out_by_hand_and_no_entry_is_left_over():
@@ -83,8 +83,8 @@ def test_a_tie_of_probabilities_is_no_increase():
 def test_removals_are_a_ratio_and_undefined_where_none_is_right_at_random():
     """Of label 0 the toy is right until half of the image is gone, and always at random; of label 1 from then on, and never at random."""
     zero, one = drawn(MAP, image_row(BOX)), drawn(MAP, image_row(BOX, label=1))
-    found = numbers("remove_and_classify", [zero, zero, zero, one])
-    assert [found[f"remove_and_classify_{k}"] for k in (10, 30, 50, 70, 90)] == near([1, 1, 1 / 3, 1 / 3, 1 / 3])
+    values = numbers("remove_and_classify", [zero, zero, zero, one])
+    assert [values[f"remove_and_classify_{k}"] for k in (10, 30, 50, 70, 90)] == near([1, 1, 1 / 3, 1 / 3, 1 / 3])
     assert {numbers("remove_and_classify", [one, one])[f"remove_and_classify_{k}"] for k in (10, 50, 90)} == {None}
 
 
@@ -140,9 +140,9 @@ def test_a_metric_that_raises_is_an_error_with_its_reason(monkeypatch):
 def test_numbers_are_fractions_or_in_the_range_that_the_metric_states(name):
     low, high = fact("metrics", name, "RANGE", (0, 1))
     for seed in range(20):
-        found = numbers(WRITTEN.get(name, name), [random_case(seed)])
+        values = numbers(WRITTEN.get(name, name), [random_case(seed)])
         for column in METRICS[name].columns:
-            assert low <= found[column] <= high
+            assert low <= values[column] <= high
 
 
 def test_energy_and_pointing_are_the_localisation_metrics_of_quantus(monkeypatch):
@@ -206,8 +206,8 @@ def test_of_tied_pixels_the_mean_over_their_orders_counts(written):
 @settings(max_examples=10, deadline=None)
 @given(order=st.permutations(range(6)), cut=st.integers(0, 6))
 def test_counts_added_in_any_order_and_split_are_those_of_the_whole(name, order, cut):
-    asked = parse(f"{name}(step=0.1)" if "acc" in name else name, METRICS, "metric")
-    scores = [score_map(asked, random_case(seed)) for seed in range(5)] + [Score(reason="no box")]
+    choice = parse(f"{name}(step=0.1)" if "acc" in name else name, METRICS, "metric")
+    scores = [score_map(choice, random_case(seed)) for seed in range(5)] + [Score(reason="no box")]
     whole, parts = {}, ({}, {})
     for score in scores:
         add_score(whole, score)
@@ -215,7 +215,7 @@ def test_counts_added_in_any_order_and_split_are_those_of_the_whole(name, order,
         add_score(parts[place < cut], scores[i])
     merged = {kind: parts[0].get(kind, 0) + parts[1].get(kind, 0) for kind in whole}
     assert all((merged[kind] == whole[kind]).all() and (whole[kind] == np.round(whole[kind])).all() for kind in whole)
-    assert totals(asked, merged) == totals(asked, whole)
+    assert totals(choice, merged) == totals(choice, whole)
     assert (whole["n"], whole["n_null"], whole["null: no box"]) == (5, 1, 1)
 
 
@@ -313,18 +313,18 @@ def contour_hits(draws, step, deltas=(0.3, 0.5, 0.7), largest=False):
 
 def test_max_box_acc_v2_is_what_contours_of_opencv_give():
     draws = [random_case(seed) for seed in range(25)]
-    found, correct = numbers("max_box_acc_v2", draws), contour_hits(draws, 0.01)
-    assert (found["hits"].reshape(3, -1) == correct).all()
-    assert found["max_box_acc_v2"] == near((correct.max(1) / 25).mean(), 4)
-    assert 0 < found["max_box_acc_v2"] < 1
+    values, correct = numbers("max_box_acc_v2", draws), contour_hits(draws, 0.01)
+    assert (values["hits"].reshape(3, -1) == correct).all()
+    assert values["max_box_acc_v2"] == near((correct.max(1) / 25).mean(), 4)
+    assert 0 < values["max_box_acc_v2"] < 1
 
 
 def test_max_box_acc_goes_by_the_largest_contour_at_one_overlap():
     draws = [random_case(seed) for seed in range(25)]
-    found = numbers("max_box_acc_v2(contours=largest,deltas=0.5)", draws)
+    values = numbers("max_box_acc_v2(contours=largest,deltas=0.5)", draws)
     correct = contour_hits(draws, 0.01, (0.5,), largest=True)
-    assert (found["hits"] == correct[0]).all() and (correct != contour_hits(draws, 0.01, (0.5,))).any()
-    assert found["max_box_acc_v2"] == correct.max() / 25
+    assert (values["hits"] == correct[0]).all() and (correct != contour_hits(draws, 0.01, (0.5,))).any()
+    assert values["max_box_acc_v2"] == correct.max() / 25
     both = numbers("max_box_acc_v2(deltas=(0.5,0.9))", draws)
     assert both["max_box_acc_v2"] == pytest.approx((contour_hits(draws, 0.01, (0.5, 0.9)).max(1) / 25).mean())
 
@@ -466,9 +466,9 @@ def test_ad_ai_and_ag_are_what_one_forward_of_the_dimmed_image_says(target):
     backbone = backbones.load("tests.tiny:build", image_size=64)
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 64, 64), dtype=np.uint8)
     labels, wide = [0, 1, None, 3, 4], widened(backbone)
-    found = pipeline.explain(images, labels, backbone, ["layer_cam"], [target], metrics=["ad", "ai", "ag"])
-    rows = {(row["image_id"], row["method"]): row for row in found["metrics"].to_pylist()}
-    cells = {(row["image_id"], row["method"]): stored(row).astype(np.float64) for row in found["maps"].to_pylist()}
+    explained = pipeline.explain(images, labels, backbone, ["layer_cam"], [target], metrics=["ad", "ai", "ag"])
+    rows = {(row["image_id"], row["method"]): row for row in explained["metrics"].to_pylist()}
+    cells = {(row["image_id"], row["method"]): stored(row).astype(np.float64) for row in explained["maps"].to_pylist()}
     assert ("00000002", "layer_cam") in rows or target == "label"
 
     def shares(map, i):

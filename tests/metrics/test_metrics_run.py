@@ -41,20 +41,20 @@ def published(source, tmp_path_factory):
 
 
 def test_a_run_with_metrics_publishes_them_for_every_map_and_control(published):
-    found = content(published)
+    stored = content(published)
     asked = {("grad_cam", "label"), ("grad_cam", "finer"), ("fake_cam", "none"), ("random", "none")}
-    assert {(row["method"], row["target"]) for row in found["metrics"]} == asked
-    keys = [(row["image_id"], row["method"], row["target"], row["class_id"]) for row in found["metrics"]]
-    assert keys == [(row["image_id"], row["method"], row["target"], row["class_id"]) for row in found["maps"]]
-    assert {*found["metrics"][0]} == {"image_id", "model", "method", "target", "class_id", "label", "label_name", "reasons"} | {
+    assert {(row["method"], row["target"]) for row in stored["metrics"]} == asked
+    keys = [(row["image_id"], row["method"], row["target"], row["class_id"]) for row in stored["metrics"]]
+    assert keys == [(row["image_id"], row["method"], row["target"], row["class_id"]) for row in stored["maps"]]
+    assert {*stored["metrics"][0]} == {"image_id", "model", "method", "target", "class_id", "label", "label_name", "reasons"} | {
         *("energy", "pointing", "iou_10", "iou_30", "iou_50", "iou_70", "iou_90")
     }
     scopes = {"all", "0", "1", "2", "3", "4"}
-    assert {(row["method"], row["target"], row["scope"]) for row in found["summary"] if row["metric"] == "energy"} == {
+    assert {(row["method"], row["target"], row["scope"]) for row in stored["summary"] if row["metric"] == "energy"} == {
         (*pair, scope) for pair in asked for scope in scopes
     }
-    assert [row["mean"] for row in found["summary"] if row["method"] == "fake_cam" and row["metric"] == "pointing"] == [1.0] * 6
-    assert {row["better"] for row in found["summary"]} == {"higher"}
+    assert [row["mean"] for row in stored["summary"] if row["method"] == "fake_cam" and row["metric"] == "pointing"] == [1.0] * 6
+    assert {row["better"] for row in stored["summary"]} == {"higher"}
     told = {"name": "box_acc", "metric": "box_acc", "version": 1, "stored": False, "step": 0.1, "components": "all", "by_class": False}
     assert tables.open(str(published)).manifest["metrics"][4] == told
 
@@ -174,11 +174,11 @@ def test_what_is_unchanged_is_copied(source, tmp_path):
 @pytest.mark.parametrize("size", [3, 4])
 def test_numbers_do_not_depend_on_how_images_are_dealt_out(source, published, tmp_path, size):
     explain.run(scoring_job(source, tmp_path, task_images=size))
-    found, expected = content(tmp_path), content(published)
+    stored, expected = content(tmp_path), content(published)
     for table in ("metrics", "partials", "summary"):
-        exact = [[row for row in each[table] if row["method"] != "grad_cam"] for each in (found, expected)]
+        exact = [[row for row in each[table] if row["method"] != "grad_cam"] for each in (stored, expected)]
         assert exact[0] == exact[1], table
-        for row, same in zip(found[table], expected[table], strict=True):
+        for row, same in zip(stored[table], expected[table], strict=True):
             assert {k: v for k, v in row.items() if k not in ("reasons", "values")} == pytest.approx(
                 {k: v for k, v in same.items() if k not in ("reasons", "values")}, abs=4 / 64**2
             ), "by the last digits of four pixels at a threshold at most"
@@ -218,8 +218,8 @@ def test_the_command_line_takes_metrics_like_methods(source, tmp_path, capsys):
 
 def test_where_nothing_is_scored_the_tables_are_there_and_empty(source, tmp_path):
     explain.run(scoring_job(source, tmp_path, select="predicted < 0"))
-    found = content(tmp_path)
-    assert (found["metrics"], found["partials"], found["summary"]) == ([], [], [])
+    stored = content(tmp_path)
+    assert (stored["metrics"], stored["partials"], stored["summary"]) == ([], [], [])
 
 
 def test_intervals_are_those_of_scipy():
@@ -382,7 +382,7 @@ def test_however_images_are_dealt_out_the_summary_is_the_same_to_the_last_digit(
 def test_resampled_groups_make_an_interval_about_as_wide_as_the_exact_one():
     """Narrower by sqrt(19 / 20), as for any 20 things; one width is off by 1 / sqrt(2 * 19), a sixth, and the mean of 60 by less."""
     rng = np.random.default_rng(0)
-    asked = build_spec(["random"], [], metrics=["remove_and_classify"])
+    spec = build_spec(["random"], [], metrics=["remove_and_classify"])
     groups, rows = [group_of(f"shard-{i % 7}.tar/{i}") for i in range(600)], []
     for method in (f"m{i}" for i in range(12)):
         sums = {}
@@ -390,7 +390,7 @@ def test_resampled_groups_make_an_interval_about_as_wide_as_the_exact_one():
             add_score(sums, Score({"right": right, "right_at_random": np.ones(5)}), group)
         about = {"metric": "remove_and_classify", "model": "n", "method": method, "target": "none", "scope": "all"}
         rows += [{**about, "kind": kind, "values": values} for kind, values in sums.items()]
-    found = summarise_partials(pa.Table.from_pylist(rows, schema.PARTIALS), asked).to_pylist()
+    found = summarise_partials(pa.Table.from_pylist(rows, schema.PARTIALS), spec).to_pylist()
     means = np.array([row["mean"] for row in found])
     low, high = np.array([[row["ci_low"], row["ci_high"]] for row in found]).T
     exact = exact_interval(np.full(60, 600.0), means)
@@ -403,14 +403,14 @@ def test_resampled_groups_make_an_interval_about_as_wide_as_the_exact_one():
 
 
 def test_one_group_alone_or_a_class_has_no_interval():
-    asked, sums = build_spec(["random"], [], metrics=["pxap(bins=4,by_class=true)"]), {}
+    spec, sums = build_spec(["random"], [], metrics=["pxap(bins=4,by_class=true)"]), {}
     counted = Score({"positive": np.arange(5), "negative": np.arange(5)[::-1]})
     add_score(sums, counted, "group 03")
     add_score(sums, counted, "group 03")
     about = {"metric": "pxap", "model": "n", "method": "random", "target": "none"}
     rows = [{**about, "scope": scope, "kind": kind, "values": values} for kind, values in sums.items() for scope in ("all", "7")]
     table = pa.Table.from_pylist(rows, schema.PARTIALS)
-    found_table = summarise_partials(table, asked)
+    found_table = summarise_partials(table, spec)
     found = found_table.to_pylist()
     assert {(row["scope"], row["n"], row["ci_low"], row["diff_random"], row["diff_random_low"]) for row in found} == {
         ("all", 2, None, 0, None), ("7", 2, None, 0, None),

@@ -20,8 +20,8 @@ GAMMA |= dict.fromkeys(("rank_2", "rank_3", "rank_4", "logit_distance", "weight_
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("ablation")
     source = dataset(out / "shards", shards=2)
-    asked = ["--source", source, "--backbone", "tests.tiny:build", "--image-size", "64", "--workers", "0", "--out", str(out)]
-    assert explain.main(["--config", str(CONFIG), *asked, "--metric-args", "deletion.steps=4"]) == 0
+    flags = ["--source", source, "--backbone", "tests.tiny:build", "--image-size", "64", "--workers", "0", "--out", str(out)]
+    assert explain.main(["--config", str(CONFIG), *flags, "--metric-args", "deletion.steps=4"]) == 0
     return tables.open(str(out), "finer_ablation")
 
 

@@ -32,9 +32,9 @@ def same(one: dict, other: dict) -> bool:
 
 @pytest.fixture(scope="module")
 def plain(backbone):
-    found = explain(backbone)
-    assert not len(found["errors"]) and len(found["maps"]) == 3 * N
-    return found
+    explained = explain(backbone)
+    assert not len(explained["errors"]) and len(explained["maps"]) == 3 * N
+    return explained
 
 
 FORMS = {
@@ -146,7 +146,7 @@ def test_a_single_name_need_not_lie_in_a_list(backbone, plain):
 def test_a_box_or_point_that_cannot_be_is_an_error_of_its_image(backbone, plain):
     """As on the command line: the image goes on with the others."""
     pixels = [BOXES[0], [(10, 10, 300, 200), *BOXES[1]], np.array([[*BOXES[2][0]], [0.5, 0.5, np.nan, 1.0]])]
-    found = explain(backbone, boxes=pixels, parts=[{"eye": (0.5, 0.5, 0.5)}, None, {"eye": None}])
-    told = [(row["image_id"], row["stage"], row["error"]) for row in found["errors"].to_pylist()]
-    assert told == [("00000000", "read", "BadPoint"), ("00000001", "read", "BadBox"), ("00000002", "read", "BadBox")]
-    assert same({"metrics": found["metrics"]}, {"metrics": plain["metrics"]})
+    explained = explain(backbone, boxes=pixels, parts=[{"eye": (0.5, 0.5, 0.5)}, None, {"eye": None}])
+    errors = [(row["image_id"], row["stage"], row["error"]) for row in explained["errors"].to_pylist()]
+    assert errors == [("00000000", "read", "BadPoint"), ("00000001", "read", "BadBox"), ("00000002", "read", "BadBox")]
+    assert same({"metrics": explained["metrics"]}, {"metrics": plain["metrics"]})

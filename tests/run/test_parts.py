@@ -482,8 +482,8 @@ def test_pack_tells_empty_classes(gaps, capsys):
     (gaps / "classes.txt").write_text("a\nb\nc\nd\ne\n")
     assert pack.main(["--root", str(gaps), "--layout", "csv", "--out", str(gaps / "packed"), "--workers", "0"]) == 0
     content = json.loads((gaps / "packed" / "pack.json").read_text())
-    told = capsys.readouterr().out
-    assert (f"{counted(len(content['empty_classes']), 'classes')} without an image" in told) is bool(content["empty_classes"])
+    output = capsys.readouterr().out
+    assert (f"{counted(len(content['empty_classes']), 'classes')} without an image" in output) is bool(content["empty_classes"])
 
 
 # --- N4: a run says what it no longer holds, and may keep it
@@ -500,8 +500,8 @@ def test_a_run_of_fewer_parts_says_so_before_and_after(tmp_path, capsys):
     assert explain.main(line(source, tmp_path / "out", *few, "--dry")) == 0
     assert f"the run published last holds {words}, and this one will not; --add keeps" in capsys.readouterr().err
     assert explain.main(line(source, tmp_path / "out", *few)) == 0
-    told = capsys.readouterr()
-    assert words in told.err and told.out.splitlines()[-1].endswith(f"it no longer holds {words}")
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.out.splitlines()[-1].endswith(f"it no longer holds {words}")
     assert tables.open(str(tmp_path / "out")).manifest["dropped"] == dropped
     events = [json.loads(text) for text in (tmp_path / "out" / "jobs" / "default.events.jsonl").read_text().splitlines()]
     assert [{key: event[key] for key in dropped} for event in events if event["event"] == "dropped"] == [dropped]

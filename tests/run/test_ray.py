@@ -55,11 +55,14 @@ def test_scores_of_stored_maps_have_the_same_bits_on_workers(cluster, source, tm
 def test_metrics_partials_and_summary_have_the_same_bits_on_workers(cluster, source, tmp_path):
     import torch
 
-    asked = {"methods": ("grad_cam",), "metrics": ("energy", "pointing_blob", "pxap", "box_acc(step=0.1)", "deletion(steps=4)", "remove")}
-    explain.run(job(source, tmp_path / "workers", workers=1, **asked))
+    settings = {
+        "methods": ("grad_cam",),
+        "metrics": ("energy", "pointing_blob", "pxap", "box_acc(step=0.1)", "deletion(steps=4)", "remove"),
+    }
+    explain.run(job(source, tmp_path / "workers", workers=1, **settings))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    explain.run(job(source, tmp_path / "inline", **asked))
+    explain.run(job(source, tmp_path / "inline", **settings))
     torch.set_num_threads(threads)
     assert content(tmp_path / "workers") == content(tmp_path / "inline")
 
@@ -82,13 +85,13 @@ def test_methods_of_the_user_s_own_reach_every_worker(cluster, source, tmp_path,
     """A file goes along as text; a module is imported where it arrives. Metrics of theirs reach the tasks that summarise, too."""
     import torch
 
-    asked = {"methods": ("mean_cam", "deep_lift", "grad_cam"), "metrics": ("peak", "energy"), "plugins": (own,)}
+    settings = {"methods": ("mean_cam", "deep_lift", "grad_cam"), "metrics": ("peak", "energy"), "plugins": (own,)}
     with registries():
-        assert explain.run(job(source, tmp_path / "workers", workers=1, **asked)).complete
+        assert explain.run(job(source, tmp_path / "workers", workers=1, **settings)).complete
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with registries():
-        explain.run(job(source, tmp_path / "inline", **asked))
+        explain.run(job(source, tmp_path / "inline", **settings))
     torch.set_num_threads(threads)
     assert content(tmp_path / "workers") == content(tmp_path / "inline")
 

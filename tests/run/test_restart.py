@@ -69,6 +69,6 @@ def test_an_actor_restarts_after_the_node_that_started_it_is_gone(source, tmp_pa
                 driver.kill()
                 cluster.shutdown()
     assert content(tmp_path / "out") == expected
-    shown = (tmp_path / "log").read_text()
-    assert "constructor arguments" not in shown and "Progress bars" not in shown
-    assert not [each for each in shown.splitlines() if each.startswith("{")]
+    log = (tmp_path / "log").read_text()
+    assert "constructor arguments" not in log and "Progress bars" not in log
+    assert not [each for each in log.splitlines() if each.startswith("{")]

@@ -43,12 +43,14 @@ def test_a_folder_of_images_becomes_a_published_run(tmp_path):
         (tmp_path / "images" / f"class{i % 5}").mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / f"class{i % 5}" / f"{i}.png").write_bytes(encoded(picture(i)))
     outcome = explain.run(job(str(tmp_path / "images"), tmp_path / "out", methods=("grad_cam",), targets=("label",)))
-    found = content(tmp_path / "out")
+    published = content(tmp_path / "out")
     assert outcome.counts == {"images": 6, "explained": 6, "failed": 0, "shards": 1, "shards_failed": 0, "errors": 0}
-    assert [(row["image_id"], row["label"], row["label_name"]) for row in found["images"]] == [
+    assert [(row["image_id"], row["label"], row["label_name"]) for row in published["images"]] == [
         (f"class{c}/{i}.png", c, f"class{c}") for c, i in [(0, 0), (0, 5), (1, 1), (2, 2), (3, 3), (4, 4)]
     ]
-    assert {(row["class_id"], row["image_id"]) for row in found["maps"]} == {(row["label"], row["image_id"]) for row in found["images"]}
+    assert {(row["class_id"], row["image_id"]) for row in published["maps"]} == {
+        (row["label"], row["image_id"]) for row in published["images"]
+    }
 
 
 def test_tars_folders_and_parquet_of_the_same_images_give_the_same_maps(source, plain, tmp_path):
@@ -155,11 +157,11 @@ def test_batch_size_recomputes_nothing(source, plain, tmp_path, changes):
 
 def test_select_explains_only_what_its_condition_holds_for(source, plain, tmp_path):
     explain.run(job(source, tmp_path / "out", methods=("grad_cam",), select="predicted <> label"))
-    found = content(tmp_path / "out")
-    wrong = {row["image_id"] for row in found["predictions"] if row["predicted"] != row["label"]}
+    published = content(tmp_path / "out")
+    wrong = {row["image_id"] for row in published["predictions"] if row["predicted"] != row["label"]}
     assert 0 < len(wrong) < 12
-    assert {row["image_id"] for row in found["maps"]} == wrong
-    assert len(found["predictions"]) == 12
+    assert {row["image_id"] for row in published["maps"]} == wrong
+    assert len(published["predictions"]) == 12
 
 
 def test_a_bad_select_is_refused_before_any_work(source, tmp_path):
@@ -207,12 +209,12 @@ def test_bad_images_are_rows_in_errors_and_their_neighbours_are_explained(tmp_pa
     (tmp_path / "empty.tar").write_bytes(b"")
     (tmp_path / "noise.tar").write_bytes(bytes(range(256)) * 40)
     outcome = explain.run(job(str(tmp_path / "*.tar"), tmp_path / "out", methods=("grad_cam", "eigen_cam"), targets=("label",)))
-    found = content(tmp_path / "out")
-    explained = {row["image_id"] for row in found["maps"] if row["method"] == "grad_cam"}
+    published = content(tmp_path / "out")
+    explained = {row["image_id"] for row in published["maps"] if row["method"] == "grad_cam"}
     expected = {f"bad.tar/{key}" for key in ODD} | {f"bad.tar/good{i:02}" for i in range(len(BAD) + len(ODD))} | {"cut.tar/first"}
     assert explained == expected
     kinds = {}
-    for row in found["errors"]:
+    for row in published["errors"]:
         kinds.setdefault((row["image_id"] or row["shard"]).split("/", 1)[-1], set()).add(row["error"])
     assert kinds.pop("truncated") == {"TruncatedImage"}
     assert kinds.pop("empty") == {"EmptyImage"}
@@ -226,11 +228,11 @@ def test_bad_images_are_rows_in_errors_and_their_neighbours_are_explained(tmp_pa
     assert kinds.pop("empty.tar") == {"EmptyShard"}
     assert "cut.tar" in kinds
     assert "noise.tar" in kinds
-    assert all(row["message"] and "\n" not in row["message"] for row in found["errors"])
+    assert all(row["message"] and "\n" not in row["message"] for row in published["errors"])
     counts = tables.open(str(tmp_path / "out")).manifest["counts"]
     assert counts["explained"] == len(expected)
     assert counts["images"] == counts["explained"] + counts["failed"]
-    assert counts["errors"] == len(found["errors"])
+    assert counts["errors"] == len(published["errors"])
     assert not outcome.complete, "some shards had problems"
     assert explain.report(outcome) == 3
     last = capsys.readouterr().out.splitlines()[-1]
@@ -325,8 +327,8 @@ STOCHASTIC = {name: f"{name}={fact('methods', name, 'NOISY')}" for name, method 
 
 def test_every_stochastic_method_repeats_from_key_image_and_seed_whatever_its_task_batch_and_neighbours(source, tmp_path):
     def maps(name, **changes):
-        asked = {"methods": tuple(STOCHASTIC.values()), "targets": ("label",), "backbone": "tests.tiny:lively"}
-        explain.run(job(source, tmp_path / name, **{**asked, **changes}))
+        settings = {"methods": tuple(STOCHASTIC.values()), "targets": ("label",), "backbone": "tests.tiny:lively"}
+        explain.run(job(source, tmp_path / name, **{**settings, **changes}))
         return {(row["method"], row["image_id"]): row["map"] for row in content(tmp_path / name)["maps"]}
 
     first = maps("first", task_images=2)
@@ -343,15 +345,15 @@ def test_every_stochastic_method_repeats_from_key_image_and_seed_whatever_its_ta
 
 
 def test_two_settings_of_one_method_side_by_side_under_names_of_their_own(source, tmp_path):
-    asked = {
+    settings = {
         "methods": ("sharp=layer_cam", "plain=layer_cam(norm=minmax)", "layer_cam"),
         "targets": ("label", "f08=finer(gamma=0.8)", "finer"),
     }
-    explain.run(job(source, tmp_path / "out", method_args=("plain.norm=relu", "rise.masks=2")[:1], **asked))
-    found = content(tmp_path / "out")["maps"]
-    names = {(row["method"], row["target"]) for row in found}
+    explain.run(job(source, tmp_path / "out", method_args=("plain.norm=relu", "rise.masks=2")[:1], **settings))
+    published = content(tmp_path / "out")["maps"]
+    names = {(row["method"], row["target"]) for row in published}
     assert names == {(method, target) for method in ("sharp", "plain", "layer_cam") for target in ("label", "f08", "finer")}
-    gammas = {(row["target"], row["gamma"] and round(row["gamma"], 3)) for row in found}
+    gammas = {(row["target"], row["gamma"] and round(row["gamma"], 3)) for row in published}
     assert gammas == {("label", None), ("f08", 0.8), ("finer", 0.6)}
     facts = tables.open(str(tmp_path / "out")).manifest
     assert [(method["name"], method["method"]) for method in facts["methods"]] == [
@@ -392,14 +394,14 @@ def words_of(parameter) -> list[str]:
 def test_help_lists_every_setting_of_every_method_target_and_metric(capsys):
     with pytest.raises(SystemExit):
         explain.main(["--help"])
-    told = "".join(capsys.readouterr().out.replace("│", " ").split())
+    output = "".join(capsys.readouterr().out.replace("│", " ").split())
     for registry in (METHODS, TARGETS, METRICS):
         for name, entry in registry.items():
             settings = ",".join(f"{key}={'|'.join(words_of(parameter))}" for key, parameter in entry.parameters.items())
             settings += ",preset=fine|ilsvrc" if "glas" in name else ""
-            assert "".join(f"{name}({settings})".split() if settings else name) in re.sub(r":<[^>]*>(\|<[^>]*>)?", "", told), name
-            assert f"family:{getattr(entry, 'family', '')}" in told
+            assert "".join(f"{name}({settings})".split() if settings else name) in re.sub(r":<[^>]*>(\|<[^>]*>)?", "", output), name
+            assert f"family:{getattr(entry, 'family', '')}" in output
         if registry is not TARGETS:
             left_out = set(registry) - {request.alias for request in parse_all(["all"], registry, "")}
             alone = {name for name in left_out if registry[name].family != "analysis" or getattr(registry[name], "remaps", False)}
-            assert not left_out or f"onlywheretheyarenamed:family:analysis,{','.join(sorted(alone))}" in told
+            assert not left_out or f"onlywheretheyarenamed:family:analysis,{','.join(sorted(alone))}" in output

@@ -115,9 +115,9 @@ def test_one_bad_task_of_many_loses_no_other(cluster, tmp_path):
     (folder / "00007.tar").write_bytes(b"no tar at all" * 300)
     outcome = explain.run(job(str(folder / "*.tar"), tmp_path / "out", **ASKED))
     assert not outcome.complete
-    found = content(tmp_path / "out")
-    assert len(found["images"]) == 19
-    assert [row["shard"] for row in found["errors"]] == ["00007.tar"]
+    published = content(tmp_path / "out")
+    assert len(published["images"]) == 19
+    assert [row["shard"] for row in published["errors"]] == ["00007.tar"]
 
 
 def test_a_worker_that_dies_between_its_write_and_its_answer_leaves_no_second_set_of_rows(cluster, source, expected, tmp_path, monkeypatch):

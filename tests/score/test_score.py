@@ -204,9 +204,9 @@ def test_an_older_run_is_scored_under_another_name(source, out, capsys):
 
 def test_dry_says_what_would_be_computed(out, capsys):
     assert score.main(["--out", str(out), "--metrics", "ad", "--dry"]) == 0
-    told = capsys.readouterr().out
-    assert "scores ad grad_cam label: 6 of 6 tasks to compute" in told
-    assert "maps grad_cam label: 0 of 6 tasks to compute" in told
+    output = capsys.readouterr().out
+    assert "scores ad grad_cam label: 6 of 6 tasks to compute" in output
+    assert "maps grad_cam label: 0 of 6 tasks to compute" in output
 
 
 def refused(out, *flags) -> str:
@@ -275,9 +275,9 @@ def test_what_run_json_says_of_a_request_reads_back_as_the_request():
     for registry, what in ((METHODS, "method"), (METRICS, "metric")):
         for name in registry:
             for written in (name, f"mine={name}", *OTHERS.get(name, ())):
-                asked = parse(written, registry, what)
-                told = json.loads(json.dumps({"name": asked.alias, what: asked.name, **asked.args}))
-                assert choice_of(told, registry, what) == asked == parse(asked.written, registry, what)
+                choice = parse(written, registry, what)
+                told = json.loads(json.dumps({"name": choice.alias, what: choice.name, **choice.args}))
+                assert choice_of(told, registry, what) == choice == parse(choice.written, registry, what)
 
 
 def test_a_map_comes_back_from_the_tables_within_half_a_step():

@@ -42,12 +42,12 @@ def test_an_annotation_is_where_its_pixels_are(crop, crop_pct, size):
     """An image that is its own mask: after the same geometry each colour is still under its code."""
     rng = np.random.default_rng(0)
     blocks = np.kron(rng.integers(0, 2, (size[0] // 8 + 1, size[1] // 8 + 1)), np.ones((8, 8)))[: size[0], : size[1]].astype(np.uint8)
-    shown = decode(encoded(Image.fromarray(blocks * 255)), (40, 48), "nearest", crop, crop_pct)
-    found = shown.codes(codes(blocks * 255))
-    assert np.array_equal(found, shown.pixels[0])
-    assert np.array_equal(shown.codes(codes(blocks, "P")) * 255, found), "codes, not colours"
-    assert np.array_equal(shown.codes(encoded(Image.fromarray(blocks * 255).convert("1"))), found)
-    twice = shown.codes(codes(np.kron(blocks, np.ones((2, 2)))))
+    image = decode(encoded(Image.fromarray(blocks * 255)), (40, 48), "nearest", crop, crop_pct)
+    found = image.codes(codes(blocks * 255))
+    assert np.array_equal(found, image.pixels[0])
+    assert np.array_equal(image.codes(codes(blocks, "P")) * 255, found), "codes, not colours"
+    assert np.array_equal(image.codes(encoded(Image.fromarray(blocks * 255).convert("1"))), found)
+    twice = image.codes(codes(np.kron(blocks, np.ones((2, 2)))))
     assert (twice * 255 == found).mean() > 0.9, "an annotation may have a size of its own"
 
 
@@ -58,14 +58,14 @@ def test_a_point_goes_where_its_pixel_goes(crop, crop_pct, x, y):
     size = (60, 90)
     dot = np.zeros(size, np.uint8)
     dot[int(y * size[0]), int(x * size[1])] = 1
-    shown = decode(encoded(Image.fromarray(dot)), (60, 60), "nearest", crop, crop_pct)
-    found = shown.points({"eye": (x, y)})
-    inside = shown.window[0] <= x < shown.window[2] and shown.window[1] <= y < shown.window[3]
+    image = decode(encoded(Image.fromarray(dot)), (60, 60), "nearest", crop, crop_pct)
+    found = image.points({"eye": (x, y)})
+    inside = image.window[0] <= x < image.window[2] and image.window[1] <= y < image.window[3]
     assert (set(found) == {"eye"}) == inside
-    spots = np.argwhere(shown.codes(codes(dot)))
+    spots = np.argwhere(image.codes(codes(dot)))
     if found and len(spots):
         distance = np.abs((spots + 0.5) / 60 - found["eye"][::-1]).max(1)
-        assert distance.min() <= 1.5 / 60 / min(1, shown.window[2] - shown.window[0])
+        assert distance.min() <= 1.5 / 60 / min(1, image.window[2] - image.window[0])
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_points_speak_for_all_that_any_annotator_marked(tmp_path):
     explain.run(job(str(tmp_path / "a.tar"), tmp_path / "out", **about))
     counts = tables.open(str(tmp_path / "out")).sql("SELECT DISTINCT metric, list_sum(values) AS n FROM partials WHERE kind = 'positive'")
     found = {row["metric"]: row["n"] for row in counts.to_pylist()}
-    shown = decode(encoded(Image.fromarray(votes)), (64, 64))
-    assert found["mpxap"] == (np.asarray(Image.fromarray(votes).resize((64, 64))) > 0).sum() == shown.silhouette(codes(votes)).sum()
-    assert (np.asarray(Image.fromarray(votes).resize((64, 64))) > 127).sum() < (shown.codes(codes(votes)) > 0).sum() < found["mpxap"]
+    image = decode(encoded(Image.fromarray(votes)), (64, 64))
+    assert found["mpxap"] == (np.asarray(Image.fromarray(votes).resize((64, 64))) > 0).sum() == image.silhouette(codes(votes)).sum()
+    assert (np.asarray(Image.fromarray(votes).resize((64, 64))) > 127).sum() < (image.codes(codes(votes)) > 0).sum() < found["mpxap"]
 
 
 @pytest.mark.parametrize(("crop", "crop_pct"), [("squash", 1.0), ("center", 0.875)])
@@ -154,8 +154,8 @@ def test_a_silhouette_is_where_its_object_is(crop, crop_pct):
     """It holds every pixel whose surroundings are the object's, and none that has no object near."""
     y, x = np.mgrid[:120, :180]
     disc = (((x - 100) ** 2 + (y - 50) ** 2) < 35**2) * 255
-    shown = decode(encoded(Image.fromarray(disc.astype(np.uint8))), (40, 48), crop=crop, crop_pct=crop_pct)
-    silhouette, inside = shown.silhouette(codes(disc)), shown.codes(codes(disc)) > 0
+    image = decode(encoded(Image.fromarray(disc.astype(np.uint8))), (40, 48), crop=crop, crop_pct=crop_pct)
+    silhouette, inside = image.silhouette(codes(disc)), image.codes(codes(disc)) > 0
     from scipy.ndimage import binary_dilation, binary_erosion
 
     assert (silhouette >= binary_erosion(inside)).all() and (silhouette <= binary_dilation(inside, iterations=2)).all()

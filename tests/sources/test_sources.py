@@ -306,9 +306,9 @@ def test_every_bad_sample_is_told_and_its_neighbours_are_read(tmp_path):
     assert by_key["odd"].boxes == [(0.0, 0.0, 1.0, 1.0)]
     assert by_key["dir/two"].image == jpeg(1)
     assert by_key["dir/two"].members == {"png": jpeg(2, ending="PNG"), "parts.png": b"mask"}
-    told = index(shard)
-    assert (told.count, told.labelled, told.problems) == (len(samples), 4, ())
-    assert [samples[position].key for position in told.duplicates] == ["000", "same"]
+    listing = index(shard)
+    assert (listing.count, listing.labelled, listing.problems) == (len(samples), 4, ())
+    assert [samples[position].key for position in listing.duplicates] == ["000", "same"]
 
 
 def test_ranges_add_up_to_one_read(tmp_path):
@@ -325,14 +325,14 @@ def test_ranges_add_up_to_one_read(tmp_path):
     ]
     chance = random.Random(0)
     for shard in [*shards, *files]:
-        told, whole = index(shard), list(read(shard))
-        assert told.count == len(whole)
-        for hint in (None, told):
-            cuts = [0, *sorted(chance.choices(range(told.count + 1), k=4)), told.count]
+        listing, whole = index(shard), list(read(shard))
+        assert listing.count == len(whole)
+        for hint in (None, listing):
+            cuts = [0, *sorted(chance.choices(range(listing.count + 1), k=4)), listing.count]
             pieces = [list(read(shard, *cut, hint)) for cut in pairwise(cuts)]
             assert [sample for piece in pieces for sample in piece] == whole
             with pytest.raises(ShardError, match="ShortRead"):
-                list(read(shard, 0, told.count + 1, hint))
+                list(read(shard, 0, listing.count + 1, hint))
 
 
 def test_identity_follows_content_and_name_and_nothing_else(tmp_path):
@@ -369,14 +369,14 @@ def test_a_cut_tar_gives_what_is_whole_at_every_cut(tmp_path):
     whole = list(read(shard_of(tmp_path / "good.tar", content)))
     for cut in [*range(0, len(content), 97), *(end + extra for end in ends for extra in (-1, 0, 1))]:
         shard = shard_of(tmp_path / "x.tar", content[:cut])
-        told = index(shard)
+        listing = index(shard)
         # Of a single sample nobody can tell whether more of it would have come.
         complete = max(sum(end <= cut for end in ends) - (ends[0] <= cut < ends[1] and cut < ends[0] + 1024), 0)
-        assert (told.count, list(read(shard)), list(read(shard, 0, None, told))) == (complete, whole[:complete], whole[:complete])
+        assert (listing.count, list(read(shard)), list(read(shard, 0, None, listing))) == (complete, whole[:complete], whole[:complete])
         if cut < -(-ends[-1] // 512) * 512 + 512:
-            assert [problem.error for problem in told.problems] == (["TruncatedShard"] if cut else ["EmptyShard"])
+            assert [problem.error for problem in listing.problems] == (["TruncatedShard"] if cut else ["EmptyShard"])
         else:
-            assert not told.problems  # only zeros behind the end mark are missing
+            assert not listing.problems  # only zeros behind the end mark are missing
 
 
 @pytest.mark.parametrize(
@@ -452,14 +452,14 @@ def test_a_shard_that_changed_since_it_was_listed_is_not_read(tmp_path):
 def test_a_store_that_gives_too_little_is_told_and_no_sample_comes_in_part(tmp_path, monkeypatch):
     content = tar(*good(4))
     shard = shard_of(tmp_path / "x.tar", content)
-    told, whole = index(shard), list(read(shard))
+    listing, whole = index(shard), list(read(shard))
     monkeypatch.setattr("pipeline.storage.WAITS", ())  # it gives no more the second time
     for cut in range(0, content.index(b"003.cls"), 211):
         monkeypatch.setattr("pipeline.storage.open_read", lambda url, cut=cut: io.BytesIO(content[:cut]))
         assert shard_errors(shard) == ["ShortRead"]
         came = []
         with pytest.raises(ShardError, match="ShortRead"):
-            came.extend(read(shard, 0, None, told))
+            came.extend(read(shard, 0, None, listing))
         assert came == whole[: len(came)]
 
 
@@ -791,9 +791,9 @@ def test_mutated_tars_are_read_as_far_as_they_are_whole(tmp_path, changes, cut):
     for place, value in changes:
         content[place % len(content)] = value
     shard = shard_of(tmp_path / "x.tar", bytes(content[: cut % len(content)] if cut % 3 == 0 else content))
-    told = index(shard)
-    samples = list(read(shard, 0, told.count, told))
-    assert told.count == len(samples)
+    listing = index(shard)
+    samples = list(read(shard, 0, listing.count, listing))
+    assert listing.count == len(samples)
     assert samples == list(read(shard))
     for sample in samples:
         sample.key.encode()

@@ -63,9 +63,9 @@ def written(folder, text, name="mine.py"):
 
 @pytest.mark.parametrize("name", [OWN, "tests.own"])
 def test_a_file_and_a_module_explain_and_score_like_the_built_in_ones(images, name):
-    asked = ["mean_cam", "plain=mean_cam(share=0)", "family:captum", "cam"]
+    names = ["mean_cam", "plain=mean_cam(share=0)", "family:captum", "cam"]
     network = pipeline.Network("tests.tiny:build", image_size=SIZE)
-    tables = pipeline.explain(images, range(5), network, asked, metrics=["peak"], plugins=[name])
+    tables = pipeline.explain(images, range(5), network, names, metrics=["peak"], plugins=[name])
     assert {row["method"] for row in tables["maps"].to_pylist()} >= {"mean_cam", "plain", "deep_lift", "ig", "cam"}
     assert set(tables["metrics"].column("peak").is_valid().to_pylist()) == {True}
     wide = widened(network.load())
@@ -86,9 +86,9 @@ def test_the_main_job_computes_a_changed_plugin_again_and_nothing_else(tmp_path)
     mine = written(tmp_path, code)
 
     def run(**changes):
-        asked = {"methods": ("mean_cam", "ig", "cam"), "targets": ("label",), "metrics": ("peak", "energy"), "plugins": (mine,)}
+        settings = {"methods": ("mean_cam", "ig", "cam"), "targets": ("label",), "metrics": ("peak", "energy"), "plugins": (mine,)}
         before = set(tmp_path.glob("out/tasks/**/receipt.json"))
-        outcome = explain.run(job(source, tmp_path / "out", **{**asked, **changes}))
+        outcome = explain.run(job(source, tmp_path / "out", **{**settings, **changes}))
         assert not outcome.counts["errors"]
         receipts = [json.loads(path.read_text()) for path in set(tmp_path.glob("out/tasks/**/receipt.json")) - before]
         return outcome, sum(len(receipt["cells"]) for receipt in receipts)
@@ -100,8 +100,8 @@ def test_the_main_job_computes_a_changed_plugin_again_and_nothing_else(tmp_path)
     changed, more = run()
     # mean_cam and ig with both of their metrics, and `peak`, whose code is in the file as well, of cam, fake_cam and random
     assert changed.new and more == 6 * (2 * 3 + 3)
-    found = tables.open(str(tmp_path / "out")).sql("SELECT DISTINCT method FROM maps").to_pylist()
-    assert {row["method"] for row in found} == {"mean_cam", "ig", "cam", "fake_cam", "random"}
+    rows = tables.open(str(tmp_path / "out")).sql("SELECT DISTINCT method FROM maps").to_pylist()
+    assert {row["method"] for row in rows} == {"mean_cam", "ig", "cam", "fake_cam", "random"}
 
 
 def test_a_run_with_plugins_is_scored_and_knows_where_they_are(tmp_path):
@@ -117,9 +117,9 @@ def test_a_run_with_plugins_is_scored_and_knows_where_they_are(tmp_path):
 
     assert more("energy", "peak") == 0
     assert more("f1", "--recompute") == 0
-    found = tables.open(str(tmp_path / "out")).sql("SELECT method, energy, peak, f1 FROM metrics").to_pylist()
-    assert {row["method"] for row in found} == {"mean_cam", "cam", "fake_cam", "random"}
-    assert all(any(row[name] is not None for row in found) for name in ("energy", "peak", "f1"))
+    rows = tables.open(str(tmp_path / "out")).sql("SELECT method, energy, peak, f1 FROM metrics").to_pylist()
+    assert {row["method"] for row in rows} == {"mean_cam", "cam", "fake_cam", "random"}
+    assert all(any(row[name] is not None for row in rows) for name in ("energy", "peak", "f1"))
     moved = shutil.move(mine, tmp_path / "elsewhere.py")
     assert more("pointing") == 2
     assert more("pointing", "--plugins", str(moved)) == 0

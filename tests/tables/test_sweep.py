@@ -112,9 +112,9 @@ def test_beside_a_running_job_it_costs_that_job_work_and_nothing_else(tmp_path, 
         return undisturbed(*arguments)
 
     monkeypatch.setattr(execute, "_explain_missing", disturbed)
-    asked = {"methods": ("grad_cam", "layer_cam"), **ONE}
-    assert explain.run(job(source, out, **asked)).complete
-    explain.run(job(source, tmp_path / "fresh", **asked))
+    settings = {"methods": ("grad_cam", "layer_cam"), **ONE}
+    assert explain.run(job(source, out, **settings)).complete
+    explain.run(job(source, tmp_path / "fresh", **settings))
     assert content(out) == content(tmp_path / "fresh")
 
 
@@ -133,10 +133,10 @@ def test_an_empty_place_is_refused_by_both(tmp_path, capsys):
 
 def test_status_of_a_finished_job_names_what_is_published(out, nights, capsys):
     assert status.main(["--out", out]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 4
-    assert told[0].startswith("default: the last job finished")
-    assert f"published is {nights[2]}" in told[1] and "8 of 8 images explained, 0 failed" in told[1]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("default: the last job finished")
+    assert f"published is {nights[2]}" in lines[1] and "8 of 8 images explained, 0 failed" in lines[1]
     assert status.main(["--out", out, "--name", "othr"]) == 2
 
 

@@ -60,19 +60,19 @@ def is_direction(written, image, expected):
     [("label", [2, -1, 0]), ("predicted", [0, 1, 0]), ("second", [4, 3, 1]), ("least", [3, 4, 0]), ("class:3", [3, 3, 3])],
 )
 def test_plain_targets_are_one_hot_at_the_class_they_name(written, classes):
-    found = explained(written)
-    assert found.class_id.tolist() == classes
-    for direction, c in zip(found.directions, classes, strict=True):
+    target = explained(written)
+    assert target.class_id.tolist() == classes
+    for direction, c in zip(target.directions, classes, strict=True):
         if c >= 0:
             assert direction.tolist() == [[float(i == c) for i in range(5 + len(PHRASES))]]
 
 
 def test_finer_is_the_class_minus_gamma_times_the_mean_of_its_nearest():
-    found = explained("finer")
-    assert found.class_id.tolist() == [2, 1, 0], "the label, and the predicted class where there is none"
-    assert found.reference_ids.tolist() == [[0, 4, 1], [3, 2, 0], [1, 2, 3]]
+    target = explained("finer")
+    assert target.class_id.tolist() == [2, 1, 0], "the label, and the predicted class where there is none"
+    assert target.reference_ids.tolist() == [[0, 4, 1], [3, 2, 0], [1, 2, 3]]
     is_direction("finer", 0, np.array([-0.2, -0.2, 1.0, 0.0, -0.2, *NO_PHRASE]))
-    assert found.gamma == 0.6
+    assert target.gamma == 0.6
 
 
 def test_gamma_zero_is_the_plain_target():
@@ -93,8 +93,8 @@ def test_reference_rules_rank_as_they_say(rule, references):
 def test_rank_leaves_out_the_most_similar_classes(rule):
     every = explained(f"finer(reference={rule},T=4)").reference_ids
     for rank, T in [(1, 1), (2, 1), (3, 1), (4, 1), (2, 3)]:
-        found = explained(f"finer(reference={rule},T={T},rank={rank})")
-        assert torch.equal(found.reference_ids, every[:, rank - 1 : rank - 1 + T])
+        target = explained(f"finer(reference={rule},T={T},rank={rank})")
+        assert torch.equal(target.reference_ids, every[:, rank - 1 : rank - 1 + T])
 
 
 def test_rank_and_distance_agree_where_the_class_is_the_predicted_one():
@@ -132,9 +132,9 @@ def test_undetached_weighting_is_the_derivative_of_the_weighted_scalar():
 
 
 def test_reverse_points_from_the_class_to_its_rival():
-    found = explained("reverse")
-    assert found.directions[0, 0].tolist() == [1, 0, -1, 0, 0, *NO_PHRASE]
-    assert (found.gamma, found.reference_ids[0].tolist(), found.class_id[0].item()) == (1.0, [0], 2)
+    target = explained("reverse")
+    assert target.directions[0, 0].tolist() == [1, 0, -1, 0, 0, *NO_PHRASE]
+    assert (target.gamma, target.reference_ids[0].tolist(), target.class_id[0].item()) == (1.0, [0], 2)
 
 
 @pytest.mark.parametrize(
@@ -148,12 +148,12 @@ def test_reverse_points_from_the_class_to_its_rival():
     ],
 )
 def test_a_phrase_is_a_logit_after_those_of_the_classes(written, direction, gamma):
-    found = explained(written)
-    assert found.directions.shape == (3, 1, 8)
+    target = explained(written)
+    assert target.directions.shape == (3, 1, 8)
     is_direction(written, 1, np.array([0.0] * 5 + direction))
-    assert found.class_id.tolist() == [-1, -1, -1]
-    assert not found.missing.any(), "no class is meant, so none is missing"
-    assert found.gamma == gamma
+    assert target.class_id.tolist() == [-1, -1, -1]
+    assert not target.missing.any(), "no class is meant, so none is missing"
+    assert target.gamma == gamma
 
 
 def test_missing_is_the_class_that_was_asked_for():
@@ -163,9 +163,9 @@ def test_missing_is_the_class_that_was_asked_for():
 
 @pytest.mark.parametrize("aggregation", ["max_pre", "mean_post"])
 def test_joins_keep_one_direction_per_reference(aggregation):
-    found = explained(f"finer(aggregation={aggregation})")
-    assert found.directions.shape == (3, 3, 5 + len(PHRASES))
-    assert found.join == aggregation
+    target = explained(f"finer(aggregation={aggregation})")
+    assert target.directions.shape == (3, 3, 5 + len(PHRASES))
+    assert target.join == aggregation
     agree(
         lambda logits: explained(f"finer(aggregation={aggregation})", logits).directions.mean(1),
         LOGITS,
@@ -213,14 +213,14 @@ def test_a_target_does_not_depend_on_batch_neighbours(name):
 
 
 def test_pairs_explain_the_class_each_partner_and_each_difference():
-    found = TARGETS["pairs"].explain(Predictions(LOGITS, LABELS), PAIRS)
-    assert list(found) == ["#own", "#other_1", "#finer_1", "#other_2", "#finer_2"]
-    assert {name: each.class_id.tolist() for name, each in found.items()} == {
+    target = TARGETS["pairs"].explain(Predictions(LOGITS, LABELS), PAIRS)
+    assert list(target) == ["#own", "#other_1", "#finer_1", "#other_2", "#finer_2"]
+    assert {name: each.class_id.tolist() for name, each in target.items()} == {
         "#own": [2, -1, 0], "#other_1": [4, -1, 2], "#finer_1": [2, -1, 0], "#other_2": [0, -1, -1], "#finer_2": [2, -1, -1],
     }  # fmt: skip
-    assert found["#finer_2"].directions[0, 0].tolist() == [-1, 0, 1, 0, 0]
-    assert found["#finer_2"].reference_ids[0].tolist() == [0] and found["#finer_2"].gamma == 1
-    assert found["#other_1"].directions[2, 0].tolist() == [0, 0, 1, 0, 0]
+    assert target["#finer_2"].directions[0, 0].tolist() == [-1, 0, 1, 0, 0]
+    assert target["#finer_2"].reference_ids[0].tolist() == [0] and target["#finer_2"].gamma == 1
+    assert target["#other_1"].directions[2, 0].tolist() == [0, 0, 1, 0, 0]
     alone = TARGETS["pairs"].explain(Predictions(LOGITS, torch.tensor([1, 1, 3])), PAIRS)
     assert {tuple(each.class_id.tolist()) for each in alone.values()} == {(-1, -1, -1)}, "classes in no pair"
     with pytest.raises(Refusal, match="class 5"):
@@ -228,14 +228,14 @@ def test_pairs_explain_the_class_each_partner_and_each_difference():
 
 
 def test_attributes_explain_the_class_its_difference_and_each_text():
-    found = TARGETS["attributes"].explain(Predictions(LOGITS, LABELS, phrases=PHRASES), APART, base="a bird", gamma=0.5, top=2)
-    assert {name: each.class_id.tolist() for name, each in found.items()} == {
+    target = TARGETS["attributes"].explain(Predictions(LOGITS, LABELS, phrases=PHRASES), APART, base="a bird", gamma=0.5, top=2)
+    assert {name: each.class_id.tolist() for name, each in target.items()} == {
         "#label": [2, -1, 0], "#finer": [2, -1, 0], "#attribute_1": [2, -1, 0], "#attribute_2": [-1, -1, -1],
     }  # fmt: skip
-    assert found["#label"].directions[0, 0].tolist() == [0, 0, 1, 0, 0]
-    assert found["#finer"].directions[:, 0].tolist()[::2] == [[0, 0, 1, 0, -0.5], [1, 0, -0.5, 0, 0]]
-    assert found["#finer"].reference_ids.tolist() == [[4], [-1], [2]] and found["#finer"].gamma == 0.5
-    assert found["#attribute_1"].directions[0, 0].tolist() == [0, 0, 0, 0, 0, 1, -0.5, 0]
+    assert target["#label"].directions[0, 0].tolist() == [0, 0, 1, 0, 0]
+    assert target["#finer"].directions[:, 0].tolist()[::2] == [[0, 0, 1, 0, -0.5], [1, 0, -0.5, 0, 0]]
+    assert target["#finer"].reference_ids.tolist() == [[4], [-1], [2]] and target["#finer"].gamma == 0.5
+    assert target["#attribute_1"].directions[0, 0].tolist() == [0, 0, 0, 0, 0, 1, -0.5, 0]
 
 
 def test_the_rival_is_the_class_nearest_by_weights_and_the_attributes_are_its_own():

@@ -156,9 +156,9 @@ def test_the_screen_has_a_line_an_epoch_or_its_event(bands, tmp_path, capsys):
         job.run(job_of(bands, tmp_path / log, epochs=1, log=log))
     lines = capsys.readouterr().err.splitlines()
     assert any("own pooling, adam 0.0003: epoch 1 of 1, top-1 on val " in line for line in lines)
-    shown = [json.loads(line) for line in lines if line.startswith("{")]
-    assert [event["event"] for event in shown[-2:]] == ["epoch", "solved"]
-    assert 0 <= shown[-2]["val_accuracy"] <= 1 and shown[-1]["iterations"] > 0
+    events = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [event["event"] for event in events[-2:]] == ["epoch", "solved"]
+    assert 0 <= events[-2]["val_accuracy"] <= 1 and events[-1]["iterations"] > 0
 
 
 def test_probes_of_every_pooling_and_solver_are_written_with_their_accuracy(trained):
@@ -326,9 +326,9 @@ def test_from_a_dataset_to_a_published_run_in_three_commands(tmp_path):
     splits = ["--train", f"{packed}/train-*.tar", "--val", f"{packed}/test-*.tar"]
     assert pack.main(["--root", str(tmp_path / "CUB_200_2011"), "--out", str(packed), "--workers", "0"]) == 0
     assert job.main([*splits, *network, *names, "--pools", "token", "avg", "--epochs", "2"]) == 0
-    asked = ["--methods", "grad_cam", "--targets", "label", "finer(T=1)", "--metrics", "energy", "rd"]
+    flags = ["--methods", "grad_cam", "--targets", "label", "finer(T=1)", "--metrics", "energy", "rd"]
     probe = ["--probe", str(atlas / "probes" / "probe" / "avg-lbfgs.safetensors"), "--name", "explained"]
-    assert explain.main(["--source", f"{packed}/test-*.tar", *network, *names, *asked, *probe]) == 0
+    assert explain.main(["--source", f"{packed}/test-*.tar", *network, *names, *flags, *probe]) == 0
     rows = tables.open(str(atlas), "explained").sql(
         "SELECT target, n FROM summary WHERE metric = 'energy' AND method = 'grad_cam' AND scope = 'all'"
     )

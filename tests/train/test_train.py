@@ -47,8 +47,8 @@ def data(tmp_path_factory):
 
 def trained(data, out, **changes) -> tuple[dict, dict[str, torch.Tensor]]:
     """What training.json says, and the network's tensors."""
-    told = job_train.run(training(data, out, **changes))
-    return told, load_file(Path(out) / "checkpoint.safetensors")
+    report = job_train.run(training(data, out, **changes))
+    return report, load_file(Path(out) / "checkpoint.safetensors")
 
 
 def same(one: dict, other: dict) -> bool:
@@ -75,11 +75,11 @@ def test_a_training_ends_in_a_table_and_a_network_that_explains(undisturbed):
     assert (backbone.pooled_linear is None) == (head != "plain")
     images = np.random.default_rng(0).integers(0, 256, (2, 3, SIZE, SIZE), dtype=np.uint8)
     methods = ["grad_cam", "gradient", "integrated_gradients(form=calm,steps=3)", "smooth_grad(samples=2)", "var_grad(samples=2)"]
-    found = pipeline.explain(
+    explained = pipeline.explain(
         images, [0, 4], backbone, [*methods, "cam" if head == "plain" else "calm"], ["label", "finer", "class_set:all"]
     )
-    assert found["errors"].num_rows == 0
-    assert found["maps"].num_rows == 6 * 3 * 2
+    assert explained["errors"].num_rows == 0
+    assert explained["maps"].num_rows == 6 * 3 * 2
 
 
 def test_the_bound_of_em_stays_above_the_marginal_loss_and_both_fall(undisturbed, data, tmp_path):
@@ -143,7 +143,7 @@ SCRATCH = {"optimiser": "adamw", "schedule": "cycle", "clip": 1.0, "weight_decay
 
 def test_a_training_from_random_weights_goes_on_where_it_was_left(data, tmp_path, monkeypatch):
     """AdamW's two memories and its count of steps, and the place in the cycle."""
-    told, network = trained(data, tmp_path / "whole", **SCRATCH)
+    report, network = trained(data, tmp_path / "whole", **SCRATCH)
     run_epoch = LearningRateTrial.run_epoch
 
     def lost(trial, epoch):
@@ -156,7 +156,7 @@ def test_a_training_from_random_weights_goes_on_where_it_was_left(data, tmp_path
         trained(data, tmp_path / "lost", **SCRATCH)
     monkeypatch.setattr(LearningRateTrial, "run_epoch", run_epoch)
     resumed, other = trained(data, tmp_path / "lost", **SCRATCH)
-    assert losses(resumed) == losses(told)
+    assert losses(resumed) == losses(report)
     assert same(other, network)
     with pytest.raises(Refusal, match="epochs 2, not 3"):  # another cycle
         trained(data, tmp_path / "lost", **SCRATCH, epochs=3)
@@ -217,9 +217,9 @@ def test_two_workers_learn_what_one_does(data, tmp_path, changes):
     alone, one = trained(data, tmp_path / "one", **changes)
     job = training(data, tmp_path / "two", **{**changes, "cache": str(tmp_path / "cache")})
     torch.multiprocessing.spawn(together, (job, str(tmp_path / "meeting")), nprocs=2)
-    told = json.loads((tmp_path / "two" / "training.json").read_text())
+    report = json.loads((tmp_path / "two" / "training.json").read_text())
     of_losses, of_weights = moved(data, tmp_path, **changes)
-    np.testing.assert_allclose(np.array(losses(told), float), np.array(losses(alone), float), rtol=0, atol=2 * of_losses)
+    np.testing.assert_allclose(np.array(losses(report), float), np.array(losses(alone), float), rtol=0, atol=2 * of_losses)
     two = load_file(tmp_path / "two" / "checkpoint.safetensors")
     assert max((one[name] - two[name]).abs().max().item() for name in one) <= 2 * of_weights
 
@@ -290,9 +290,9 @@ def test_the_head_alone_learns_first_and_then_every_layer(data, tmp_path):
     changes = {"head_epochs": 1, "head_lr": 0.1, "head_lr_factor": 1.0}
     job = training(data, tmp_path, epochs=1, **changes)
     start = check_training(job).start
-    told, _ = trained(data, tmp_path, epochs=1, **changes)
-    assert [row["trained"] for row in told["epochs"]] == ["head", "all"]
-    assert told["recipe"]["trunk"] != start
+    report, _ = trained(data, tmp_path, epochs=1, **changes)
+    assert [row["trained"] for row in report["epochs"]] == ["head", "all"]
+    assert report["recipe"]["trunk"] != start
     # after the head's epochs alone the trunk is the one it started from
     _, network = trained(data, tmp_path / "alone", epochs=1, head_epochs=1, lr=(1e-30,), head_lr=0.1)
     fresh = initial_network(check_training(job)).state_dict()
@@ -301,9 +301,9 @@ def test_the_head_alone_learns_first_and_then_every_layer(data, tmp_path):
 
 
 def test_a_frozen_trunk_is_left_as_it_was_and_seen_once(data, tmp_path, monkeypatch):
-    told, _ = trained(data, tmp_path / "one", freeze="trunk", head="calm_ml")
-    assert told["recipe"]["trunk"] == check_training(training(data, tmp_path / "other", freeze="trunk")).start
-    assert {row["trained"] for row in told["epochs"]} == {"head"}
+    report, _ = trained(data, tmp_path / "one", freeze="trunk", head="calm_ml")
+    assert report["recipe"]["trunk"] == check_training(training(data, tmp_path / "other", freeze="trunk")).start
+    assert {row["trained"] for row in report["epochs"]} == {"head"}
     # the features lie in the cache now, so a second head needs no pass through the trunk: only its own start and shapes are looked at
     monkeypatch.setattr(Images, "crops", None)
     trained(data, tmp_path / "two", freeze="trunk", head="plain", lr=(0.1, 0.01))
@@ -320,11 +320,11 @@ def test_a_training_goes_on_from_the_trunk_of_another(undisturbed, data, tmp_pat
 
 
 def test_of_several_rates_the_best_on_the_validation_images_is_kept(data, tmp_path):
-    told, _ = trained(data, tmp_path, lr=(1e-6, 0.02, 1e30), freeze="trunk", epochs=3)
-    last = {row["lr"]: row for row in told["epochs"]}
+    report, _ = trained(data, tmp_path, lr=(1e-6, 0.02, 1e30), freeze="trunk", epochs=3)
+    last = {row["lr"]: row for row in report["epochs"]}
     assert len(last) == 3 and last[1e30]["loss"] is None
     sound = [row for lr, row in last.items() if lr < 1]
-    assert told["lr"] == max(sound, key=lambda row: (row["val_accuracy"], -row["val_loss"]))["lr"]
+    assert report["lr"] == max(sound, key=lambda row: (row["val_accuracy"], -row["val_loss"]))["lr"]
 
 
 @pytest.mark.parametrize(("norm", "moves"), [("auto", False), ("frozen", False), ("train", True)])
@@ -361,16 +361,16 @@ def test_splits_are_heeded_and_bad_images_are_told(data, tmp_path):
     ]
     (tmp_path / "a.tar").write_bytes(tar_bytes(samples))
     (tmp_path / "b.tar").write_bytes(b"")
-    told, _ = trained((f"{tmp_path}/*.tar", tmp_path / "cache"), tmp_path / "out", epochs=1)
-    assert told["images"] == {"train": 8, "val": 3, "test": 2}
+    report, _ = trained((f"{tmp_path}/*.tar", tmp_path / "cache"), tmp_path / "out", epochs=1)
+    assert report["images"] == {"train": 8, "val": 3, "test": 2}
     for name, n in (("val", 3), ("test", 2)):
-        ends = binomtest(round(told[f"{name}_accuracy"] * n), n).proportion_ci(0.95, "exact")
-        assert told[f"{name}_interval"] == [pytest.approx(end, abs=2e-12) for end in ends]
+        ends = binomtest(round(report[f"{name}_accuracy"] * n), n).proportion_ci(0.95, "exact")
+        assert report[f"{name}_interval"] == [pytest.approx(end, abs=2e-12) for end in ends]
     job = training((f"{tmp_path}/*.tar", tmp_path / "cache"), tmp_path / "out2", train_split="test", epochs=1, val_share=0)
     again = job_train.run(job)
     assert again["images"] == {"train": 2, "val": 3, "test": 0}
     assert again["test_accuracy"] is again["test_interval"] is None
-    kinds = [error["error"] for error in told["errors"]]
+    kinds = [error["error"] for error in report["errors"]]
     assert sorted(kinds) == sorted(["TruncatedImage", "MissingLabel", "OutOfRangeLabel", "EmptyShard"])
 
 
