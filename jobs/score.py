@@ -49,6 +49,8 @@ class Score:
     """As for jobs.explain."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """As for jobs.explain."""
+    delta: bool = False
+    """As for jobs.explain; a run that was made with it is scored with it."""
     single_writer: bool = False
     """As for jobs.explain; promised anew each time."""
     dry: bool = False
@@ -65,6 +67,7 @@ def run(score: Score) -> PublishResult | None:
         raise Refusal(f"run {score.run} is not the one published as {name!r} any more; give the new run another name with --as")
     settings = {key: getattr(score, key) for key in ("source", "weights", "plugins", "batch_size", "workers", "device")}
     changes = {key: value for key, value in settings.items() if value not in (None, ())}
+    changes |= {"delta": True} if score.delta else {}
     changes |= {"name": name, "single_writer": score.single_writer, "dry": score.dry, "log": score.log}
     return explain.carry_out(rescore.check_rescoring(base, score.metrics, score.metric_args, score.recompute, **changes))
 

@@ -57,7 +57,8 @@ def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = Non
             return None
         result = _publish(_explain_missing(state, open_tasks, executor, monitor), executor, monitor)
         if job.delta:
-            commit_run(tables.open(job.out, run_id=result.run_id), job.name, monitor.show)
+            commits = commit_run(tables.open(job.out, run_id=result.run_id), job.name, monitor.show)
+            monitor.record("committed", versions={commit.table: commit.version for commit in commits})
     except BaseException as error:
         monitor.end("failed", reason=f"{type(error).__name__}: {one_line(error)}")
         raise

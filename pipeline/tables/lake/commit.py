@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline import storage
-from pipeline.refusal import counted
+from pipeline.refusal import Refusal, counted
 from pipeline.tables import files, publish, schema
 from pipeline.tables.lake import delta
 from pipeline.tables.lake.location import Location, table_url
@@ -36,11 +36,12 @@ def commit_run(run: Run, name: str, show: Callable[[str], None] = print) -> list
 
     Raises:
         Overtaken: where another run is published under the name by now; its publisher commits it.
-        Refusal: as `delta.check`, or where the run has types of an earlier version.
+        Refusal: as `delta.check`, or where the run has types of an earlier version, or lacks files.
         OSError: where the store fails; the same call does the rest.
     """
     delta.check(run.out, name)
     run = _below(run, name, show)
+    _refuse_lacking(run)
     commits = [_commit(run, name, table) for table in dict.fromkeys([*run.tables, *schema.TABLES])]
     present = [commit for commit in commits if commit]
     new = [commit for commit in present if commit.new]
@@ -56,8 +57,7 @@ def _below(run: Run, name: str, show: Callable[[str], None]) -> Run:
     location = Location(run.out, run.run_id, name)
     if run.location == location:
         return run
-    entries = run.manifest["files"]
-    lacking = [entry for entry, size in zip(entries, _sizes(location, entries), strict=True) if size != entry["bytes"]]
+    lacking = _lacking(location, run.manifest["files"])
     if lacking:
         size = sum(entry["bytes"] for entry in lacking)
         show(
@@ -73,10 +73,21 @@ def _copy(source: Location, target: Location, entry: Mapping) -> None:
     files.copy(source.url(entry["path"]), target.url(entry["path"]))
 
 
-def _sizes(location: Location, entries: Sequence[Mapping]) -> list[int]:
-    """The bytes of each file as it lies there; 0 where it does not."""
+def _lacking(location: Location, entries: Sequence[Mapping]) -> list[Mapping]:
+    """The files that do not lie there, or not in full."""
     fs, _ = storage.filesystem(location.out)
-    return [info["size"] for info in storage.infos(fs, [fs._strip_protocol(location.url(entry["path"])) for entry in entries])]
+    infos = storage.infos(fs, [fs._strip_protocol(location.url(entry["path"])) for entry in entries])
+    return [entry for entry, info in zip(entries, infos, strict=True) if info["size"] != entry["bytes"]]
+
+
+def _refuse_lacking(run: Run) -> None:
+    """Refuse to refer to files that are not there: a version has all of its files."""
+    lacking = _lacking(run.location, run.manifest["files"])
+    if lacking:
+        raise Refusal(
+            f"run {run.run_id} lacks {counted(len(lacking), 'files')}, among them {run.location.url(lacking[0]['path'])}, so it is not "
+            "committed; publish another run with --run, or a new one by its job"
+        )
 
 
 def _commit(run: Run, name: str, table: str) -> Commit | None:
