@@ -179,10 +179,9 @@ def commit(url: str, table: "DeltaTable | None", run: Run, name: str) -> None:
     partition = [schema.PARTITIONED[name]] if name in schema.PARTITIONED else []
     try:
         if table is None:
-            columns = Schema.from_arrow(_columns(run, name))
             create_table_with_add_actions(
                 _address(url),
-                columns,
+                Schema.from_arrow(columns(run, name)),
                 _actions(run, name),
                 partition_by=partition,
                 configuration=CONFIGURATION,
@@ -190,8 +189,8 @@ def commit(url: str, table: "DeltaTable | None", run: Run, name: str) -> None:
                 commit_properties=properties,
             )
         else:
-            columns = Schema.from_arrow(_columns(run, name)) if name in run.tables else table.schema()
-            table.create_write_transaction(_actions(run, name), "overwrite", columns, partition, commit_properties=properties)
+            fields = Schema.from_arrow(columns(run, name)) if name in run.tables else table.schema()
+            table.create_write_transaction(_actions(run, name), "overwrite", fields, partition, commit_properties=properties)
     except DeltaError as error:
         now = load(url)
         if now and (table is None or now.version() > table.version()):
@@ -199,16 +198,16 @@ def commit(url: str, table: "DeltaTable | None", run: Run, name: str) -> None:
         raise OSError(f"{url} takes no version: {one_line(error)}") from error
 
 
-def _columns(run: Run, name: str) -> pa.Schema:
+def columns(run: Run, name: str) -> pa.Schema:
     """The columns of a run's table.
 
     Raises:
         Refusal: where they have types that Delta has not.
     """
-    columns = run.dataset(name).schema
-    if any(map(schema.engines_refuse, columns.types)):
+    fields = run.dataset(name).schema
+    if any(map(schema.engines_refuse, fields.types)):
         raise Refusal(f"run {run.run_id} has types of an earlier version, which Delta has not; publish a new run by its job")
-    return columns
+    return fields
 
 
 def _actions(run: Run, name: str) -> list[Any]:
