@@ -34,14 +34,15 @@ lint: .venv/ready  ## style and types
 reference: .venv/ready  ## write the tables of docs/reference anew, from the registries
 	$(RUN) -m docs.reference.build
 
-bench: .venv/ready  ## cost beside the libraries people loop by hand, of many tasks, and of named queries
+bench: .venv/ready  ## cost beside the libraries people loop by hand, of many tasks, of named queries, and how near plans come
 	$(RUN) -m tests.bench.cams
 	$(RUN) -m tests.bench.tasks 10000 30000 100000
 	$(RUN) -m tests.bench.queries 10000000 1000000
+	$(RUN) -m tests.bench.plan
 
 engines: .venv/ready  ## every table read by seven engines, Spark among them (it needs Java 17)
 	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,engines]'
-	$(RUN) -m pytest tests/test_engines.py
+	$(RUN) -m pytest tests/tables/test_engines.py
 
 chaos: .venv/ready  ## fifty jobs through killed actors, nodes and drivers and a store that fails
 	$(RUN) -m tests.chaos 50

@@ -14,6 +14,7 @@ from pipeline.plan.addition import check_addition
 from pipeline.plan.census import Accept
 from pipeline.plan.check import CheckedJob, check_job
 from pipeline.plan.dropped import in_words
+from pipeline.reduce.analyses import ANALYSES
 from pipeline.reduce.publish_run import PublishResult
 from pipeline.refusal import counted
 from pipeline.run.execute import execute
@@ -25,7 +26,7 @@ from pipeline.spec.job import Job
 from pipeline.tables.errors import failures_in_words
 from pipeline.targets import TARGETS
 
-REGISTRIES = {"Methods": METHODS, "Targets": TARGETS, "Metrics": METRICS}
+REGISTRIES = {"Methods": METHODS, "Targets": TARGETS, "Metrics": METRICS, "Analyses": ANALYSES}
 
 
 def epilogue_of(registries: Mapping[str, Mapping[str, Any]]) -> str:

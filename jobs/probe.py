@@ -9,6 +9,7 @@ from functools import partial
 from jobs import explain
 from pipeline import storage, tables
 from pipeline.plan.check import check_job
+from pipeline.reduce.moments import in_words
 from pipeline.refusal import counted
 from pipeline.run.exit_codes import CODES, exit_code_of
 from pipeline.sources.labels import read_names
@@ -41,7 +42,8 @@ def run_and_report(job: ProbeJob) -> int:
         if row["class_id"] is None:
             description = f"{row['probe']} ({row['setting']:g}, step {row['step']})"
             split = f"{row['split']} (trained on as well)" if row["fitted"] and row["split"] != "train" else row["split"]
-            print(f"{description}: {split} {counted(row['n'], 'images')}, top-1 {row['top1']:.4f}, top-5 {row['top5']:.4f}")
+            shares = (f"top-{k} {in_words(row[f'top{k}'], (row[f'top{k}_low'], row[f'top{k}_high']))}" for k in (1, 5))
+            print(f"{description}: {split} {counted(row['n'], 'images')}, {', '.join(shares)}")
     print(f"the probes are below {storage.join(job.out, 'probes', job.name)}")
     return 0
 

@@ -5,7 +5,7 @@ python -m jobs.score --out s3://b/atlas --metrics ad ai ag
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -17,6 +17,9 @@ from pipeline.reduce.publish_run import PublishResult
 from pipeline.refusal import Refusal
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
+
+if TYPE_CHECKING:  # its module imports this one
+    from jobs.reduce import Reduce
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +64,25 @@ class Score:
 
 def run(score: Score) -> PublishResult | None:
     """Carry out a job on the Ray it finds, or in this process where it asks for no workers."""
-    base = tables.open(score.out, score.name, score.run)
-    name = score.as_ or base.manifest["job"]["name"]
-    if score.run and not score.as_ and tables.open(score.out, name).run_id != score.run:
-        raise Refusal(f"run {score.run} is not the one published as {name!r} any more; give the new run another name with --as")
-    settings = {key: getattr(score, key) for key in ("source", "weights", "plugins", "batch_size", "workers", "device")}
-    changes = {key: value for key, value in settings.items() if value not in (None, ())}
-    changes |= {"delta": True} if score.delta else {}
-    changes |= {"name": name, "single_writer": score.single_writer, "dry": score.dry, "log": score.log}
+    base, changes = base_of(score)
+    changes |= {key: value for key in ("batch_size", "device") if (value := getattr(score, key)) is not None}
     return explain.carry_out(rescore.check_rescoring(base, score.metrics, score.metric_args, score.recompute, **changes))
+
+
+def base_of(job: "Score | Reduce") -> tuple[tables.Run, dict[str, Any]]:
+    """The published run that a job adds to, and the fields of the run's own job that this one changes.
+
+    Raises:
+        Refusal: where the run is none that is published under its name, and the new one has no other.
+    """
+    base = tables.open(job.out, job.name, job.run)
+    name = job.as_ or (base.manifest["job"]["name"] if job.run else job.name)
+    if job.run and not job.as_ and tables.open(job.out, name).run_id != job.run:
+        raise Refusal(f"run {job.run} is not the one published as {name!r} any more; give the new run another name with --as")
+    settings = {key: getattr(job, key) for key in ("source", "weights", "plugins", "workers")}
+    changes = {key: value for key, value in settings.items() if value not in (None, ())}
+    changes |= {"delta": True} if job.delta else {}
+    return base, changes | {"name": name, "single_writer": job.single_writer, "dry": job.dry, "log": job.log}
 
 
 def main(arguments: list[str] | None = None) -> int:

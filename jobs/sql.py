@@ -19,7 +19,7 @@ from pipeline import tables
 from pipeline.refusal import Refusal, choose
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
-from pipeline.tables import files, publish, sql
+from pipeline.tables import files, sql
 from pipeline.tables.queries import QUERIES
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ class Sql:
     run: str | None = None
     """One run by its id, published or not any more, in place of --name."""
     against: str | None = None
-    """Another run beside it: a run id, a published name, or `previous` for the run before. The two are then the schemas `now` and `before`."""
+    """Another run beside it: a run id, a published name, `previous` for the run before, or PLACE#NAME for one below another --out. The two are
+    then the schemas `now` and `before`."""
     query: str | None = None
     """A named query in place of a question."""
     set: Appended = ()
@@ -68,14 +69,7 @@ def runs_of(job: Sql) -> dict[str, tables.Run]:
             raise Refusal("--run and --against are about one run: give a single --name")
         return {name: tables.open(job.out, name) for name in names}
     now = tables.open(job.out, names[0], job.run)
-    if job.against is None:
-        return {"now": now}
-    if job.against == "previous":
-        if not now.manifest.get("previous"):
-            raise Refusal(f"--against previous: {now.run_id} is the first run of its name")
-        return {"now": now, "before": tables.open(job.out, run_id=now.manifest["previous"])}
-    published = job.against in publish.current(job.out)
-    return {"now": now, "before": tables.open(job.out, job.against) if published else tables.open(job.out, run_id=job.against)}
+    return {"now": now} if job.against is None else {"now": now, "before": tables.find(job.out, job.against, now)}
 
 
 def question_of(job: Sql) -> tuple[str, dict[str, int | str]]:
@@ -97,7 +91,7 @@ def question_of(job: Sql) -> tuple[str, dict[str, int | str]]:
 def listing(connection: "duckdb.DuckDBPyConnection") -> str:
     """The tables with their columns, the functions of maps, and the named queries with their settings."""
     lines = [f"{table}: {', '.join(names)}" for table, names in sql.columns(connection).items()]
-    lines += ["", "functions (m is a row of maps, box as in images.boxes): " + ", ".join(sql.FUNCTIONS), ""]
+    lines += ["", "functions (m is a row of maps, box as in images.boxes; k of n is a share): " + ", ".join(sql.FUNCTIONS), ""]
     for query in QUERIES.values():
         lines.append(f"--query {query.name}: {query.question}")
         lines += [f"    --set {name}={setting.default}: {setting.meaning}" for name, setting in query.settings.items()]

@@ -8,6 +8,7 @@ import sys
 
 from cluster.connect import executor_for
 from pipeline import storage
+from pipeline.reduce.moments import in_words
 from pipeline.refusal import counted, one_line
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
@@ -44,8 +45,10 @@ def run_and_report(job: Training) -> int:
     except RuntimeError as failure:
         print(f"error: {one_line(failure)}; the same command goes on from the last whole epoch", file=sys.stderr)
         return 3
-    accuracies = {"validation": training["val_accuracy"], "test": training["test_accuracy"]}
-    accuracies_text = ", ".join(f"{name} accuracy {value:.3f}" for name, value in accuracies.items() if value is not None)
+    accuracies = {
+        name: (training[f"{key}_accuracy"], training[f"{key}_interval"]) for name, key in (("validation", "val"), ("test", "test"))
+    }
+    accuracies_text = ", ".join(f"{name} accuracy {in_words(share, ends)}" for name, (share, ends) in accuracies.items() if ends)
     print(
         f"trained {training['recipe']['head']} at rate {training['lr']:g} on {counted(training['images']['train'], 'images')}, "
         f"{counted(len(training['errors']), 'errors')}: "

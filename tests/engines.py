@@ -4,6 +4,7 @@ Two of them read the Delta table that the run is committed to, the others the fi
 empty for a local folder. Each engine reads as its own users do, and knows nothing of ours.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import pyarrow as pa
@@ -94,3 +95,22 @@ READERS: dict[str, Callable[[Run, str, Options], pa.Table]] = {
     reader.__name__: reader for reader in (duckdb, polars, pandas, datafusion, chdb, spark, delta, polars_delta)
 }
 LOCAL_ONLY = {"spark": "its S3 client is a jar that no package index has"}
+
+
+def values(read: pa.Table) -> list[dict]:
+    """The rows, sorted, in plain Python: pairs of a map as a dict, empty lists and NaN as null."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in sorted(value.items())}
+        if isinstance(value, list | tuple):
+            if value and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+                return plain(dict(value))
+            if value and all(isinstance(pair, dict) and pair.keys() == {"key", "value"} for pair in value):
+                return plain({pair["key"]: pair["value"] for pair in value})
+            return [plain(inner) for inner in value] or None
+        if isinstance(value, bytes):
+            return value.decode()
+        return None if value == {} or (isinstance(value, float) and math.isnan(value)) else value
+
+    return sorted(({name: plain(row[name]) for name in sorted(row)} for row in read.to_pylist()), key=str)

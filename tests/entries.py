@@ -1,4 +1,4 @@
-"""Facts about each method and metric, from the modules beside the tests: tests/methods/NAME.py and tests/metrics/NAME.py."""
+"""Facts about each method and metric, from the modules beside their tests: tests/methods/NAME.py and tests/metrics/NAME.py."""
 
 from collections.abc import Iterable, Iterator
 from importlib import import_module
@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 def files(folder: str) -> set[str]:
     """The names of all methods, or metrics, that have a module in `folder`."""
-    return {path.stem for path in (HERE / folder).glob("*.py")} - {"__init__"}
+    return {path.stem for path in (HERE / folder).glob("*.py") if not path.stem.startswith("test_")} - {"__init__"}
 
 
 def fact(folder: str, name: str, fact: str, default: Any = ...) -> Any:

@@ -3,6 +3,7 @@
 from jobs import explain
 from pipeline import tables
 from pipeline.spec.job import Job
+from pipeline.train.job import Training
 
 OF_IMAGES, OF_MAPS = ("images", "features", "predictions"), ("maps", "metrics")
 METRICS = ("energy", "pointing", "iou", "pxap", "box_acc(step=0.1)")
@@ -42,3 +43,22 @@ def content(out, name: str = "default") -> dict[str, list]:
     run = tables.open(str(out), name)
     keys = dict.fromkeys(OF_IMAGES, "image_id") | dict.fromkeys(OF_MAPS, "image_id, method, target")
     return {table: run.sql(f"SELECT * FROM {table} ORDER BY {keys.get(table, 'ALL')}").to_pylist() for table in run.tables}
+
+
+def training(data, out, **changes) -> Training:
+    """A short training on `data`, a source and where its decoded images may lie, but for the changes."""
+    source, cache = data
+    plain = {
+        "source": (source,),
+        "backbone": "timm/test_resnet",
+        "backbone_args": ("pretrained=false", "norm_layer=groupnorm1"),
+        "classes": "5",
+        "image_size": 32,
+        "epochs": 2,
+        "batch_size": 8,
+        "lr": (0.01,),
+        "val_share": 0.2,
+        "cache": str(cache),
+        "out": str(out),
+    }
+    return Training(**{**plain, **changes})

@@ -45,7 +45,7 @@ def test_a_jobs_exit_code_and_message_are_its_own(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("explian", "did you mean explain?"), ("__main__", "known: demo, explain"), ("xyz", "known: demo")]
+    ("name", "hint"), [("explian", "did you mean explain"), ("__main__", "known: compare, demo, explain"), ("xyz", "known: compare")]
 )
 def test_a_name_that_is_no_jobs_is_refused_in_one_line(name, hint, capsys):
     assert main([name, "--out", "out"]) == 2

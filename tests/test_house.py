@@ -31,7 +31,9 @@ FLOORS = (  # a room imports from the rooms before it alone; what lies loose und
     "plan",
     "stages",
     "reduce",
+    "compare",
     "run",
+    "estimate",
     "datasets",
     "train",
 )
@@ -175,6 +177,16 @@ def test_a_metric_is_one_short_file(path):
 @pytest.mark.parametrize("path", files("pipeline") + files("jobs") + files("cluster"), ids=str)
 def test_no_file_is_a_drawer(path):
     assert path.stem not in {"utils", "helpers", "common", "manager", "base", "misc"}
+
+
+@pytest.mark.parametrize("path", files("tests"), ids=str)
+def test_no_test_file_is_imported(path):
+    assert not [name for name in imports(path) if re.search(r"(^|\.)test_", name or "") and name.startswith("tests.")]
+
+
+def test_the_folders_of_the_tests_are_the_rooms():
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= {*FLOORS}
 
 
 def test_what_contributing_names_exists():

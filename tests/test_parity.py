@@ -34,9 +34,9 @@ from pipeline.targets import TARGETS
 from tests import tiny
 from tests.jobs import job
 from tests.methods.rise import mirrored
+from tests.scenes import scene_of
 from tests.shards import encoded, picture, tar_bytes
-from tests.test_masked import scene_of
-from tests.test_metrics import drawn, numbers, random_case, row
+from tests.views import drawn, image_row, numbers, random_case
 
 PAGE = (Path(__file__).parents[1] / "docs" / "parity.md").read_text()
 REGISTRIES = {"method": METHODS, "target": TARGETS, "metric": METRICS}
@@ -181,7 +181,7 @@ def test_corners_and_points_on_whole_pixels_reach_the_metrics():
     assert (codes == 1).all()
     S = np.zeros((224, 224), np.float32)
     S[36:72, 36:72] = 1
-    hits = numbers("max_box_acc_v2(deltas=1.0)", [drawn(S, row((at, at, round(162 / 504, 6), round(162 / 504, 6))))])
+    hits = numbers("max_box_acc_v2(deltas=1.0)", [drawn(S, image_row((at, at, round(162 / 504, 6), round(162 / 504, 6))))])
     assert hits["max_box_acc_v2"] == 1, "the map's box is 36, 36, 72, 72 with its far edge outside, and so is the true one"
 
 
@@ -269,7 +269,7 @@ def test_pxap_by_opencv_s_masks_is_the_released_evaluator_s(tmp_path):
 def test_masks_that_need_no_resizing_are_the_same_by_both_rules():
     mask = np.zeros((40, 48), np.uint8)
     mask[4:20, 6:30] = 255
-    draws = [replace(random_case(seed), row=row(mask=mask)) for seed in range(3)]
+    draws = [replace(random_case(seed), row=image_row(mask=mask)) for seed in range(3)]
     assert numbers("pxap(nearest=opencv)", draws)["pxap"] == numbers("pxap", draws)["pxap"]
 
 

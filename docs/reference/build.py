@@ -20,9 +20,12 @@ import tyro
 
 from docs.reference.columns import COLUMNS, ROWS
 from jobs.__main__ import FILES
+from jobs.compare import Compare
 from jobs.demo import Demo
 from jobs.gc import Gc
+from jobs.plan import Plan
 from jobs.publish import Publish
+from jobs.reduce import Reduce
 from jobs.score import Score
 from jobs.sql import Sql
 from jobs.status import Status
@@ -31,6 +34,7 @@ from pipeline.datasets.packing import Pack
 from pipeline.families import Range
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
+from pipeline.reduce.analyses import ANALYSES
 from pipeline.spec.job import Job
 from pipeline.tables import schema
 from pipeline.tables.queries import QUERIES
@@ -42,12 +46,15 @@ from pipeline.train.probe.job import ProbeJob
 FOLDER = Path(__file__).parent
 MARK = re.compile(r"(<!-- part (.+?) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 COMMANDS = {
+    "compare": Compare,
     "demo": Demo,
     "explain": Job,
     "gc": Gc,
     "pack": Pack,
+    "plan": Plan,
     "probe": ProbeJob,
     "publish": Publish,
+    "reduce": Reduce,
     "score": Score,
     "sql": Sql,
     "status": Status,
@@ -63,7 +70,10 @@ SCHEMAS = {
     "partials": schema.PARTIALS,
     "summary": schema.SUMMARY,
     "curves": schema.CURVES,
+    **schema.ANALYSES,
     "errors": schema.ERRORS,
+    "drift": schema.DRIFT,
+    "moved": schema.MOVED,
 }
 Traits = Callable[[Any], Iterable[str]]
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
@@ -77,7 +87,7 @@ def parts() -> dict[str, str]:
     blocks |= {f"metrics {family}": _entries(entries, _metric) for family, entries in metrics.items()}
     blocks["targets"] = _index({"target": TARGETS})
     blocks |= {f"target {name}": _entry(name, entry, (), _target) for name, entry in TARGETS.items()}
-    blocks |= {f"table {name}": _table_of(name) for name in schema.TABLES}
+    blocks |= {f"table {name}": _table_of(name) for name in SCHEMAS}
     blocks["layouts"] = _table(("layout", "dataset"), ((f"[`{name}`](#{name})", file_doc(layout)[0]) for name, layout in LAYOUTS.items()))
     blocks |= {f"layout {name}": _layout(name, layout) for name, layout in LAYOUTS.items()}
     rows = (
@@ -121,10 +131,13 @@ def _entries(entries: Mapping[str, Any], traits: Traits) -> str:
 def _entry(name: str, entry: Any, about: Iterable[str], traits: Traits) -> str:
     """Heading, docstrings of the file (`about`) and of the function, traits, columns, settings."""
     blocks = [f"### `{name}`", *about, *_paragraphs(_function(entry)), f"*{'; '.join(traits(entry))}.*", *_columns(entry)]
-    if entry.parameters:
+    return "\n\n".join([*blocks, *_settings(entry)])
+
+
+def _settings(entry: Any) -> Iterator[str]:
+    if entry and entry.parameters:
         rows = ((f"`{key}`", _type(setting.type), f"`{_value(setting.default)}`") for key, setting in entry.parameters.items())
-        blocks.append(_table(("setting", "values", "default"), rows))
-    return "\n\n".join(blocks)
+        yield _table(("setting", "values", "default"), rows)
 
 
 def _columns(entry: Any) -> Iterator[str]:
@@ -178,6 +191,12 @@ def _target(entry: Any) -> Iterator[str]:
         yield "its maps are compared with each other, so metrics of single maps leave them out"
 
 
+def _analysis(entry: Any) -> Iterator[str]:
+    yield f"Version {entry.version}"
+    yield {"class": "a file for some classes", "method": "a file a method", "run": "one file"}[entry.unit]
+    yield f"reads {_names(entry.reads)}"
+
+
 def _layout(name: str, layout: Any) -> str:
     traits = [f"also named {_names(layout.aliases)}"] if layout.aliases else []
     if layout.levels:
@@ -193,7 +212,10 @@ def _layout(name: str, layout: Any) -> str:
 def _table_of(name: str) -> str:
     rows = ((f"`{field.name}`", _arrow(field.type), COLUMNS.get(f"{name}.{field.name}") or COLUMNS[field.name]) for field in SCHEMAS[name])
     folder = f" Its files lie in folders `{schema.PARTITIONED[name]}=NAME/`." if name in schema.PARTITIONED else ""
-    return f"### `{name}`\n\n{ROWS[name]}{folder}\n\n" + _table(("column", "type", "meaning"), rows)
+    blocks = [f"### `{name}`", f"{ROWS[name]}{folder}"]
+    if name in ANALYSES:
+        blocks += [*file_doc(ANALYSES[name]), *_paragraphs(ANALYSES[name].function), f"*{'; '.join(_analysis(ANALYSES[name]))}.*"]
+    return "\n\n".join([*blocks, _table(("column", "type", "meaning"), rows), *_settings(ANALYSES.get(name))])
 
 
 def _arrow(kind: pa.DataType) -> str:
@@ -211,8 +233,8 @@ def _arrow(kind: pa.DataType) -> str:
 def _job(name: str) -> str:
     command, (_, *example) = COMMANDS[name], _module_doc(name)
     blocks = [f"### atlas {name}", _paragraphs(command)[0], *(f"```text\n{block}\n```" for block in example)]
-    meanings = _meanings(command)
-    rows = ((_flag(field), _type(field.type), _default(field), meanings[field.name]) for field in fields(command))
+    meanings = _meanings(command)  # of its own fields: a job that takes every flag of another says so in its docstring
+    rows = ((_flag(field), _type(field.type), _default(field), meanings[field.name]) for field in fields(command) if field.name in meanings)
     return "\n\n".join([*blocks, _table(("flag", "values", "default", "meaning"), rows)])
 
 

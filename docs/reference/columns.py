@@ -10,7 +10,10 @@ ROWS = {
     "partials": "One row per metric, method, target, scope and kind: counts that add up over images to a metric of the dataset or to a curve.",
     "summary": "One row per metric, method, target and scope.",
     "curves": "One row per metric, method, target and step: the mean curve behind a metric that is the area under one.",
+    "disagreement": "One row per image and target of the analysis [`disagreement`](../analyses.md): how far the methods disagree.",
     "errors": "One row per problem; nothing that fails goes without one.",
+    "drift": "One row per number that tells how far two runs lie apart.",
+    "moved": "One row per image, method and target: the images whose maps moved most.",
 }
 
 # A column means the same in every table, but where the table's name stands before it.
@@ -68,6 +71,15 @@ COLUMNS = {
     "ci_high": "the upper end",
     "better": "`higher`, `lower`, or null where neither way is better",
     "stored": "whether the metric was computed from maps of 8 bits a cell",
+    **{name: f"the mean of `{name}` in the same metric and scope" for name in ("random", "fake_cam")},
+    **{
+        f"{name}_{end}": f"the {end}er end of its interval".replace("higher", "upper")
+        for name in ("random", "fake_cam")
+        for end in ("low", "high")
+    },
+    "summary.reasons": "column -> why it is null, where it might not be",
+    "curves.random": "the mean of `random` at the same step",
+    "curves.fake_cam": "the mean of `fake_cam` at the same step",
     "diff_random": "the mean paired difference to the method `random`",
     "diff_random_low": "the lower end of its interval",
     "diff_random_high": "the upper end",
@@ -77,7 +89,24 @@ COLUMNS = {
     "step": "the place on the curve, 0 first",
     "curves.mean": "the curve's mean over images",
     "curves.n": "images with a value",
+    "disagreement": "1 minus the mean of Spearman's correlations of every two methods' maps; null where no pair has one",
+    "methods": "methods that are compared",
+    "pairs": "of every two methods `a` and `b`, Spearman's correlation over the cells of the finer grid; pairs with a constant map have none",
     "stage": "where it happened: `index`, `read`, `decode`, `label`, `predict`, `target`, `map`, `metric`, `land` ...",
     "error": "the kind of problem",
     "message": "the problem in words",
+    "drift.kind": "`inputs`, `predictions`, `maps`, `metrics` or `versions`",
+    "drift.scope": "`all`, or a class",
+    "quantity": "the number's name: a count of images, `flips` (predictions that are another class), `accuracy`, `label_prob`, `calibration_error` "
+    "(15 bins), `moved`, `spearman`, `ssim`, `relative_distance`, a column of `metrics`, or the setting that differs",
+    "drift.n": "images in both runs that have the number in both",
+    "before": "the number in the run before",
+    "now": "the number in the run now",
+    "value": "a count; of predictions and maps a share or a mean over images; of metrics the mean paired difference, now less before",
+    "drift.ci_low": "the lower end of the value's interval at 95 %; null for counts and for numbers of the dataset",
+    "floor": "the same value between two runs of one job (`--floor`)",
+    "detail": "of a setting or a version: what it was, and what it is",
+    "spearman": "rank correlation of both maps; null where one of them is constant",
+    "ssim": "structural similarity of both maps, each brought to [0, 1]",
+    "relative_distance": "Euclidean distance of both maps, as a share of the longer one's length",
 }

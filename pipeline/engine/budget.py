@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.engine.batch import Batch
+from pipeline.engine.rehearsal import steps_of
 
 # More only costs memory: a CPU is at its best with a few rows, and a backward keeps every value of its forward.
 ROWS = {"forward": {"cpu": 16, "cuda": 256}, "backward": {"cpu": 8, "cuda": 64}}
@@ -35,6 +36,7 @@ def within_budget(
     kind: str = "forward",
     rows_each: int = 1,
     most: int | None = None,
+    filled: bool = False,
 ) -> None:
     """Call `one_pass(start, stop)` over `count` items, in order, as many at a time as the budget allows.
 
@@ -44,11 +46,19 @@ def within_budget(
         kind: `forward`, or `backward` where a gradient is taken as well.
         rows_each: rows of one item.
         most: items of a pass, where their memory is known to be large.
+        filled: whether the passes write into something that holds values already, so that a rehearsal may leave most of them out.
     """
-    budget, start = budget_of(batch, payer, kind), 0
-    while start < count:
-        items = max(1, budget.rows // rows_each) if most is None else max(1, min(budget.rows // rows_each, most))
-        stop = min(start + items, count)
+    budget = budget_of(batch, payer, kind)
+    items = max(1, budget.rows // rows_each) if most is None else max(1, min(budget.rows // rows_each, most))
+    starts = range(0, count, items)
+    for start in steps_of(batch.tally, starts, count, items) if filled else starts:
+        _halving(budget, start, min(start + items, count), one_pass, rows_each)
+
+
+def _halving(budget: Budget, start: int, end: int, one_pass: Callable[[int, int], None], rows_each: int) -> None:
+    """Call `one_pass` from `start` to `end`, as many items at a time as there is memory for."""
+    while start < end:
+        stop = min(start + max(1, budget.rows // rows_each), end)
         try:
             one_pass(start, stop)
             start = stop

@@ -12,6 +12,7 @@ from pipeline.engine.budget import within_budget
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import autocast
 from pipeline.engine.masks import Masks
+from pipeline.engine.rehearsal import rehearsing
 
 
 @torch.no_grad()
@@ -52,8 +53,18 @@ def pass_copies(
             y = torch.where(whole[:, None], batch.forward.logits[images], y)
         read(images, numbers, y)
 
-    within_budget(batch, len(order), one_pass, payer)
+    if rehearsing(batch.tally):
+        _read_unchanged(batch, order, read)
+    within_budget(batch, len(order), one_pass, payer, filled=True)
     batch.tally[payer, "forwards"] += len(order)
+
+
+def _read_unchanged(batch: Batch, order: torch.Tensor, read: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]) -> None:
+    """Have every copy read as if it showed the image as it is: most of a rehearsal's copies are not passed."""
+    numbers, images = order // len(batch.pixels), order % len(batch.pixels)
+    for image in images.unique():
+        own = numbers[images == image]
+        read(image.expand(len(own)), own, batch.forward.logits[image].expand(len(own), -1))
 
 
 def _paint(masks: Masks, numbers: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

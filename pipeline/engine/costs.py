@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from pipeline.engine.batch import PASSES
+from pipeline.engine.rehearsal import skipped
 
 SECONDS = "seconds"
 ROWS = 12  # of the table
@@ -19,17 +20,17 @@ ROWS = 12  # of the table
 @contextmanager
 def timed(tally: Counter, payer: str) -> Iterator[None]:
     """Add the seconds that this takes to a payer's account, also where it raises."""
-    began = time.monotonic()
+    began, left_out = time.monotonic(), skipped(tally)
     try:
         yield
     finally:
-        tally.update({(payer, SECONDS): time.monotonic() - began})
+        tally.update({(payer, SECONDS): time.monotonic() - began + skipped(tally) - left_out})
 
 
 def account_of(tally: Mapping[tuple[str, str], float], names: Iterable[str], images: int) -> dict[str, dict[str, int]]:
     """A task's tally by payer, each with the task's number of images: those in `names`, and all others that have spent something."""
     payers = {*names, *(payer for payer, _ in tally)}
-    return {payer: {"images": images, **{kind: int(tally[payer, kind]) for kind in PASSES}} for payer in sorted(payers)}
+    return {payer: {"images": images, **{kind: round(tally[payer, kind]) for kind in PASSES}} for payer in sorted(payers)}
 
 
 def seconds_of(tally: Mapping[tuple[str, str], float]) -> dict[str, float]:

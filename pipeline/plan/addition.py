@@ -5,7 +5,7 @@ from dataclasses import replace
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
 from pipeline.plan.check import CheckedJob, check_job
-from pipeline.plan.rescore import choice_of, job_of
+from pipeline.plan.rescore import choice_of, job_of, with_analyses_of
 from pipeline.spec.grammar import parse_all
 from pipeline.spec.job import Job
 from pipeline.spec.plugins import load
@@ -33,6 +33,7 @@ def check_addition(job: Job) -> CheckedJob:
         is_a=job.is_a or before.is_a,
         weight_similarity=job.weight_similarity or before.weight_similarity,
     )
+    job = with_analyses_of(replace(job, analyses=before.analyses, analysis_args=before.analysis_args), job.analyses, job.analysis_args)
     load(job.plugins)  # before names are looked up: some may be theirs
     targets = {
         choice.alias: choice.written for one in (before, job) for choice in parse_all(one.targets, TARGETS, "target", one.target_args)

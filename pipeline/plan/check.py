@@ -29,7 +29,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckedJob:
-    """A job with its network, its explain spec and its shards; `base` is the published run that it adds metrics to."""
+    """A job with its network, its explain spec and its shards; `base` is the published run that it adds metrics to.
+
+    `analyses` are those that it asks for; the room that knows them adds them.
+    """
 
     job: Job
     network: Network
@@ -40,6 +43,7 @@ class CheckedJob:
     classes: Classes
     names_are_labels: bool
     base: Run | None = None
+    analyses: tuple[Choice, ...] = ()
 
     @cached_property
     def outputs(self) -> list[Output]:

@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping
 from pipeline.plan.state import RunState
 from pipeline.refusal import counted
 from pipeline.spec.explain_spec import CONTROLS
+from pipeline.tables import schema
 
 FEW = 4  # names of a kind that are told
-ADDABLE = {"methods", "targets", "metrics"}
+ADDABLE = {"methods", "targets", "metrics", "analyses"}
 
 Dropped = dict[str, list[str] | int]  # kind, in the plural -> names, or how many
 
@@ -28,6 +29,7 @@ def dropped_by(state: RunState) -> Dropped:
     found["methods"] = {*found["methods"]} - controls
     found["columns"] = {*checked.spec.no_store} - {*before["job"].get("no_store", ())}
     found["curves"] = {"weight_similarity"} if before["job"].get("weight_similarity") and not checked.job.weight_similarity else ()
+    found["analyses"] = {entry["table"] for entry in before["files"]} & schema.ANALYSES.keys() - {a.name for a in checked.analyses}
     dropped: Dropped = {kind: sorted(filter(None, gone)) for kind, gone in found.items() if gone}
     shards = {shard["name"] for shard in before["shards"] if shard["images"]} - {
         shard.name for shard, i in state.indexes.items() if i.count

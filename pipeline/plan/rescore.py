@@ -1,4 +1,4 @@
-"""A published run as the job that adds metrics to it, computed from its maps as they are stored."""
+"""A published run as the job that adds to it: metrics, computed from its maps as they are stored, or analyses of its tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
@@ -36,7 +36,35 @@ def check_rescoring(run: Run, metrics: Sequence[str], metric_args: Sequence[str]
     more = parse_all(metrics, METRICS, "metric", metric_args)
     if not more:
         raise Refusal("no metric is asked for; name some with --metrics, for example --metrics energy or family:faithfulness")
-    exact, stored = _metrics_beside(manifest["metrics"], more, recompute)
+    return _check_beside(run, job, *_metrics_beside(manifest["metrics"], more, recompute), changes)
+
+
+def check_reduction(run: Run, analyses: Sequence[str], analysis_args: Sequence[str] = (), **changes) -> CheckedJob:
+    """The job of a published run with more analyses, checked. Settings given here are stronger than those that the run has.
+
+    Raises:
+        Refusal: where none is named, or an output of the run would now be computed otherwise.
+    """
+    if not analyses:
+        raise Refusal("no analysis is asked for; name some with --analyses, for example --analyses agreement or all")
+    job = with_analyses_of(job_of(run.manifest), analyses, analysis_args)
+    load(changes.get("plugins", job.plugins))
+    return _check_beside(run, job, *_metrics_beside(run.manifest["metrics"], (), False), changes)
+
+
+def with_analyses_of(job: Job, analyses: Sequence[str], analysis_args: Sequence[str]) -> Job:
+    """The job with more analyses and settings, which count where both say something of one."""
+    names = dict.fromkeys([*(text for text in job.analyses if _name(text) not in map(_name, analyses)), *analyses])
+    return replace(job, analyses=tuple(names), analysis_args=tuple(dict.fromkeys([*job.analysis_args, *analysis_args])))
+
+
+def _name(text: str) -> str:
+    return text.partition("(")[0]
+
+
+def _check_beside(run: Run, job: Job, exact: Metrics, stored: Metrics, changes: Mapping[str, Any]) -> CheckedJob:
+    """The job of a run with these metrics, and with fields that are not as the run has them, checked."""
+    manifest = run.manifest
     job = replace(
         job,
         out=run.out,
@@ -48,7 +76,7 @@ def check_rescoring(run: Run, metrics: Sequence[str], metric_args: Sequence[str]
     )
     checked = check_job(job, stored)
     skipped = [*manifest["skipped"], *(entry for entry in checked.skipped if entry not in manifest["skipped"])]
-    checked = replace(checked, base=run, skipped=skipped)
+    checked = replace(checked, base=run, skipped=[entry for entry in skipped if "analysis" not in entry])
     _refuse_another_version(checked, run)
     return checked
 

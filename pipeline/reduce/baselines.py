@@ -15,6 +15,7 @@ class Columns(NamedTuple):
 OWN = Columns("mean", "ci_low", "ci_high")
 TO_RANDOM = Columns("diff_random", "diff_random_low", "diff_random_high")
 TO_LABEL = Columns("diff_label", "diff_label_low", "diff_label_high")
+CONTROL_COLUMNS = {control: Columns(control, f"{control}_low", f"{control}_high") for control in ("random", "fake_cam")}
 
 
 @dataclass(frozen=True)

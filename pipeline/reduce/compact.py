@@ -75,15 +75,21 @@ def compact(context: CompactionContext, location: Location, group: Sequence[Task
     """
     entries, reader = [], _TaskFiles(context.out)
     for path, (table, outputs) in files_of(group, context.columns).items():
-        url, entry = location.url(path), context.previous_files.get(path)
-        if entry and context.previous and _copy(context.previous.url(path), url, entry["bytes"]):
+        entry = copy_previous(context, location, path)
+        if entry:
             entries.append(entry)
             continue
         rows = pa.concat_tables([reader.rows(output, "scores" if table == "metrics" else table) for output in outputs])
         if table == "metrics":
             rows = widen(rows, context.columns)
-        entries.append(write_table(url, path, table, rows))
+        entries.append(write_table(location.url(path), path, table, rows))
     return entries
+
+
+def copy_previous(context: CompactionContext, location: Location, path: str) -> dict | None:
+    """Copy a file of the previous run, by its path in run.json, to the place of another; returns its entry, None where there is none to copy."""
+    entry = context.previous_files.get(path)
+    return entry if entry and context.previous and _copy(context.previous.url(path), location.url(path), entry["bytes"]) else None
 
 
 def _copy(source: str, target: str, size: int) -> bool:

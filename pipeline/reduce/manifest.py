@@ -15,6 +15,7 @@ from pipeline.metrics import METRICS
 from pipeline.plan.check import CheckedJob
 from pipeline.plan.dropped import dropped_by
 from pipeline.plan.state import RunState
+from pipeline.reduce.analyses import ANALYSES
 from pipeline.refusal import public
 from pipeline.spec.output import Output
 
@@ -95,6 +96,7 @@ def _description(state: RunState) -> dict:
             {**m.args, "name": m.alias, "metric": m.name, "version": METRICS[m.name].version, "stored": m.alias in checked.spec.stored}
             for m in checked.spec.metrics
         ],
+        "analyses": [{**a.args, "name": a.name, "version": ANALYSES[a.name].version} for a in checked.analyses],
         "skipped": checked.skipped,
         "shards": [{"name": s.name, "identity": i.identity, "images": i.count} for s, i in state.indexes.items()],
         "cells": [{"table": output.table, "identity": output.identity, **_aliases(output)} for output in checked.outputs],

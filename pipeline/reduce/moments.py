@@ -3,6 +3,8 @@
 C columns of metrics, N images, G groups
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline.reduce import bootstrap
@@ -41,3 +43,16 @@ def exact_interval(n: np.ndarray, mean: np.ndarray) -> dict[str, np.ndarray]:
         low = np.where(ones > 0, betaincinv(ones, n - ones + 1, tail), 0)
         high = np.where(ones < n, betaincinv(ones + 1, n - ones, 1 - tail), 1)
     return {"ci_low": np.where(n > 0, low, np.nan), "ci_high": np.where(n > 0, high, np.nan)}
+
+
+def share_interval(share: float | None, n: int) -> tuple[float, float] | None:
+    """The ends of the exact interval of one share of n; None where there is none."""
+    if share is None or not n:
+        return None
+    ends = exact_interval(np.array([float(n)]), np.array([share]))
+    return ends["ci_low"].item(), ends["ci_high"].item()
+
+
+def in_words(share: float, ends: Sequence[float]) -> str:
+    """A share with the ends of its interval at 95 %."""
+    return f"{share:.4f} [{ends[0]:.4f}, {ends[1]:.4f}]"

@@ -2,12 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from operator import itemgetter
-from typing import Any
 
 import pyarrow as pa
 
@@ -15,10 +14,12 @@ from pipeline import storage
 from pipeline.monitor.monitor import Monitor
 from pipeline.plan.state import RunState
 from pipeline.reduce import compact
+from pipeline.reduce.analyses.registry import identity_of
 from pipeline.reduce.corpus import summarise_partials
 from pipeline.reduce.curves import curves_of
 from pipeline.reduce.manifest import manifest_of
 from pipeline.reduce.summary import concat_summaries, summarise_files
+from pipeline.reduce.units import Map, RunFiles, compute_analyses
 from pipeline.reduce.weight_similarity import weight_similarity
 from pipeline.refusal import Refusal, counted
 from pipeline.tables import files, publish, receipts, schema
@@ -29,7 +30,6 @@ from pipeline.tables.receipts import TaskOutput
 from pipeline.tables.wide import add_partials, drop_groups
 
 Groups = list[list[TaskOutput]]
-Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # applies a function to items, in any order, on any machine
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ def publish_run(state: RunState, parallel_map: Map, monitor: Monitor) -> Publish
         Damaged: where a task's file is missing or not what was written; nothing is published yet.
     """
     began, job = time.monotonic(), state.checked.job
-    studies = ["weight_similarity"] if job.weight_similarity else []
-    plan = digest([sorted(output.cell for _, outputs in state.done for output in outputs), state.problems, *studies])
+    plan = _plan_of(state)
     if state.previous and state.before and state.before["plan"] == plan:
         return PublishResult.of(state.before, new=False)
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}Z-{plan[:8]}"
@@ -83,6 +82,14 @@ def publish_run(state: RunState, parallel_map: Map, monitor: Monitor) -> Publish
     _refuse_failed(state, manifest)
     publish.flip(job.out, job.name, run_id, state.previous, job.single_writer)
     return PublishResult.of(manifest, new=True)
+
+
+def _plan_of(state: RunState) -> str:
+    """The identity of everything that a run publishes; a new version of what is made of metrics makes a new run."""
+    checked = state.checked
+    studies = ["weight_similarity"] * checked.job.weight_similarity + [identity_of(choice) for choice in checked.analyses]
+    versions = [[table, schema.VERSIONS.get(table, 1)] for table in ("summary", "curves") if checked.spec.metrics]
+    return digest([sorted(output.cell for _, outputs in state.done for output in outputs), state.problems, *studies, *versions])
 
 
 def _refuse_failed(state: RunState, manifest: Mapping) -> None:
@@ -145,28 +152,31 @@ def _groups(state: RunState) -> Groups:
 def _write_tables(state: RunState, parallel_map: Map, monitor: Monitor, location: Location) -> list[dict]:
     """Write all tables of a run; returns the entries of their files."""
     groups, context = _groups(state), _context(state)
-    entries = _compact_groups(context, groups, parallel_map, monitor, location)
+    compacted = _compact_groups(context, groups, parallel_map, monitor, location)
+    entries = sorted((entry for of_group in compacted for entry in of_group), key=itemgetter("path"))
     tables = _summarise_groups(state, groups, parallel_map, location, entries) if state.checked.spec.metrics and groups else {}
     if state.checked.job.weight_similarity:
         curves = weight_similarity(state.checked.backbone)
         tables["curves"] = pa.concat_tables([tables["curves"], curves]) if tables else curves
-    name = digest([output.cell for group in groups for output in group])
+    outputs = [output for group in groups for output in group]
     for table, rows in tables.items():
-        path = f"{table}/part-{name}.parquet"
+        path = compact.file_name(table, None, outputs, context.columns)
         entries.append(compact.write_table(location.url(path), path, table, rows))
+    files_of_run = RunFiles(context, location, state.checked.backbone.image_size, compacted)
+    entries += compute_analyses(files_of_run, state.checked.analyses, parallel_map, monitor)
     return entries + _write_problems_and_empty_tables(state, location, {entry["table"] for entry in entries})
 
 
 def _compact_groups(
     context: compact.CompactionContext, groups: Groups, parallel_map: Map, monitor: Monitor, location: Location
-) -> list[dict]:
-    """Compact every group of tasks; returns the entries of the files, sorted by path."""
-    entries: list[dict] = []
+) -> list[list[dict]]:
+    """Compact every group of tasks; returns the entries of each group's files, in a fixed order."""
+    compacted: list[list[dict]] = []
     with monitor.stage("publish", len(groups), "groups"):
-        for entries_of_group in parallel_map(partial(compact.compact, context, location), groups):
-            entries += entries_of_group
+        for entries in parallel_map(partial(compact.compact, context, location), groups):
+            compacted.append(sorted(entries, key=itemgetter("path")))
             monitor.add()
-    return sorted(entries, key=itemgetter("path"))
+    return sorted(compacted, key=lambda entries: [entry["path"] for entry in entries])
 
 
 def _summarise_groups(
@@ -183,7 +193,7 @@ def _summarise_groups(
     control = paths_of.get("method=random", [])
     methods = [(paths, control) for paths in paths_of.values()]
     summaries = list(parallel_map(partial(summarise_files, location, spec), methods)) if methods else []
-    summary = concat_summaries([*summaries, summarise_partials(partials, spec)])
+    summary = concat_summaries([*summaries, summarise_partials(partials, spec)], spec)
     return {"partials": drop_groups(partials), "summary": summary, "curves": curves_of(partials)}
 
 

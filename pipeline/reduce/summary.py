@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.families import METRICS
 from pipeline.reduce.baselines import OWN, TO_LABEL, TO_RANDOM, compared_to_label
+from pipeline.reduce.controls import add_controls, add_reasons
 from pipeline.reduce.corpus import summarise_partials
 from pipeline.reduce.moments import exact_interval, moments
 from pipeline.spec.columns import binary_columns, columns_of
@@ -36,7 +37,7 @@ def summarise(metrics: pa.Table, partials: pa.Table, spec: ExplainSpec) -> pa.Ta
     """The summary of a whole run: `metrics` as published, `partials` added up."""
     control = metrics.filter(pc.field("method") == "random")
     summaries = [summarise_method(metrics.filter(pc.field("method") == method.alias), control, spec) for method in spec.methods]
-    return concat_summaries([*summaries, summarise_partials(partials, spec)])
+    return concat_summaries([*summaries, summarise_partials(partials, spec)], spec)
 
 
 def summarise_files(location: Location, spec: ExplainSpec, paths: tuple[Sequence[str], Sequence[str]]) -> pa.Table:
@@ -52,9 +53,10 @@ def _read_published(location: Location, path: str) -> pa.Table:
     return rows.add_column(2, "method", pa.array([method] * rows.num_rows, pa.string()))
 
 
-def concat_summaries(summaries: Sequence[pa.Table]) -> pa.Table:
-    """Parts of a summary as one table, in a fixed order."""
-    return pa.concat_tables(summaries).sort_by([(name, "ascending") for name in ("method", "target", "metric", "scope")])
+def concat_summaries(summaries: Sequence[pa.Table], spec: ExplainSpec) -> pa.Table:
+    """Parts of a summary as one table, in a fixed order, with the numbers of the controls and the reasons of nulls."""
+    rows = pa.concat_tables(summaries).sort_by([(name, "ascending") for name in ("method", "target", "metric", "scope")])
+    return add_reasons(add_controls(rows, ("model", "metric", "scope")), spec)
 
 
 def summarise_method(metrics: pa.Table, control: pa.Table, spec: ExplainSpec) -> pa.Table:

@@ -21,6 +21,7 @@ from pipeline.plan.dropped import in_words as dropped_in_words
 from pipeline.plan.state import RunState
 from pipeline.plan.task import Task
 from pipeline.plan.tasks import cut_tasks, in_words
+from pipeline.reduce.analyses import with_analyses
 from pipeline.reduce.manifest import methods_of
 from pipeline.reduce.publish_run import PublishResult, damaged, publish_run
 from pipeline.refusal import counted, one_line
@@ -46,11 +47,12 @@ def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = Non
     Raises:
         Damaged: where files of tasks were damaged, computed again, and damaged once more.
     """
-    job, started = checked.job, time.time()
+    checked, started = with_analyses(checked), time.time()
+    job = checked.job
     monitor = Monitor(job.log) if job.dry else Monitor(job.log, job.out, job.name)
     try:
-        state = _plan(checked, executor, monitor, started, accept)
-        open_tasks = _open_tasks_of(state)
+        state = state_of(checked, executor, monitor, started, accept)
+        open_tasks = open_tasks_of(state)
         _tell_plan(state, open_tasks, monitor)
         if job.dry:
             dry_run.print_dry_run(open_tasks, checked.outputs, len(state.tasks), methods_of(checked), state.before)
@@ -68,8 +70,8 @@ def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = Non
     return result
 
 
-def _plan(checked: CheckedJob, executor: Executor, monitor: Monitor, started: float, accept: Accept | None) -> RunState:
-    """List the shards, cut them into tasks and load the receipts of earlier jobs."""
+def state_of(checked: CheckedJob, executor: Executor, monitor: Monitor, started: float, accept: Accept | None = None) -> RunState:
+    """The state of a job before it explains anything: shards listed and cut into tasks, receipts of earlier jobs loaded."""
     census = Census(by_shard={} if accept else None)
     indexes = _index_shards(checked, executor, monitor, census)
     list_seconds = time.time() - started
@@ -103,7 +105,7 @@ def _tell_plan(state: RunState, open_tasks: Sequence[Task], monitor: Monitor) ->
         monitor.show(taken)
     dropped = dropped_by(state)
     if dropped:
-        hint = "" if checked.base or not dropped.keys() & ADDABLE else "; --add keeps its methods, targets and metrics"
+        hint = "" if checked.base or not dropped.keys() & ADDABLE else "; --add keeps its methods, targets, metrics and analyses"
         monitor.record("dropped", **dropped)
         monitor.show(f"the run published last holds {dropped_in_words(dropped)}, and this one will not{hint}")
 
@@ -119,7 +121,7 @@ def _publish(state: RunState, executor: Executor, monitor: Monitor) -> PublishRe
     sound = {task: tuple(receipt for receipt in of_task if receipt.folder not in folders) for task, of_task in state.receipts_of.items()}
     state = replace(state, receipts_of=sound, failures=())  # failed tasks are open, and so tried again as well
     state = replace(state, failures=rescore.unexplained_tasks(state))
-    return publish_run(_explain_missing(state, _open_tasks_of(state), executor, monitor), executor.map, monitor)
+    return publish_run(_explain_missing(state, open_tasks_of(state), executor, monitor), executor.map, monitor)
 
 
 def _count_images(tasks: Sequence[Task]) -> int:
@@ -158,7 +160,7 @@ def _add_receipts(receipts_of: Mapping[str, tuple[Receipt, ...]], more: Iterable
     return extended
 
 
-def _open_tasks_of(state: RunState) -> list[Task]:
+def open_tasks_of(state: RunState) -> list[Task]:
     """The tasks with missing outputs, each with the row groups of the stored maps that these are computed from."""
     return [rescore.with_stored_maps(task, state) for task in state.unfinished]
 

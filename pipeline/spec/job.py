@@ -37,6 +37,10 @@ class Job:
     """Settings of metrics: pxap.bins=2000 ..."""
     weight_similarity: bool = False
     """How alike the classes are to the classifier, as rows of `curves`: cosines of its rows, most similar class first."""
+    analyses: tuple[str, ...] = ()
+    """Tables computed from the tables of the run, by name, or `all`: agreement, mean_maps ...; docs/analyses.md says what they hold."""
+    analysis_args: tuple[str, ...] = ()
+    """Settings of analyses: aggatt.metric=energy ..."""
     plugins: tuple[str, ...] = ()
     """Methods and metrics of your own: .py files or modules that use the decorators of pipeline.families."""
     weights: str | None = None

@@ -230,7 +230,7 @@ def add_partials(into: OutputRows, output: Output, rows: Sequence[ImageRow], sco
     metric = METRICS[output.metric.name]
     for scored in scores:
         row = rows[scored.position]
-        group = group_of(row.image_id) if metric.corpus_level and not metric.of_pairs else None
+        group = None if metric.of_pairs else group_of(row.image_id)
         try:
             add_score(into.sums.setdefault((scored.target, scored.scope), {}), scored.score, group)
             if output.metric.args.get("by_class") and row.label is not None:

@@ -106,6 +106,26 @@ def open(out: str, name: str = "default", run_id: str | None = None) -> Run:
         raise Refusal(f"there is no run {run_id!r} below {out}") from error
 
 
+def find(out: str, word: str, now: Run | None = None) -> Run:
+    """The run that a word means: a published name, a run id, `previous` (the run before `now`), or PLACE#WORD for one below another folder.
+
+    Raises:
+        Refusal: where there is none.
+    """
+    place, mark, inner = word.rpartition("#")
+    if mark:
+        return find(place, inner or "default")
+    if word == "previous" and now:
+        if not now.manifest.get("previous"):
+            raise Refusal(f"{now.run_id} is the first run of its name, so there is none before it")
+        return open(now.out, run_id=now.manifest["previous"])
+    names = publish.current(out)
+    try:
+        return open(out, run_id=names.get(word, word))
+    except Refusal as error:
+        raise Refusal(f"{word!r} is neither a run below {out} nor published there; published is {', '.join(names) or 'nothing'}") from error
+
+
 def last(out: str, name: str = "default") -> Run:
     """The run that the last job of a name has finished, published or not: its table `errors` says what failed, also where all did.
 

@@ -90,7 +90,9 @@ PARTIALS = pa.schema(
     ]
 )
 
-_DIFFERENCES = [f"diff_{to}{end}" for to in ("random", "label") for end in ("", "_low", "_high")]
+_ENDS = ("", "_low", "_high")
+_CONTROLS = [(f"{control}{end}", pa.float64()) for control in ("random", "fake_cam") for end in _ENDS]
+_DIFFERENCES = [f"diff_{to}{end}" for to in ("random", "label") for end in _ENDS]
 SUMMARY = pa.schema(
     [
         *[(name, pa.string()) for name in ("model", "method", "target", "metric", "scope")],
@@ -99,7 +101,9 @@ SUMMARY = pa.schema(
         *[(name, pa.float64()) for name in ("mean", "std", "ci_low", "ci_high")],
         ("better", pa.string()),
         ("stored", pa.bool_()),
+        *_CONTROLS,
         *[(name, pa.float64()) for name in _DIFFERENCES],
+        ("reasons", pa.map_(pa.string(), pa.string())),
     ]
 )
 
@@ -109,8 +113,40 @@ CURVES = pa.schema(
         ("step", pa.int32()),
         ("mean", pa.float64()),
         ("n", pa.int64()),
+        *[(name, pa.float64()) for name in ("ci_low", "ci_high")],
+        *_CONTROLS,
     ]
 )
+
+# What `atlas compare` finds between two runs; neither table is part of a run.
+DRIFT = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("kind", "method", "target", "scope", "quantity")],
+        ("n", pa.int64()),
+        *[(name, pa.float64()) for name in ("before", "now", "value", "ci_low", "ci_high", "floor")],
+        ("detail", pa.string()),
+    ]
+)
+
+MOVED = pa.schema(
+    [
+        *_ID,
+        *[(name, pa.string()) for name in ("method", "target")],
+        *[(name, pa.float64()) for name in ("spearman", "ssim", "relative_distance")],
+    ]
+)
+# Tables that are computed from the others, by the name of the analysis.
+ANALYSES = {
+    "disagreement": pa.schema(
+        [
+            *_MODEL,
+            ("target", pa.string()),
+            ("disagreement", pa.float64()),
+            ("methods", pa.int32()),
+            ("pairs", pa.list_(pa.struct([("a", pa.string()), ("b", pa.string()), ("spearman", pa.float32())]))),
+        ]
+    ),
+}
 
 ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "stage", "error", "message")])
 
@@ -149,6 +185,8 @@ VERSIONS = {
     "features": 3,
     "predictions": 3,
     "maps": 2,
+    "summary": 2,
+    "curves": 2,
 }  # of the types of tables that have changed: published files of an older one are not copied
 _PLAIN = {pa.uint8(): pa.int16(), pa.float16(): pa.float32()}
 
@@ -173,7 +211,8 @@ def engines_refuse(kind: pa.DataType) -> bool:
 
 
 PARTITIONED = {"maps": "method", "attributes": "method", "metrics": "method"}
-TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", "errors")
+TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", *ANALYSES, "errors")
+OF_COMPARISONS = ("drift", "moved")  # written by a comparison of two runs, and no part of either
 _DICTIONARY_COLUMNS = {
     "model",
     "method",

@@ -31,6 +31,12 @@ _AREAS = f"""list_transform(range(m.height::BIGINT * m.width), lambda i:
 _PLACE = "greatest(least(floor(({at} - part[{start}]) / (part[{start} + 2] - part[{start}]) * {n}), {n} - 1), 0)::BIGINT"
 _ROW, _COLUMN = _PLACE.format(at="y", n="m.height", start=1), _PLACE.format(at="x", n="m.width", start=2)
 _POSITIVE = "list_transform(map_floats(m), lambda value: greatest(value, 0.0))"
+# The interval of a share of k of n at 95 % (Wilson 1927): closed, and of all but extreme shares near that of the summary.
+_Z = 1.959963984540054
+_WILSON = (
+    f"if(n > 0, {{low: (k + {_Z**2 / 2} - {_Z} * sqrt(k * (n - k) / n + {_Z**2 / 4})) / (n + {_Z**2}), "
+    f"high: (k + {_Z**2 / 2} + {_Z} * sqrt(k * (n - k) / n + {_Z**2 / 4})) / (n + {_Z**2})}}, NULL)"
+)
 _MACROS = {  # each knows those before it
     "map_floats(m)": "list_transform(m.map, lambda level: m.map_min + level / 255.0 * (m.map_max - m.map_min))",
     "_part(n)": _PART,
@@ -40,12 +46,24 @@ _MACROS = {  # each knows those before it
     "_map_mean(m, areas)": "list_dot_product(map_floats(m), areas) / nullif(list_sum(areas), 0)",
     "map_at(m, x, y)": "_map_at(m, x, y, _map_part(m))",
     "map_mean_in(m, box)": "_map_mean(m, _map_areas(m, box.x0, box.y0, box.x1, box.y1, _map_part(m)))",
+    "share_interval(k, n)": _WILSON,
     "map_share_in(m, box)": f"""list_dot_product({_POSITIVE}, _map_areas(m, box.x0, box.y0, box.x1, box.y1, _map_part(m)))
         / nullif(list_dot_product({_POSITIVE}, _map_areas(m, 0, 0, 1, 1, _map_part(m))), 0)""",
 }
 FUNCTIONS = tuple(signature for signature in _MACROS if not signature.startswith("_"))
-# Views over several tables: name -> (tables it needs, query).
+# Columns that runs of earlier versions lack: they are null there, so that one question fits every run.
+_CONTROLS = {f"{control}{end}": "DOUBLE" for control in ("random", "fake_cam") for end in ("", "_low", "_high")}
+_LATER = {"summary": {**_CONTROLS, "reasons": "MAP(VARCHAR, VARCHAR)"}, "curves": {"ci_low": "DOUBLE", "ci_high": "DOUBLE", **_CONTROLS}}
+
+
+def _with_later(table: str) -> str:
+    nulls = ", ".join(f"NULL::{kind} AS {name}" for name, kind in _LATER[table].items())
+    return f"FROM {{{table}}} UNION ALL BY NAME SELECT {nulls} WHERE false"
+
+
+# Views that are more than their table's files: name -> (tables it needs, query).
 _DERIVED = {
+    **{table: ((table,), _with_later(table)) for table in _LATER},
     "classes": (
         ("images",),
         "SELECT label AS class_id, any_value(label_name) AS class_name, count(*) AS images FROM {images} GROUP BY label",

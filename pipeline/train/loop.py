@@ -11,6 +11,7 @@ import torch
 from pipeline.backbones.libraries import checkpoint
 from pipeline.backbones.weights import weights_digest
 from pipeline.monitor.monitor import Monitor
+from pipeline.reduce.moments import share_interval
 from pipeline.refusal import Refusal
 from pipeline.storage import join
 from pipeline.tables import files
@@ -67,8 +68,10 @@ def _write(
         "lr": best.lr,
         "test_loss": test.loss if math.isfinite(test.loss or 0) else None,
         "test_accuracy": test.accuracy,
+        "test_interval": share_interval(test.accuracy, len(images.rows["test"])),
         "epochs": [row for trial in trials for row in trial.state.epochs],
         "errors": images.errors,
     }
     record |= {name: best.state.epochs[-1][name] for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+    record["val_interval"] = share_interval(record["val_accuracy"], len(images.rows["val"]))
     files.write_json(join(checked.job.out, "training.json"), record)

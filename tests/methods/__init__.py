@@ -9,7 +9,8 @@ Every method of the CAM family
     reference  (A, dA [B K h w], numpy float64) -> maps [B h w] after the rectifier: the published formula, term by term. A method that has
                no formula gives the reason instead: NO_FORMULA = "..."
 Every method of the masked family
-    REFERENCES {the method as written: (Slow of test_masked) -> map [H W]}: the formula in double precision, one mask and one pass at a time
+    REFERENCES {the method as written: (Slow of tests/references/masked.py) -> map [H W]}: the formula in double precision, one mask and one
+               pass at a time
     PASSES     {the method as written: (trunk, head) passes of one image beyond the batch's own forward}, for any number of targets
 Every method whose noise is drawn
     NOISY      the method as written with settings by which its noise shows, and quickly

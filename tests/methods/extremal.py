@@ -1,4 +1,4 @@
-"""Facts about extremal perturbation. Its formula in double precision is in test_optimised."""
+"""Facts about extremal perturbation. Its formula in double precision is in tests/references/optimised.py."""
 
 # TorchRay
 DEFAULTS = {

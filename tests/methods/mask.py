@@ -1,4 +1,4 @@
-"""Facts about meaningful perturbation. Its formula in double precision is in test_optimised."""
+"""Facts about meaningful perturbation. Its formula in double precision is in tests/references/optimised.py."""
 
 # perturb_explanations: 28 x 28 cells, sums, beta 3, 4 pixels of jitter, the smallest sufficient disc first
 DEFAULTS = {

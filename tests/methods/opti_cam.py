@@ -1,4 +1,4 @@
-"""Facts about Opti-CAM. Its formula in double precision is in test_optimised."""
+"""Facts about Opti-CAM. Its formula in double precision is in tests/references/optimised.py."""
 
 # Opti-CAM appendix A
 DEFAULTS = {

@@ -1,4 +1,4 @@
-"""Facts about raw attention. Its formula is in test_attention."""
+"""Facts about raw attention. Its formula is in tests/references/attention.py."""
 
 DEFAULTS = {}
 COST = "1F"

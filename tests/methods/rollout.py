@@ -1,4 +1,4 @@
-"""Facts about attention rollout. Its formula is in test_attention."""
+"""Facts about attention rollout. Its formula is in tests/references/attention.py."""
 
 DEFAULTS = {"start": 0}  # from the first block: "all blocks"
 COST = "1F"

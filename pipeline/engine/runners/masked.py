@@ -150,7 +150,7 @@ def spread(batch: Batch, masks: Masks, weights: torch.Tensor) -> torch.Tensor:
         numbers = torch.arange(start, stop, device=weights.device)
         total.addmm_(weights[:, start:stop], masks.paint(numbers, numbers).flatten(1))
 
-    within_budget(batch, masks.count, one_chunk)
+    within_budget(batch, masks.count, one_chunk, filled=True)
     return total.view(-1, *batch.size)
 
 
@@ -178,7 +178,7 @@ def _drops(batch: Batch, directions: dict[int, torch.Tensor], payer: str) -> dic
         for t, d in directions.items():
             losses[t][images, channels] = whole[t].logit[images] - (d[images] * y).sum(1)
 
-    within_budget(batch, A.shape[0] * A.shape[1], one_pass, payer)
+    within_budget(batch, A.shape[0] * A.shape[1], one_pass, payer, filled=True)
     batch.tally[payer, "heads"] += A.shape[0] * A.shape[1]
     for t, loss in losses.items():  # of an image whose answer needs no channel, it is rounding
         most = loss.abs().amax(1)

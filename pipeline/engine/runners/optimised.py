@@ -15,6 +15,7 @@ from pipeline.engine.blur import smoothed, spread
 from pipeline.engine.budget import within_budget
 from pipeline.engine.fills import fill_of
 from pipeline.engine.forward import autocast
+from pipeline.engine.rehearsal import steps_of
 from pipeline.engine.shapes import checked
 from pipeline.families import METHODS, Descent, Optimised
 from pipeline.maps.render import alike, upsample
@@ -139,7 +140,7 @@ def _descend(descent: Descent, u: torch.Tensor, objective: _Objective) -> torch.
     rows, context, update = torch.arange(len(clean), device=clean.device), list(descent.context), UPDATES[descent.optimiser]
     result, state = torch.full_like(u, torch.nan), [torch.zeros_like(u) for _ in range(2)]
     best, last = (torch.full_like(clean, torch.inf) for _ in range(2))
-    for step in range(descent.steps):
+    for step in steps_of(objective.batch.tally, range(descent.steps), descent.steps):
         loss, gradient = objective.evaluate(u, step, context, rows)
         better = loss < best[rows]
         result[rows[better]], best[rows[better]] = u[better], loss[better]

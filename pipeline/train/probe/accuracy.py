@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
+from pipeline.reduce.moments import share_interval
 from pipeline.train.probe.features import Features
 from pipeline.train.probe.solvers import Linear, chunks, ranks
 
@@ -21,8 +22,7 @@ ACCURACY = pa.schema(
         ("class_id", pa.int32()),
         ("class_name", pa.string()),
         ("n", pa.int64()),
-        ("top1", pa.float64()),
-        ("top5", pa.float64()),
+        *[(f"top{k}{end}", pa.float64()) for k in (1, 5) for end in ("", "_low", "_high")],
     ]
 )
 
@@ -39,8 +39,13 @@ def measure(name: str, pool: str, linear: Linear, splits: Mapping[str, Features]
             top5 += np.bincount(labels[ahead < 5], minlength=len(names))
         overall = (None, None, count.sum(), top1.sum(), top5.sum())
         for class_id, class_name, n, in_top1, in_top5 in [overall, *zip(range(len(names)), names, count, top1, top5, strict=True)]:
-            shares = (in_top1 / n, in_top5 / n) if n else (None, None)
-            rows.append(
-                {**about, "split": split, "class_id": class_id, "class_name": class_name, "n": int(n), "top1": shares[0], "top5": shares[1]}
-            )
+            shares = _share("top1", in_top1, n) | _share("top5", in_top5, n)
+            rows.append({**about, "split": split, "class_id": class_id, "class_name": class_name, "n": int(n), **shares})
     return rows
+
+
+def _share(name: str, hits: int, n: int) -> dict[str, float | None]:
+    """The share of hits, and the ends of its exact interval at 95 %; None of no images."""
+    share = hits / n if n else None
+    low, high = share_interval(share, n) or (None, None)
+    return {name: share, f"{name}_low": low, f"{name}_high": high}

@@ -1,0 +1,152 @@
+"""The units of an analysis: each is one file of its table, named by the rows that it is computed from, and copied where these are the same."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.monitor.monitor import Monitor
+from pipeline.reduce import compact
+from pipeline.reduce.analyses import ANALYSES
+from pipeline.reduce.analyses.images import Group, fingerprints, read_images
+from pipeline.reduce.analyses.registry import identity_of, reads_analyses
+from pipeline.reduce.analyses.rows import Rows
+from pipeline.spec.grammar import Choice
+from pipeline.tables import schema
+from pipeline.tables.identity import digest
+from pipeline.tables.lake.location import Location
+
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # applies a function to items, in any order, on any machine
+Entries = Sequence[dict]  # of files, as run.json has them
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The published files of a run: those of each group of tasks, and those that belong to all.
+
+    Attributes:
+        location: where they lie.
+        size: (H, W), pixels of the network's input.
+    """
+
+    context: compact.CompactionContext
+    location: Location
+    size: tuple[int, int]
+    groups: Sequence[Entries]
+    others: Entries = ()
+
+    def of_group(self, entries: Entries) -> Group:
+        """The files of one group, by table."""
+        return {table: self._rows(table, entries) for table in {entry["table"] for entry in entries}}
+
+    def of_table(self, table: str, method: str | None = None) -> Rows:
+        """The files of a table, those of one method where it is named and the table has a folder a method."""
+        entries = [entry for group in (*self.groups, self.others) for entry in group]
+        if method is not None and table in schema.PARTITIONED:
+            folder = f"{table}/{schema.PARTITIONED[table]}={method}/"
+            entries = [entry for entry in entries if entry["path"].startswith(folder)]
+        return self._rows(table, entries)
+
+    def _rows(self, table: str, entries: Entries) -> Rows:
+        own = sorted((entry for entry in entries if entry["table"] == table), key=itemgetter("path"))
+        return Rows(table, [(entry, self.location.url(entry["path"])) for entry in own])
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that have maps or metrics."""
+        paths = (entry["path"].split("/") for group in self.groups for entry in group if entry["table"] in ("maps", "metrics"))
+        return sorted({path[1].partition("=")[2] for path in paths})
+
+
+@dataclass(frozen=True)
+class UnitOfWork:
+    """One file to be: the analysis, the classes or the method it is about, and its name.
+
+    Attributes:
+        part: a bucket of classes, a method, or nothing where it is the whole run.
+    """
+
+    choice: Choice
+    part: str | None
+    digest: str
+
+    @property
+    def path(self) -> str:
+        """The file's path within its run."""
+        return f"{self.choice.name}/part-{self.digest}.parquet"
+
+
+def compute_analyses(files: RunFiles, choices: Sequence[Choice], parallel_map: Map, monitor: Monitor) -> list[dict]:
+    """Write the tables of analyses, those first that others read; returns the entries of their files.
+
+    A unit whose rows are those of the previous run, under the same analysis, is copied from it.
+    """
+    entries: list[dict] = []
+    tables = sorted({table for choice in choices if ANALYSES[choice.name].unit == "class" for table in ANALYSES[choice.name].reads})
+    sums = _add_up(parallel_map(partial(_fingerprints, files, tables), files.groups)) if tables and files.groups else {}
+    for second in (False, True):
+        stage = [choice for choice in choices if reads_analyses(choice) is second]
+        files = replace(files, others=entries)
+        units = [unit for choice in stage for unit in _units(files, choice, sums)]
+        if units:
+            with monitor.stage("publish", len(units), "parts of analyses"):
+                for entry in parallel_map(partial(compute_unit, files), units):
+                    entries.append(entry)
+                    monitor.add()
+    return sorted(entries, key=itemgetter("path")) + [*_empty_tables(files, choices, entries)]
+
+
+def _fingerprints(files: RunFiles, tables: Sequence[str], group: Entries) -> dict[str, dict[str, int]]:
+    return fingerprints(tables, files.of_group(group))
+
+
+def _add_up(of_groups: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    sums: dict[str, dict[str, int]] = {}
+    for of_group in of_groups:
+        for bucket, of_tables in of_group.items():
+            total = sums.setdefault(bucket, {})
+            for table, number in of_tables.items():
+                total[table] = (total.get(table, 0) + number) % 2**128
+    return sums
+
+
+def _units(files: RunFiles, choice: Choice, sums: Mapping[str, Mapping[str, int]]) -> Iterator[UnitOfWork]:
+    """The units of one analysis; `sums` are the fingerprints of the buckets."""
+    entry, identity = ANALYSES[choice.name], [identity_of(choice), schema.VERSIONS.get(choice.name, 1)]
+    if entry.unit == "class":
+        for bucket, of_tables in sorted(sums.items()):
+            content = [str(of_tables.get(table)) for table in entry.reads]
+            yield UnitOfWork(choice, bucket, digest([identity, files.size, bucket, content]))
+        return
+    for method in files.methods if entry.unit == "method" else (None,):
+        paths = [file["path"] for table in entry.reads for file, _ in files.of_table(table, method).files]
+        yield UnitOfWork(choice, method, digest([identity, method, paths]))
+
+
+def compute_unit(files: RunFiles, unit: UnitOfWork) -> dict:
+    """Write the file of one unit, or copy it from the previous run; returns its entry for run.json."""
+    entry = compact.copy_previous(files.context, files.location, unit.path)
+    if entry:
+        return entry
+    name = unit.choice.name
+    rows = pa.Table.from_pylist([*_rows_of(files, unit)], schema.ANALYSES[name])
+    return compact.write_table(files.location.url(unit.path), unit.path, name, rows)
+
+
+def _rows_of(files: RunFiles, unit: UnitOfWork) -> Iterable[dict]:
+    entry, settings = ANALYSES[unit.choice.name], unit.choice.args
+    if entry.unit == "class":
+        images = read_images([files.of_group(group) for group in files.groups], unit.part or "", files.size)
+        return entry.function(images, **settings)
+    return entry.function(**{table: files.of_table(table, unit.part) for table in entry.reads}, **settings)
+
+
+def _empty_tables(files: RunFiles, choices: Sequence[Choice], entries: Sequence[dict]) -> Iterator[dict]:
+    """An empty file for every table without one, so that queries over it find no rows."""
+    for choice in choices:
+        if choice.name not in {entry["table"] for entry in entries}:
+            path = f"{choice.name}/part-{digest([identity_of(choice)])}.parquet"
+            yield compact.write_table(files.location.url(path), path, choice.name, schema.ANALYSES[choice.name].empty_table())
