@@ -11,8 +11,7 @@ from pipeline import tables
 from pipeline.run.exit_codes import exit_code_of
 from pipeline.spec.command_line import command_line
 from pipeline.tables import publish
-from pipeline.tables.lake import delta
-from pipeline.tables.lake.commit import commit_run
+from pipeline.tables.lake.commit import commit_run, place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_and_report(job: Publish) -> int:
     """Publish the run and tell the versions of its tables; returns the exit code."""
-    delta.check(job.out, job.name)
     before = publish.current(job.out).get(job.name)
-    run = tables.open(job.out, job.name, job.run)
+    run = place(tables.open(job.out, job.name, job.run), job.name)
     publish.flip(job.out, job.name, run.run_id, before)
     for commit in commit_run(run, job.name):
         print(f"{commit.table}  version {commit.version}{'' if commit.new else ', as before'}")

@@ -42,6 +42,8 @@ class Reduce:
     """Where the modules of your own are now, if not where the run has found them."""
     workers: int | None = None
     """As for jobs.explain; the run's own by default, like all below."""
+    delta: bool = False
+    """As for jobs.explain; a run that was made with it is reduced with it."""
     single_writer: bool = False
     """As for jobs.explain; promised anew each time."""
     dry: bool = False

@@ -52,6 +52,8 @@ class Score:
     """As for jobs.explain."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """As for jobs.explain."""
+    delta: bool = False
+    """As for jobs.explain; a run that was made with it is scored with it."""
     single_writer: bool = False
     """As for jobs.explain; promised anew each time."""
     dry: bool = False
@@ -74,11 +76,12 @@ def base_of(job: "Score | Reduce") -> tuple[tables.Run, dict[str, Any]]:
         Refusal: where the run is none that is published under its name, and the new one has no other.
     """
     base = tables.open(job.out, job.name, job.run)
-    name = job.as_ or base.manifest["job"]["name"]
+    name = job.as_ or (base.manifest["job"]["name"] if job.run else job.name)
     if job.run and not job.as_ and tables.open(job.out, name).run_id != job.run:
         raise Refusal(f"run {job.run} is not the one published as {name!r} any more; give the new run another name with --as")
     settings = {key: getattr(job, key) for key in ("source", "weights", "plugins", "workers")}
     changes = {key: value for key, value in settings.items() if value not in (None, ())}
+    changes |= {"delta": True} if job.delta else {}
     return base, changes | {"name": name, "single_writer": job.single_writer, "dry": job.dry, "log": job.log}
 
 

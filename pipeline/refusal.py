@@ -90,9 +90,10 @@ def counted(number: int, plural: str) -> str:
 
 
 def public(text: str) -> str:
-    """`text` fit to be shown, and the same in every run: UTF-8, without addresses of memory and the secrets of URLs (user:password@ and the
-    query of a signed address)."""
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", str(text).encode("utf-8", "backslashreplace").decode())
+    """`text` fit to be shown, and the same in every run: UTF-8, without colours, addresses of memory and the secrets of URLs (user:password@
+    and the query of a signed address)."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(text))
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", text.encode("utf-8", "backslashreplace").decode())
     text = re.sub(r"://[^/\s@]+@", "://***@", text)
     text = re.sub(r"/[^/\s@:]+:[^/\s@]+@", "/***@", text)  # as some file systems repeat the path
     return re.sub(r"(https?://[^\s?]+)\?\S+", r"\1?***", text)

@@ -25,8 +25,8 @@ STATUS = {
 class Faults:
     """What is spoiled, which may be changed while the proxy runs, and what has been: `injected` counts by kind.
 
-    share: of all requests; kinds: of faults, drawn evenly; where: only requests whose path contains this; left: no more faults than this;
-    owed: so many requests are spoiled whatever the share.
+    share: of all requests; kinds: of faults, drawn evenly; where: only requests whose method and path, as `PUT /bucket/key`, contain this;
+    left: no more faults than this; owed: so many requests are spoiled whatever the share.
     """
 
     def __init__(self, share: float = 0.0, kinds=KINDS, seed: int = 0, where: str = "", left: float = math.inf, owed: int = 0):
@@ -64,7 +64,7 @@ def proxy(server: str, faults: Faults):
 
         def _pass(self):
             body = self._body()
-            kind = faults.draw(self.path)
+            kind = faults.draw(f"{self.command} {self.path}")
             if kind in STATUS:
                 return self._fail(*STATUS[kind])
             if kind == "hung":

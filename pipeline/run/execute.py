@@ -31,7 +31,7 @@ from pipeline.stages.land import Land
 from pipeline.stages.read import Read
 from pipeline.stages.score import ScoreStored
 from pipeline.tables import publish, receipts
-from pipeline.tables.lake.commit import commit_run
+from pipeline.tables.lake.commit import commit_run, place
 from pipeline.tables.receipts import Damaged, Receipt
 from pipeline.targets import TARGETS
 
@@ -60,7 +60,9 @@ def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = Non
             return None
         result = _publish(_explain_missing(state, open_tasks, executor, monitor), executor, monitor)
         if job.delta:
-            commit_run(tables.open(job.out, run_id=result.run_id), job.name, monitor.show)
+            run = place(tables.open(job.out, run_id=result.run_id), job.name, monitor.show)
+            commits = commit_run(run, job.name, monitor.show)
+            monitor.record("committed", versions={commit.table: commit.version for commit in commits})
     except BaseException as error:
         monitor.end("failed", reason=f"{type(error).__name__}: {one_line(error)}")
         raise

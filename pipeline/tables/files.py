@@ -23,11 +23,18 @@ def write_bytes(url: str, content: bytes) -> None:
     if not is_local(url):
         retrying(lambda: fs.pipe_file(path, content))
         return
+    with _draft(path) as draft:
+        draft.write_bytes(content)
+
+
+@contextmanager
+def _draft(path: str):
+    """A local file beside `path` that takes its place in the end."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
-        draft.write_bytes(content)
+        yield draft
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
@@ -44,12 +51,14 @@ def read_parquet(url: str) -> pa.Table:
 
 
 def copy(source: str, target: str) -> None:
-    """Copy within one store, without passing through this machine where the store can."""
+    """Copy within one store, without passing through this machine where the store can; the copy is seen whole or not at all."""
     fs, path = filesystem(source)
     target_path = fs._strip_protocol(target)
-    if is_local(source):
-        Path(target_path).parent.mkdir(parents=True, exist_ok=True)
-    retrying(lambda: fs.cp_file(path, target_path))
+    if not is_local(source):
+        retrying(lambda: fs.cp_file(path, target_path))
+        return
+    with _draft(target_path) as draft:
+        retrying(lambda: fs.cp_file(path, str(draft)))
 
 
 def below(url: str) -> dict[str, dict]:

@@ -110,7 +110,8 @@ def collect_garbage(out: str, keep: int, run_ids: Iterable[str] = (), min_age: f
             if log.dropped:
                 delta.drop_versions(storage.join(out, log.table), log.kept[0])
         with ThreadPoolExecutor(FOLDERS_AT_ONCE) as pool:
-            list(pool.map(partial(_remove, out), (*old_tables, *old_runs, *old_tasks)))
+            list(pool.map(partial(_remove, out), old_runs))  # before their tables: who opens a run finds it whole or not at all
+            list(pool.map(partial(_remove, out), (*old_tables, *old_tasks)))
     return garbage
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import pyarrow as pa
 import pytest
 from deltalake.exceptions import DeltaError
 
@@ -14,11 +15,13 @@ from pipeline.reduce import compact
 from pipeline.refusal import Refusal
 from pipeline.tables import files
 from pipeline.tables.gc import collect_garbage
-from pipeline.tables.lake import commit as committing
 from pipeline.tables.lake import delta
+from pipeline.tables.lake.commit import commit_run, place
 from pipeline.tables.lake.location import table_url
 from pipeline.tables.publish import Overtaken, current, flip
+from pipeline.tables.receipts import parquet_bytes
 from tests.engines import values
+from tests.faults import Faults, proxy
 from tests.jobs import METRICS, job
 from tests.shards import dataset
 
@@ -132,8 +135,8 @@ def test_a_publisher_killed_between_tables_leaves_each_whole_and_the_next_does_t
     check(out, before)
     died = subprocess.run([sys.executable, "-c", KILLED, out, str(count)], capture_output=True, text=True)
     assert died.returncode == -signal.SIGKILL and "copied within the store" in died.stdout
-    for place, table in enumerate(after.tables):
-        assert rows(out, table) == values((after if place < count else before).table(table)), table
+    for position, table in enumerate(after.tables):
+        assert rows(out, table) == values((after if position < count else before).table(table)), table
     assert publish.main(["--out", out]) == 0
     check(out, after)
     assert {load(out, table).version() for table in after.tables} == {1}
@@ -170,6 +173,10 @@ def test_files_of_a_run_that_was_never_published_are_not_seen(source, out, monke
     assert {load(out, table).version() for table in before.tables} == {0}
 
 
+def commit(run):
+    commit_run(place(run, "default"), "default")
+
+
 @pytest.fixture(params=["first", "later"])
 def rivals(request, source, out):
     """Two runs that are published but not committed, in tables that hold another run or do not exist; the first is not current any more."""
@@ -180,8 +187,8 @@ def rivals(request, source, out):
 
 def test_a_late_publisher_says_so_and_leaves_the_tables_to_the_newer_run(out, rivals):
     with pytest.raises(Overtaken, match=f"{rivals[1].run_id} was published as 'default' meanwhile"):
-        committing.commit_run(rivals[0], "default")
-    committing.commit_run(rivals[1], "default")
+        commit(rivals[0])
+    commit(rivals[1])
     check(out, rivals[1])
 
 
@@ -210,11 +217,11 @@ def test_the_newer_run_wins_over_a_late_commit(out, rivals, monkeypatch):
 
     def disturbed(url, table, run, name):
         monkeypatch.setattr(delta, "commit", undisturbed)
-        undisturbed(url, delta.load(url), committing._below(late, "default", print), name)
+        undisturbed(url, delta.load(url), place(late, "default"), name)
         undisturbed(url, table, run, name)
 
     monkeypatch.setattr(delta, "commit", disturbed)
-    committing.commit_run(new, "default")
+    commit(new)
     check(out, new)
 
 
@@ -255,13 +262,14 @@ def test_runs_of_both_layouts_are_built_upon(source, out, order, monkeypatch):
     check(out, second if order[1] else first)
 
 
-def test_a_scored_run_is_committed_as_its_base_was(source, out):
-    before = night(source, out)
-    assert score.main(["--out", out, "--metrics", "energy"]) == 0
+@pytest.mark.parametrize(("before", "flags"), [(True, []), (False, ["--delta"])], ids=["as-its-base", "asked"])
+def test_a_scored_run_is_committed(source, out, before, flags):
+    base = night(source, out, delta=before)
+    assert score.main(["--out", out, "--metrics", "energy", *flags]) == 0
     after = tables.open(out)
-    assert after.run_id != before.run_id and after.manifest["lake"] == "default"
+    assert after.run_id != base.run_id and after.manifest["lake"] == "default"
     check(out, after)
-    assert load(out, "maps").version() == 1
+    assert load(out, "maps").version() == int(before)
 
 
 def test_gc_keeps_what_versions_refer_to_and_each_version_it_keeps_is_whole(source, out, capsys):
@@ -280,6 +288,7 @@ def test_gc_keeps_what_versions_refer_to_and_each_version_it_keeps_is_whole(sour
         for table, wanted in expected[version].items():
             assert rows(out, table, version) == wanted
     check(out, nights[1])
+    assert publish.main(["--out", out]) == 0 and load(out, "maps").version() == 4, "what was committed is known without the old versions"
     for version in (0, 1, 2):
         with pytest.raises(DeltaError):
             load(out, "maps", version)
@@ -320,13 +329,125 @@ def test_files_of_a_run_that_never_ended_are_garbage(source, out):
     check(out, run)
 
 
+def test_a_version_has_all_of_its_files_or_there_is_none(source, out, capsys):
+    before, after = night(source, out), night(source, out, "layer_cam", delta=False)
+    storage.remove([after.urls("maps")[0]])
+    assert publish.main(["--out", out]) == 2
+    check(out, before)
+    assert publish.main(["--out", out, "--run", before.run_id]) == 0
+    storage.remove([before.urls("maps")[0]])
+    for run in (before, after):
+        assert publish.main(["--out", out, "--run", run.run_id]) == 2
+        assert f"run {run.run_id} lacks 1 file, among them" in capsys.readouterr().err
+        assert current(out) == {"default": before.run_id}, "what cannot be committed is not published either"
+
+
+RIVAL = "import sys; from jobs import publish; sys.exit(publish.main(sys.argv[1:]))"
+
+
+def test_of_publishers_at_once_the_last_in_current_json_has_every_table(source, out):
+    runs = [night(source, out, method, delta=False) for method in ("grad_cam", "layer_cam", "xgrad_cam")]
+    lines = [[sys.executable, "-c", RIVAL, "--out", out, "--run", run.run_id] for run in runs]
+    rivals = [subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for line in lines]
+    for rival in rivals:
+        _, error = rival.communicate()
+        assert rival.returncode == 0 or (rival.returncode == 3 and "meanwhile" in error), error
+    assert publish.main(["--out", out]) == 0
+    check(out, tables.open(out))
+    for version in range(load(out, "maps").version() + 1):
+        [run_id] = delta.run_ids(load(out, "maps", version))
+        assert rows(out, "maps", version) == values(tables.open(out, run_id=run_id).table("maps"))
+
+
+def test_tables_are_read_from_a_bucket_that_takes_nothing(source, s3_server, s3, monkeypatch):
+    run, faults = night(source, f"{s3}/atlas"), Faults(share=1.0, kinds=("denied",), where="PUT ")
+    expected = rows_of(run)
+    with proxy(s3_server, faults) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        assert {table: rows(run.out, table) for table in run.tables} == expected
+        with pytest.raises(PermissionError):
+            files.write_bytes(f"{s3}/atlas/x", b"")
+        assert faults.requests and set(faults.injected) == {"denied"}
+
+
+@pytest.mark.parametrize("kind", ["denied", "error"])
+def test_a_log_that_takes_no_version_ends_the_job_and_the_next_does_the_rest(source, s3_server, s3, monkeypatch, capsys, kind):
+    monkeypatch.setitem(delta.CLIENT, "max_retries", "0")
+    before, faults = night(source, f"{s3}/atlas"), Faults(share=1.0, kinds=(kind,), where="/lake/default/maps/_delta_log/000")
+    with proxy(s3_server, faults) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with pytest.raises(OSError, match="maps"):
+            night(source, before.out, "layer_cam")
+        capsys.readouterr()
+        assert publish.main(["--out", before.out]) == 1
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and "\x1b" not in line and "run the job again" in line
+        assert faults.injected[kind]
+        faults.share = 0.0
+        assert rows(before.out, "maps") == values(before.table("maps"))
+        after = night(source, before.out, "layer_cam")
+        assert after.run_id == tables.open(before.out).run_id != before.run_id
+        check(before.out, after)
+
+
+PROFILE = (
+    "[default]\naws_access_key_id = wrong\naws_secret_access_key = wrong\n[nightly]\naws_access_key_id = AK\naws_secret_access_key = SK\n"
+)
+SIGNED = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "configuration", "expected"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "SK", "AWS_SESSION_TOKEN": "T"}, {}, SIGNED | {"aws_session_token": "T"}),
+        ({"AWS_PROFILE": "nightly"}, {}, SIGNED),
+        ({}, {"key": "AK", "secret": "SK"}, SIGNED),
+        ({}, {"anon": True}, {"aws_skip_signature": "true"}),
+    ],
+    ids=["environment", "profile", "fsspec", "anonymous"],
+)
+def test_the_store_is_asked_as_s3fs_asks_it(s3, s3_server, tmp_path, monkeypatch, environment, configuration, expected):
+    import fsspec
+
+    (tmp_path / "credentials").write_text(PROFILE)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name, value in {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"), **environment}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(fsspec.config.conf, "s3", configuration)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    where = {"aws_endpoint_url": s3_server, "aws_region": "us-east-1", "aws_allow_http": "true"}
+    assert delta._options(f"{s3}/atlas") == where | expected | delta.CLIENT
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def test_a_run_of_types_that_delta_has_not_is_refused_and_published_nowhere(source, out, capsys):
+    before, run = night(source, out), night(source, out, name="old", delta=False)
+    columns = run.table("maps").drop_columns(["method"])
+    place_of_map = columns.schema.get_field_index("map")
+    columns = columns.set_column(place_of_map, "map", columns["map"].cast(pa.list_(pa.uint8())))
+    [entry] = [entry for entry in run.manifest["files"] if entry["table"] == "maps"]
+    entry |= write_file(run.location.url(entry["path"]), columns)
+    files.write_json(storage.join(out, "runs", run.run_id, "run.json"), run.manifest)
+    assert publish.main(["--out", out, "--run", run.run_id]) == 2
+    assert "types of an earlier version" in capsys.readouterr().err
+    assert current(out)["default"] == before.run_id
+    check(out, before)
+
+
+def write_file(url, rows) -> dict:
+    content = parquet_bytes([rows])
+    files.write_bytes(url, content)
+    return {"bytes": len(content)}
+
+
 def test_names_numbers_and_places_that_cannot_be_are_refused_before_anything_is_read(source, tmp_path, monkeypatch):
     for name in ("../up", "a b", "ä", ""):
         with pytest.raises(Refusal, match="--name"):
             night(source, str(tmp_path / "out"), name=name)
-    for place in ("with space", "per%20cent", "run=1"):
+    for folder in ("with space", "per%20cent", "run=1"):
         with pytest.raises(Refusal, match="another place"):
-            night(source, str(tmp_path / place))
+            night(source, str(tmp_path / folder))
     with pytest.raises(Refusal, match="neither"):
         night(source, "memory://bucket/out")
     with pytest.raises(Refusal, match="no id of a run"):

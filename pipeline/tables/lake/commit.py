@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline import storage
-from pipeline.refusal import counted
+from pipeline.refusal import Refusal, counted
 from pipeline.tables import files, publish, schema
 from pipeline.tables.lake import delta
 from pipeline.tables.lake.location import Location, table_url
@@ -29,35 +29,26 @@ class Commit:
     new: bool
 
 
-def commit_run(run: Run, name: str, show: Callable[[str], None] = print) -> list[Commit]:
-    """Commit a run that is published under `name` as Delta tables; a table that has its rows already stays as it is.
+def place(run: Run, name: str, show: Callable[[str], None] = print) -> Run:
+    """A run with its files below the addresses of the tables of `name`, to which they are copied within the store unless they lie there.
 
-    A table of earlier runs that this one lacks gets a version without rows. `show` is given lines about what is done.
+    `show` is given a line about what is copied. Nothing of it is visible to a reader of these tables.
 
     Raises:
-        Overtaken: where another run is published under the name by now; its publisher commits it.
-        Refusal: as `delta.check`, or where the run has types of an earlier version.
+        Refusal: as `delta.check`, or where the run has types of an earlier version, or lacks files: a version has all of its files.
         OSError: where the store fails; the same call does the rest.
     """
     delta.check(run.out, name)
-    run = _below(run, name, show)
-    commits = [_commit(run, name, table) for table in dict.fromkeys([*run.tables, *schema.TABLES])]
-    present = [commit for commit in commits if commit]
-    new = [commit for commit in present if commit.new]
-    show(
-        f"run {run.run_id} is in {counted(len(present), 'Delta tables')} below {storage.join(run.out, 'lake', name)}, "
-        + (f"{len(new)} of them committed now" if new else "nothing new")
-    )
-    return present
-
-
-def _below(run: Run, name: str, show: Callable[[str], None]) -> Run:
-    """The run with its files below the addresses of the tables, to which they are copied within the store unless they lie there."""
-    location = Location(run.out, run.run_id, name)
-    if run.location == location:
-        return run
-    entries = run.manifest["files"]
-    lacking = [entry for entry, size in zip(entries, _sizes(location, entries), strict=True) if size != entry["bytes"]]
+    location, entries = Location(run.out, run.run_id, name), run.manifest["files"]
+    lost = _lacking(run.location, entries)
+    if lost:
+        raise Refusal(
+            f"run {run.run_id} lacks {counted(len(lost), 'files')}, among them {run.location.url(lost[0]['path'])}, so it is not committed; "
+            "publish another run with --run, or a new one by its job"
+        )
+    for table in run.tables:
+        delta.columns(run, table)
+    lacking = _lacking(location, entries) if location != run.location else []
     if lacking:
         size = sum(entry["bytes"] for entry in lacking)
         show(
@@ -69,14 +60,34 @@ def _below(run: Run, name: str, show: Callable[[str], None]) -> Run:
     return replace(run, manifest={**run.manifest, "lake": name})
 
 
+def commit_run(run: Run, name: str, show: Callable[[str], None] = print) -> list[Commit]:
+    """Commit a run, placed and published under `name`, as Delta tables; a table that has its rows already stays as it is.
+
+    A table of earlier runs that this one lacks gets a version without rows. `show` is given a line about what is done.
+
+    Raises:
+        Overtaken: where another run is published under the name by now; its publisher commits it.
+        OSError: where the store fails; the same call does the rest.
+    """
+    commits = [_commit(run, name, table) for table in dict.fromkeys([*run.tables, *schema.TABLES])]
+    present = [commit for commit in commits if commit]
+    new = [commit for commit in present if commit.new]
+    show(
+        f"run {run.run_id} is in {counted(len(present), 'Delta tables')} below {storage.join(run.out, 'lake', name)}, "
+        + (f"{len(new)} of them committed now" if new else "nothing new")
+    )
+    return present
+
+
 def _copy(source: Location, target: Location, entry: Mapping) -> None:
     files.copy(source.url(entry["path"]), target.url(entry["path"]))
 
 
-def _sizes(location: Location, entries: Sequence[Mapping]) -> list[int]:
-    """The bytes of each file as it lies there; 0 where it does not."""
+def _lacking(location: Location, entries: Sequence[Mapping]) -> list[Mapping]:
+    """The files that do not lie there, or not in full."""
     fs, _ = storage.filesystem(location.out)
-    return [info["size"] for info in storage.infos(fs, [fs._strip_protocol(location.url(entry["path"])) for entry in entries])]
+    infos = storage.infos(fs, [fs._strip_protocol(location.url(entry["path"])) for entry in entries])
+    return [entry for entry, info in zip(entries, infos, strict=True) if info["size"] != entry["bytes"]]
 
 
 def _commit(run: Run, name: str, table: str) -> Commit | None:

@@ -6,6 +6,7 @@ The protocol is that of delta.io (PROTOCOL.md); the library is deltalake, whose 
 import json
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "saliency-atlas"  # whose transactions are numbered by their runs
 CONFIGURATION = {"delta.enableExpiredLogCleanup": "false"}  # versions stay until `atlas gc` drops them
+CLIENT = {"aws_conditional_put": "etag", "max_retries": "5"}  # about as patient as `storage.retrying`
 STORES = ("file", "local", "s3", "s3a")
 _PLAIN_ADDRESS = re.compile(r"[A-Za-z0-9_.:/@~+-]*")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -85,19 +87,26 @@ def _options(url: str) -> dict[str, str] | None:
     """The options with which the library's client asks the store that s3fs asks, as the same user; None for a folder."""
     if storage.is_local(url):
         return None
-    fs = storage.filesystem(url)[0]
-    meta, (key, secret, token) = fs.s3.meta, _keys(fs)
+    fs, path = storage.filesystem(url)
+    endpoint = fs.s3.meta.endpoint_url  # s3fs connects here
+    key, secret, token = _keys(fs)
     options = {
         "aws_endpoint_url": fs.endpoint_url or fs.client_kwargs.get("endpoint_url"),
-        "aws_region": meta.region_name,
+        "aws_region": _region(fs.split_path(path)[0], endpoint),
         "aws_access_key_id": key,
         "aws_secret_access_key": secret,
         "aws_session_token": token,
         "aws_skip_signature": None if key else "true",
-        "aws_allow_http": "true" if meta.endpoint_url.startswith("http:") else None,
-        "aws_conditional_put": "etag",
+        "aws_allow_http": "true" if endpoint.startswith("http:") else None,
     }
-    return {option: value for option, value in options.items() if value}
+    return {option: value for option, value in options.items() if value} | CLIENT
+
+
+@lru_cache(maxsize=128)
+def _region(bucket: str, endpoint: str) -> str:
+    """The region of a bucket of an endpoint, which s3fs is led to and the library's client must know."""
+    fs, _ = storage.filesystem(f"s3://{bucket}")
+    return storage.retrying(lambda: fs.call_s3("head_bucket", Bucket=bucket)).get("BucketRegion") or fs.s3.meta.region_name
 
 
 def _keys(fs: Any) -> tuple[str | None, str | None, str | None]:
@@ -170,10 +179,9 @@ def commit(url: str, table: "DeltaTable | None", run: Run, name: str) -> None:
     partition = [schema.PARTITIONED[name]] if name in schema.PARTITIONED else []
     try:
         if table is None:
-            columns = Schema.from_arrow(_columns(run, name))
             create_table_with_add_actions(
                 _address(url),
-                columns,
+                Schema.from_arrow(columns(run, name)),
                 _actions(run, name),
                 partition_by=partition,
                 configuration=CONFIGURATION,
@@ -181,8 +189,8 @@ def commit(url: str, table: "DeltaTable | None", run: Run, name: str) -> None:
                 commit_properties=properties,
             )
         else:
-            columns = Schema.from_arrow(_columns(run, name)) if name in run.tables else table.schema()
-            table.create_write_transaction(_actions(run, name), "overwrite", columns, partition, commit_properties=properties)
+            fields = Schema.from_arrow(columns(run, name)) if name in run.tables else table.schema()
+            table.create_write_transaction(_actions(run, name), "overwrite", fields, partition, commit_properties=properties)
     except DeltaError as error:
         now = load(url)
         if now and (table is None or now.version() > table.version()):
@@ -190,16 +198,16 @@ def commit(url: str, table: "DeltaTable | None", run: Run, name: str) -> None:
         raise OSError(f"{url} takes no version: {one_line(error)}") from error
 
 
-def _columns(run: Run, name: str) -> pa.Schema:
+def columns(run: Run, name: str) -> pa.Schema:
     """The columns of a run's table.
 
     Raises:
         Refusal: where they have types that Delta has not.
     """
-    columns = run.dataset(name).schema
-    if any(map(schema.engines_refuse, columns.types)):
+    fields = run.dataset(name).schema
+    if any(map(schema.engines_refuse, fields.types)):
         raise Refusal(f"run {run.run_id} has types of an earlier version, which Delta has not; publish a new run by its job")
-    return columns
+    return fields
 
 
 def _actions(run: Run, name: str) -> list[Any]:
