@@ -415,7 +415,7 @@ def test_one_group_alone_or_a_class_has_no_interval():
     assert {(row["scope"], row["n"], row["ci_low"], row["diff_random"], row["diff_random_low"]) for row in found} == {
         ("all", 2, None, 0, None), ("7", 2, None, 0, None),
     }  # fmt: skip
-    reasons = {row["scope"]: dict(row["reasons"]) for row in add_reasons(found_table, asked).to_pylist()}
+    reasons = {row["scope"]: dict(row["reasons"]) for row in add_reasons(found_table, spec).to_pylist()}
     assert reasons["7"]["ci_low"] == "of the images of a class or pair nothing is kept but their sums"
     assert reasons["all"]["ci_low"].startswith("there are fewer than two")
     assert set(drop_groups(table)["kind"].to_pylist()) == {"n", "positive", "negative"}
