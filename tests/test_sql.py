@@ -87,8 +87,16 @@ def rows(run: int) -> dict[str, list[dict]]:
         ends = {"diff_label": (start + stop) / 2, "diff_label_low": start, "diff_label_high": stop}
         row = {"model": "m", "method": method, "metric": "energy", "scope": "all", "n": 4, "better": "higher"}
         summary.append(row | {"target": "finer", "mean": 0.5} | ends)
+    class_one = {"model": "m", "method": "a", "target": "label", "class_id": 1, "images": 10, "left_out": 0}
+    clusters = [
+        class_one | {"cluster": 0, "n": 8, "share": 0.8, "suspicion": 0.1, "exemplars": ["i2"]},
+        class_one | {"cluster": 1, "n": 2, "share": 0.2, "suspicion": 0.4, "exemplars": ["i3"]},
+        class_one | {"class_id": 0, "cluster": 1, "n": 4, "share": 0.4, "suspicion": 0.3, "exemplars": ["i0"]},
+        class_one | {"method": "random", "cluster": 1, "n": 1, "share": 0.1, "suspicion": 0.9, "exemplars": ["i1"]},
+    ]
     errors = [{"image_id": f"x{i}", "shard": "s", "stage": "decode", "error": "Damaged", "message": f"m{i}"} for i in range(2)]
-    return {"images": images, "predictions": predictions, "maps": of_maps, "metrics": metrics, "summary": summary, "errors": errors}
+    found = {"images": images, "predictions": predictions, "maps": of_maps, "metrics": metrics, "summary": summary}
+    return found | {"clusters": clusters, "errors": errors}
 
 
 SCHEMAS = {
@@ -97,6 +105,7 @@ SCHEMAS = {
     "maps": schema.MAPS,
     "metrics": schema.metrics(["energy"]),
     "summary": schema.SUMMARY,
+    "clusters": schema.ANALYSES["clusters"],
     "errors": schema.ERRORS,
 }
 
@@ -280,6 +289,15 @@ def test_suspected_label_errors_come_surest_first(ask):
         ("i1", "wren", "robin"),
         ("i3", "robin", "wren"),
     ]
+
+
+def test_small_clusters_come_most_suspicious_first(ask):
+    answer = ask("--query", "suspicious")
+    assert [(row["class_name"], row["cluster"], row["suspicion"]) for row in answer] == [("robin", 1, 0.4), ("wren", 1, 0.3)]
+    low, high = binomtest(2, 10).proportion_ci(0.95, "wilson")
+    assert (answer[0]["share_low"], answer[0]["share_high"]) == (round(low, 3), round(high, 3))
+    assert len(ask("--query", "suspicious", "--set", "share=80")) == 3
+    assert [row["class_name"] for row in ask("--query", "suspicious", "--set", "share=30")] == ["robin"]
 
 
 def test_nulls_and_errors_are_counted_by_reason(ask):

@@ -92,9 +92,9 @@ def read_images(groups: Sequence[Group], bucket: str, size: tuple[int, int]) -> 
         keep = pa.array([row["image_id"] for row in rows], pa.string())
         predicted = {row["image_id"]: row["predicted"] for row in _plain(group, "predictions", keep)}
         maps: dict[str, list[StoredMap]] = {}
-        for image_id, stored in _maps(group, keep):
+        for image_id, stored in read_maps(group["maps"], keep) if "maps" in group else ():
             maps.setdefault(image_id, []).append(stored)
-        features = {row["image_id"]: values for row, values in _wide(group, "features", keep)}
+        features = {row["image_id"]: values for row, values in _wide(group["features"], keep)} if "features" in group else {}
         for row in rows:
             name = row["image_id"]
             boxes = clipped([box[side] for side in ("x0", "y0", "x1", "y1")] for box in row["boxes"] or ())
@@ -102,8 +102,9 @@ def read_images(groups: Sequence[Group], bucket: str, size: tuple[int, int]) -> 
             yield Image(name, size, row["label"], predicted.get(name), boxes, of_image, features.get(name))
 
 
-def _maps(group: Group, keep: pa.Array) -> Iterator[tuple[str, StoredMap]]:
-    for row, values in _wide(group, "maps", keep):
+def read_maps(rows: Rows, keep: pa.Array | None = None) -> Iterator[tuple[str, StoredMap]]:
+    """Maps with the ids of their images, in the order of the files; of the images `keep` alone where these are given."""
+    for row, values in _wide(rows, keep):
         levels = values.astype(np.uint8).reshape(row["height"], row["width"])
         names = (row["model"], row["method"], row["target"], row["class_id"])
         yield row["image_id"], StoredMap(*names, levels, row["map_min"], row["map_max"], row["render"])
@@ -114,10 +115,10 @@ def _plain(group: Group, table: str, keep: pa.Array | None = None) -> Iterator[d
         yield from batch.to_pylist()
 
 
-def _wide(group: Group, table: str, keep: pa.Array | None = None) -> Iterator[tuple[dict, np.ndarray]]:
+def _wide(table: Rows, keep: pa.Array | None = None) -> Iterator[tuple[dict, np.ndarray]]:
     """Rows of a table without its column of lists, each with its list."""
-    column = WIDE[table]
-    for batch in group[table].batches(*READ[table], keep=keep) if table in group else ():
+    column = WIDE[table.table]
+    for batch in table.batches(*READ[table.table], keep=keep):
         lists = batch[column].combine_chunks()
         values = lists.flatten().to_numpy()
         ends = np.cumsum([len(values) // batch.num_rows] * batch.num_rows) if pa.types.is_fixed_size_list(lists.type) else None
@@ -139,7 +140,7 @@ def fingerprints(tables: Sequence[str], group: Group) -> dict[str, dict[str, int
         _add(sums, bucket, "images", row, b"")
     for table in tables:
         if table != "images" and table in group:
-            rows = _wide(group, table) if table in WIDE else ((row, np.zeros(0)) for row in _plain(group, table))
+            rows = _wide(group[table]) if table in WIDE else ((row, np.zeros(0)) for row in _plain(group, table))
             for row, values in rows:
                 _add(sums, buckets[row["image_id"]], table, row, values.tobytes())
     return sums

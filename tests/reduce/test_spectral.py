@@ -1,4 +1,4 @@
-"""Clusters of maps against scikit-learn and by hand, and a planted mark that comes out as a cluster of its own."""
+"""Spectral clusters of points, and what is said of them: against scikit-learn and by hand."""
 
 import numpy as np
 import pytest
@@ -102,18 +102,24 @@ def test_directions_forget_how_strong_a_map_is():
     np.testing.assert_allclose(np.linalg.norm(spectral.directions(maps), axis=1), 1, atol=1e-5)
 
 
-def test_outliers_are_far_from_the_maps_of_other_classes():
+def test_distances_are_to_the_nearest_maps_of_other_classes():
     points, others = np.random.default_rng(0).random((2, 30, 3))
-    np.testing.assert_allclose(spectral.outliers(points, others, 4), np.sort(cdist(points, others), 1)[:, :4].mean(1), rtol=1e-6)
-    np.testing.assert_allclose(spectral.outliers(points, others[:2], 4), cdist(points, others[:2]).mean(1), rtol=1e-6)
+    np.testing.assert_allclose(spectral.distances(points, others, 4), np.sort(cdist(points, others), 1)[:, :4].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(spectral.distances(points, others[:2], 4), cdist(points, others[:2]).mean(1), rtol=1e-6)
+    assert np.isnan(spectral.distances(points, others[:0], 4)).all()
 
 
-def test_suspicion_by_hand():
-    """Means 0 and 4, b = 16; v = 1 and v' = 2 / 3; three of five are not in the cluster."""
+def test_separation_by_hand_and_as_the_share_of_variance_that_two_groups_explain():
+    """Means 0 and 4, so b = 16; v = 1 and v' = 2 / 3."""
     points, members = np.array([[-1.0], [1], [3], [4], [5]]), np.array([True, True, False, False, False])
-    assert spectral.suspicion(points, members) == pytest.approx(3 / 5 * 16 / (16 + 1 + 2 / 3))
-    assert spectral.suspicion(points, ~members) == pytest.approx(2 / 5 * 16 / (16 + 1 + 2 / 3))
-    assert np.isnan(spectral.suspicion(points, np.ones(5, bool)))
+    assert spectral.separation(points, members) == spectral.separation(points, ~members) == pytest.approx(16 / (16 + 1 + 2 / 3))
+    assert np.isnan(spectral.separation(points, np.ones(5, bool)))
+    # for groups of the same size b / 4 is the variance between them, (v + v') / 2 that within
+    points, members = np.random.default_rng(0).random((2, 40))[0][:, None], np.arange(40) < 20
+    between = points.var() - np.mean([points[members].var(), points[~members].var()])
+    assert spectral.separation(points, members) == pytest.approx(
+        4 * between / (4 * between + points[members].var() + points[~members].var())
+    )
 
 
 def test_exemplars_are_nearest_to_the_centre():
