@@ -95,8 +95,54 @@ def rows(run: int) -> dict[str, list[dict]]:
         class_one | {"method": "random", "cluster": 1, "n": 1, "share": 0.1, "suspicion": 0.9, "exemplars": ["i1"]},
     ]
     errors = [{"image_id": f"x{i}", "shard": "s", "stage": "decode", "error": "Damaged", "message": f"m{i}"} for i in range(2)]
-    found = {"images": images, "predictions": predictions, "maps": of_maps, "metrics": metrics, "summary": summary}
-    return found | {"clusters": clusters, "errors": errors}
+    of_run = {"images": images, "predictions": predictions, "maps": of_maps, "metrics": metrics, "summary": summary, "errors": errors}
+    return of_run | of_analyses() | {"clusters": clusters}
+
+
+def of_analyses() -> dict[str, list[dict]]:
+    """The rows of the analyses: two methods that disagree most on i1, and two classes."""
+    interval = {"ci_low": 0.0, "ci_high": 1.0, "n": 4}
+    pairs = [{"a": "a", "b": "b", "spearman": -0.5}, {"a": "a", "b": "c", "spearman": 0.5}]
+    disagreement = [
+        {"image_id": i, "model": "m", "target": "label", "disagreement": 1 - 0.1 * k, "methods": 3, "pairs": pairs}
+        for k, i in enumerate(("i1", "i2", "i3"))
+    ]
+    disagreement.append({"image_id": "i0", "model": "m", "target": "label", "disagreement": None, "methods": 2, "pairs": []})
+    agreement = [
+        {"kind": kind, "model": "m", "target": "label", "a": "a", "b": b, "with_controls": controls, "mean": mean, **interval}
+        for kind, controls, b, mean in [("methods", False, "b", 0.2), ("methods", False, "c", 0.7), ("metrics", True, "d", 0.9)]
+    ]
+    alike = [
+        {"model": "m", "method": m, "a": "label", "b": "second", "number": "spearman", "scope": scope, "mean": mean, **interval}
+        for m, mean in (("a", 0.8), ("random", 0.0))
+        for scope in ("all", "0")
+    ]
+    outside = [
+        {"model": "m", "method": m, "target": "label", "number": number, "scope": scope, "mean": mean, **interval}
+        for m in ("a", "random")
+        for scope, share in (("all", 0.3), ("0", 0.2), ("1", 0.4))
+        for number, mean in (("outside", share), ("area", 0.75))
+    ]
+    levels = np.zeros(16, int)
+    levels[6] = 255
+    drawn = {"height": 4, "width": 4, "map": levels, "map_min": 0.0, "map_max": 1.0, "render": "bilinear"}
+    bins = [
+        {
+            "model": "m",
+            "method": "a",
+            "target": "label",
+            "metric": "energy",
+            "bin": b,
+            "low": low,
+            "high": high,
+            "mean": 1 - low,
+            **interval,
+        }
+        | {"examples": ["i0", "i1"], "colour_max": 1.0, **drawn}
+        for b, low, high in ((2, 0.05, 0.5), (3, 0.5, 0.95))
+    ]
+    summaries = {"class_sensitivity_summary": alike, "background_summary": outside}
+    return {"disagreement": disagreement, "agreement": agreement, "aggatt": bins, **summaries}
 
 
 SCHEMAS = {
@@ -107,6 +153,7 @@ SCHEMAS = {
     "summary": schema.SUMMARY,
     "clusters": schema.ANALYSES["clusters"],
     "errors": schema.ERRORS,
+    **{name: schema.ANALYSES[name] for name in of_analyses()},
 }
 
 
@@ -224,10 +271,45 @@ def test_the_most_faithful_method_of_a_class_is_no_control(ask):
     ]
 
 
-def test_methods_disagree_most_where_their_peaks_lie_in_opposite_corners(ask):
+def test_methods_disagree_most_on_the_first_image_and_two_of_them_most_of_all(ask):
     answer = ask("--query", "disagreement")
-    assert {row["image_id"]: row["distance"] for row in answer} == {"i0": 0, "i1": 1.061, "i2": 1.061, "i3": 1.061}  # .75 in x and in y
-    assert [row["image_id"] for row in ask("--query", "disagreement", "--set", "limit=1")] == ["i1"]
+    assert [(row["image_id"], row["disagreement"], row["least_alike"]) for row in answer] == [
+        ("i1", 1, "a, b"),
+        ("i2", 0.9, "a, b"),
+        ("i3", 0.8, "a, b"),
+    ]
+    assert [row["class_name"] for row in ask("--query", "disagreement", "--set", "limit=1")] == ["wren"]
+
+
+def test_methods_and_metrics_that_agree_most_come_first(ask):
+    assert [(row["a"], row["b"], row["agreement"], row["low"], row["high"]) for row in ask("--query", "agreement")] == [
+        ("a", "c", 0.7, 0, 1),
+        ("a", "b", 0.2, 0, 1),
+    ]
+    assert ask("--query", "agreement", "--set", "kind=metrics") == []
+    assert [row["b"] for row in ask("--query", "agreement", "--set", "kind=metrics", "--set", "controls=yes")] == ["d"]
+
+
+def test_class_sensitivity_is_told_of_all_images_beside_its_floor(ask):
+    answer = ask("--query", "class_sensitivity")
+    assert [(row["method"], row["likeness"], row["low"], row["high"]) for row in answer] == [("random", 0, 0, 1), ("a", 0.8, 0, 1)]
+
+
+def test_the_background_is_told_by_class_without_the_controls(ask):
+    answer = ask("--query", "background")
+    assert [(row["class_name"], row["method"], row["outside"], row["area"]) for row in answer] == [
+        ("robin", "a", 0.4, 0.75),
+        ("all", "a", 0.3, 0.75),
+        ("wren", "a", 0.2, 0.75),
+    ]
+
+
+def test_mean_maps_of_the_bins_are_told_by_their_peak(ask):
+    answer = ask("--query", "aggatt")
+    assert [(row["bin"], row["score"], row["peak_x"], row["peak_y"], row["example"]) for row in answer] == [
+        ("5 to 50 %", 0.95, 0.63, 0.38, "i0"),
+        ("50 to 95 %", 0.5, 0.63, 0.38, "i0"),
+    ]
 
 
 def test_right_outside_lists_right_images_alone_lowest_energy_first(ask):
@@ -296,8 +378,8 @@ def test_small_clusters_come_most_suspicious_first(ask):
     assert [(row["class_name"], row["cluster"], row["suspicion"]) for row in answer] == [("robin", 1, 0.4), ("wren", 1, 0.3)]
     low, high = binomtest(2, 10).proportion_ci(0.95, "wilson")
     assert (answer[0]["share_low"], answer[0]["share_high"]) == (round(low, 3), round(high, 3))
-    assert len(ask("--query", "suspicious", "--set", "share=80")) == 3
-    assert [row["class_name"] for row in ask("--query", "suspicious", "--set", "share=30")] == ["robin"]
+    assert len(ask("--query", "suspicious", "--set", "share=0.8")) == 3
+    assert [row["class_name"] for row in ask("--query", "suspicious", "--set", "share=0.3")] == ["robin"]
 
 
 def test_nulls_and_errors_are_counted_by_reason(ask):
@@ -347,6 +429,7 @@ def test_several_names_stand_side_by_side(ask):
         (["SELECT energi FROM metrics"], ["energi", "metrics has image_id", "energy"]),
         (["SELECT energy FROM metric"], ["metric", "the tables are", "metrics"]),
         (["SELECT FROM WHERE"], ["syntax error"]),
+        (["SELECT iou FROM map_boxes"], ["lacks map_boxes", "atlas reduce --analyses map_boxes"]),
         (["SELECT label_name::INT FROM images"], ["wren", "images has"]),
         (["--query", "faithfull"], ["faithfull", "faithful"]),
         (["--query", "disagreement", "--set", "limits=3"], ["limits", "limit"]),

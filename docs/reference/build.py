@@ -206,7 +206,7 @@ def _table_of(name: str) -> str:
     folder = f" Its files lie in folders `{schema.PARTITIONED[name]}=NAME/`." if name in schema.PARTITIONED else ""
     blocks = [f"### `{name}`", f"{ROWS[name]}{folder}"]
     if name in ANALYSES:
-        blocks += [*file_doc(ANALYSES[name]), *_paragraphs(ANALYSES[name].function), f"*{'; '.join(_analysis(ANALYSES[name]))}.*"]
+        blocks += [*_paragraphs(ANALYSES[name].function), f"*{'; '.join(_analysis(ANALYSES[name]))}.*"]
     return "\n\n".join([*blocks, _table(("column", "type", "meaning"), rows), *_settings(ANALYSES.get(name))])
 
 

@@ -10,7 +10,14 @@ from pipeline.spec.output import Output
 _PARTS = ("method", "target", "metric")
 
 
-def print_dry_run(open_tasks: Sequence[Task], outputs: Sequence[Output], tasks: int, methods: Iterable[dict], before: dict | None) -> None:
+def print_dry_run(
+    open_tasks: Sequence[Task],
+    outputs: Sequence[Output],
+    tasks: int,
+    methods: Iterable[dict],
+    before: dict | None,
+    analyses: Sequence[str] = (),
+) -> None:
     """Print for every output how many of all `tasks` it is missing in, and for which reasons.
 
     `methods` are this job's as run.json describes them; `before` is the run.json of the run published last.
@@ -24,6 +31,8 @@ def print_dry_run(open_tasks: Sequence[Task], outputs: Sequence[Output], tasks: 
         reasons = Counter(reason_for_all or _reason_for_one(task, shards) for task in missing)
         reasons_text = f" ({', '.join(f'{reason}: {count}' for reason, count in sorted(reasons.items()))})" if missing else ""
         print(f"{_name(output)}: {len(missing)} of {counted(tasks, 'tasks')} to compute{reasons_text}")
+    if analyses:
+        print(f"analyses, of the classes that changed: {' '.join(analyses)}")
     print(f"{counted(sum(task.count for task in open_tasks), 'images')} would be read")
 
 

@@ -154,7 +154,8 @@ def _write_tables(state: RunState, parallel_map: Map, monitor: Monitor, run_id: 
     for table, rows in tables.items():
         path = compact.file_name(table, None, outputs, context.columns)
         entries.append(compact.write_table(context.url(run_id, path), path, table, rows))
-    files = RunFiles(context, run_id, state.checked.backbone.image_size, compacted)
+    others = [entry for entry in entries if entry["table"] in tables]
+    files = RunFiles(context, run_id, state.checked.backbone.image_size, compacted, others)
     entries += compute_analyses(files, state.checked.analyses, parallel_map, monitor)
     return entries + _write_problems_and_empty_tables(state, context, run_id, {entry["table"] for entry in entries})
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -41,12 +41,12 @@ class RunFiles:
         return {table: self._rows(table, entries) for table in {entry["table"] for entry in entries}}
 
     def of_table(self, table: str, method: str | None = None) -> Rows:
-        """The files of a table, those of one method where it is named and the table has a folder a method."""
+        """The rows of a table, those of one method where it is named and the table has methods."""
         entries = [entry for group in (*self.groups, self.others) for entry in group]
         if method is not None and table in schema.PARTITIONED:
             folder = f"{table}/{schema.PARTITIONED[table]}={method}/"
             entries = [entry for entry in entries if entry["path"].startswith(folder)]
-        return self._rows(table, entries)
+        return replace(self._rows(table, entries), method=method)
 
     def _rows(self, table: str, entries: Entries) -> Rows:
         own = sorted((entry for entry in entries if entry["table"] == table), key=itemgetter("path"))
@@ -65,16 +65,25 @@ class UnitOfWork:
 
     Attributes:
         part: a bucket of classes, a method, or nothing where it is the whole run.
+        groups: the groups of tasks, by number, that images of the bucket are in.
     """
 
     choice: Choice
     part: str | None
     digest: str
+    groups: tuple[int, ...] = ()
 
     @property
     def path(self) -> str:
         """The file's path within its run."""
         return f"{self.choice.name}/part-{self.digest}.parquet"
+
+
+class Bucket(NamedTuple):
+    """Some classes: the groups of tasks, by number, that their images are in, and the fingerprint of their rows in each table."""
+
+    groups: tuple[int, ...]
+    sums: Mapping[str, int]
 
 
 def compute_analyses(files: RunFiles, choices: Sequence[Choice], parallel_map: Map, monitor: Monitor) -> list[dict]:
@@ -84,40 +93,42 @@ def compute_analyses(files: RunFiles, choices: Sequence[Choice], parallel_map: M
     """
     entries: list[dict] = []
     tables = sorted({table for choice in choices if ANALYSES[choice.name].unit == "class" for table in ANALYSES[choice.name].reads})
-    sums = _add_up(parallel_map(partial(_fingerprints, files, tables), files.groups)) if tables and files.groups else {}
+    buckets = _buckets(parallel_map(partial(_fingerprints, files, tables), range(len(files.groups)))) if tables and files.groups else {}
     for second in (False, True):
         stage = [choice for choice in choices if reads_analyses(choice) is second]
-        files = replace(files, others=entries)
-        units = [unit for choice in stage for unit in _units(files, choice, sums)]
+        present = replace(files, others=[*files.others, *entries])
+        units = [unit for choice in stage for unit in _units(present, choice, buckets)]
         if units:
             with monitor.stage("publish", len(units), "parts of analyses"):
-                for entry in parallel_map(partial(compute_unit, files), units):
+                for entry in parallel_map(partial(compute_unit, present), units):
                     entries.append(entry)
                     monitor.add()
     return sorted(entries, key=itemgetter("path")) + [*_empty_tables(files, choices, entries)]
 
 
-def _fingerprints(files: RunFiles, tables: Sequence[str], group: Entries) -> dict[str, dict[str, int]]:
-    return fingerprints(tables, files.of_group(group))
+def _fingerprints(files: RunFiles, tables: Sequence[str], number: int) -> tuple[int, dict[str, dict[str, int]]]:
+    """The fingerprints of the buckets in one group of tasks, with the group's number."""
+    return number, fingerprints(tables, files.of_group(files.groups[number]))
 
 
-def _add_up(of_groups: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
-    sums: dict[str, dict[str, int]] = {}
-    for of_group in of_groups:
-        for bucket, of_tables in of_group.items():
-            total = sums.setdefault(bucket, {})
-            for table, number in of_tables.items():
-                total[table] = (total.get(table, 0) + number) % 2**128
-    return sums
+def _buckets(of_groups: Iterable[tuple[int, Mapping[str, Mapping[str, int]]]]) -> dict[str, Bucket]:
+    """The buckets of all groups, by name."""
+    buckets: dict[str, Bucket] = {}
+    for number, of_group in sorted(of_groups, key=itemgetter(0)):
+        for name, of_tables in of_group.items():
+            groups, sums = buckets.get(name, Bucket((), {}))
+            added = {table: (sums.get(table, 0) + of_tables.get(table, 0)) % 2**128 for table in {*sums, *of_tables}}
+            buckets[name] = Bucket((*groups, number), added)
+    return buckets
 
 
-def _units(files: RunFiles, choice: Choice, sums: Mapping[str, Mapping[str, int]]) -> Iterator[UnitOfWork]:
-    """The units of one analysis; `sums` are the fingerprints of the buckets."""
+def _units(files: RunFiles, choice: Choice, buckets: Mapping[str, Bucket]) -> Iterator[UnitOfWork]:
+    """The units of one analysis."""
     entry, identity = ANALYSES[choice.name], [identity_of(choice), schema.VERSIONS.get(choice.name, 1)]
     if entry.unit == "class":
-        for bucket, of_tables in sorted(sums.items()):
-            content = [str(of_tables.get(table)) for table in entry.reads]
-            yield UnitOfWork(choice, bucket, digest([identity, files.size, bucket, content]))
+        for name, bucket in sorted(buckets.items()):
+            content = [str(bucket.sums.get(table)) for table in entry.reads]
+            yield UnitOfWork(choice, name, digest([identity, files.size, name, content]), bucket.groups)
         return
     for method in files.methods if entry.unit == "method" else (None,):
         paths = [file["path"] for table in entry.reads for file, _ in files.of_table(table, method).files]
@@ -137,7 +148,7 @@ def compute_unit(files: RunFiles, unit: UnitOfWork) -> dict:
 def _rows_of(files: RunFiles, unit: UnitOfWork) -> Iterable[dict]:
     entry, settings = ANALYSES[unit.choice.name], unit.choice.args
     if entry.unit == "class":
-        images = read_images([files.of_group(group) for group in files.groups], unit.part or "", files.size)
+        images = read_images([files.of_group(files.groups[number]) for number in unit.groups], unit.part or "", files.size)
         return entry.function(images, **settings)
     return entry.function(**{table: files.of_table(table, unit.part) for table in entry.reads}, **settings)
 

@@ -54,7 +54,8 @@ def execute(checked: CheckedJob, executor: Executor, accept: Accept | None = Non
         open_tasks = _open_tasks_of(state)
         _tell_plan(state, open_tasks, monitor)
         if job.dry:
-            dry_run.print_dry_run(open_tasks, checked.outputs, len(state.tasks), methods_of(checked), state.before)
+            names = [choice.name for choice in checked.analyses]
+            dry_run.print_dry_run(open_tasks, checked.outputs, len(state.tasks), methods_of(checked), state.before, names)
             return None
         result = _publish(_explain_missing(state, open_tasks, executor, monitor), executor, monitor)
     except BaseException as error:

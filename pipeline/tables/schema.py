@@ -117,6 +117,10 @@ CURVES = pa.schema(
     ]
 )
 
+_ESTIMATE = [*[(name, pa.float64()) for name in ("mean", "ci_low", "ci_high")], ("n", pa.int64())]
+_OF_SCOPE = [("number", pa.string()), ("scope", pa.string()), ("n_null", pa.int64()), ("std", pa.float64()), *_ESTIMATE]
+_DRAWN = [MAPS.field(name) for name in ("height", "width", "map", "map_min", "map_max", "render")]
+
 # Tables that are computed from the others, by the name of the analysis.
 _CLUSTER = [
     *[(name, pa.string()) for name in ("model", "method", "target")],
@@ -145,6 +149,62 @@ ANALYSES = {
             ("disagreement", pa.float64()),
             ("methods", pa.int32()),
             ("pairs", pa.list_(pa.struct([("a", pa.string()), ("b", pa.string()), ("spearman", pa.float32())]))),
+        ]
+    ),
+    "agreement": pa.schema(
+        [
+            *[(name, pa.string()) for name in ("kind", "model", "target", "a", "b")],
+            ("with_controls", pa.bool_()),
+            *_ESTIMATE,
+            ("methods", pa.int32()),
+        ]
+    ),
+    "class_sensitivity": pa.schema(
+        [
+            *_MODEL,
+            ("label", pa.int32()),
+            *[(name, pa.string()) for name in ("method", "a", "b")],
+            *[(name, pa.float64()) for name in ("spearman", "ssim")],
+        ]
+    ),
+    "class_sensitivity_summary": pa.schema([(name, pa.string()) for name in ("model", "method", "a", "b")] + _OF_SCOPE),
+    "background": pa.schema(
+        [
+            *_MODEL,
+            ("label", pa.int32()),
+            *[(name, pa.string()) for name in ("method", "target")],
+            *[(name, pa.float64()) for name in ("outside", "area")],
+        ]
+    ),
+    "background_summary": pa.schema([(name, pa.string()) for name in ("model", "method", "target")] + _OF_SCOPE),
+    "mean_maps": pa.schema(
+        [
+            *[(name, pa.string()) for name in ("model", "method", "target")],
+            ("class_id", pa.int32()),
+            ("subset", pa.string()),
+            ("n", pa.int64()),
+            *_DRAWN,
+        ]
+    ),
+    "aggatt": pa.schema(
+        [
+            *[(name, pa.string()) for name in ("model", "method", "target", "metric")],
+            ("bin", pa.int32()),
+            ("low", pa.float64()),
+            ("high", pa.float64()),
+            *_ESTIMATE,
+            ("examples", pa.list_(pa.string())),
+            ("colour_max", pa.float64()),
+            *_DRAWN,
+        ]
+    ),
+    "map_boxes": pa.schema(
+        [
+            *_MODEL,
+            *[(name, pa.string()) for name in ("method", "target")],
+            ("threshold", pa.float64()),
+            ("box", _BOX),
+            *[(name, pa.float64()) for name in ("area", "iou")],
         ]
     ),
 }

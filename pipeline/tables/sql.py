@@ -211,4 +211,7 @@ def refusing(connection: "duckdb.DuckDBPyConnection", question: str) -> Iterator
         known = columns(connection)
         named = [table for table in known if re.search(rf"\b{table}\b", question, re.IGNORECASE)]
         hints = [f"{table} has {', '.join(known[table])}" for table in named] or [f"the tables are {', '.join(known)}"]
+        lacking = [table for table in schema.ANALYSES if table not in known and re.search(rf"\b{table}\b", question, re.IGNORECASE)]
+        if lacking:
+            hints = [f"the run lacks {' and '.join(lacking)}; atlas reduce --analyses {' '.join(lacking)} computes what it lacks", *hints]
         raise Refusal(f"{one_line(error)}; {'; '.join(hints)}") from error

@@ -4,23 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from pipeline.maps.quantise import quantise
 from pipeline.reduce.analyses.disagreement import disagreement, standard_ranks
-from pipeline.reduce.analyses.images import Image, StoredMap
+from pipeline.reduce.analyses.images import StoredMap
 from tests.conditioning import DOUBLE
-
-SIZE = (32, 32)
-
-
-def stored(cells, method: str = "a", target: str = "label", class_id: int | None = 0, render: str = "bilinear") -> StoredMap:
-    """A map as the tables would have it."""
-    cells = np.asarray(cells, np.float32)
-    levels, low, high = quantise(cells[None])
-    return StoredMap("m", method, target, class_id, levels[0], float(low[0]), float(high[0]), render)
-
-
-def image(*maps: StoredMap, **fields) -> Image:
-    return Image("i0", SIZE, maps=maps, **{"label": 0, **fields})
+from tests.reduce.stored_maps import image, stored
 
 
 def row(*maps: StoredMap) -> dict:

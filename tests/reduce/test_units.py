@@ -132,6 +132,11 @@ def test_what_a_run_cannot_have_is_skipped_with_the_reason(source, tmp_path):
     assert not skipped.keys() & {*tables.open(str(tmp_path)).tables}
 
 
+def test_a_dry_job_says_which_analyses_it_would_compute(out, capsys):
+    assert reduce.main(["--out", str(out), "--analyses", "agreement", "--dry"]) == 0
+    assert "agreement" in capsys.readouterr().out.splitlines()[-2]
+
+
 def test_reduce_refuses_without_a_name(out, capsys):
     assert reduce.main(["--out", str(out), "--analyses"]) == 2
     assert "--analyses agreement" in capsys.readouterr().err

@@ -20,10 +20,11 @@ def _lacks(spec: ExplainSpec) -> str | None:
 
 @analysis("class", lacks=_lacks)
 def disagreement(images: Iterable[Image]) -> Iterator[dict]:
-    """A row an image and target. A method without a class stands beside those of every target; controls are left out.
+    """1 minus the mean of Spearman's correlations of every two methods' maps (E55).
 
-    Both maps of a pair are drawn on the finer of their grids. Where one of them has negative values and the other has none, the positive
-    parts are compared. A constant map has no ranks: pairs with it are left out, and without any pair the value is null.
+    A method without a class stands beside those of every target; controls are left out. Both maps of a pair are drawn on the finer of their
+    grids. Where one of them has negative values and the other has none, the positive parts are compared. A constant map has no ranks: pairs
+    with it are left out, and without any pair the value is null. Stored maps have 256 levels, so nearly equal cells are ties.
     """
     for image in images:
         for target, maps in by_target(image.maps).items():

@@ -20,7 +20,10 @@ BUCKETS = 64  # units of the classes; a class is in one of them, and so are few 
 READ = {  # the columns that an `Image` is made of; the last ones are lists of numbers
     "images": ("image_id", "label", "boxes"),
     "predictions": ("image_id", "predicted"),
-    "maps": ("image_id", "model", "method", "target", "class_id", "height", "width", "map_min", "map_max", "render", "map"),
+    "maps": (
+        *("image_id", "model", "method", "target", "class_id", "reference_ids"),
+        *("height", "width", "map_min", "map_max", "render", "map"),
+    ),
     "features": ("image_id", "model", "feature"),
 }
 WIDE = {"maps": "map", "features": "feature"}
@@ -35,6 +38,7 @@ class StoredMap:
     method: str
     target: str
     class_id: int | None
+    reference_ids: tuple[int, ...]
     levels: np.ndarray
     low: float
     high: float
@@ -44,6 +48,11 @@ class StoredMap:
     def cells(self) -> np.ndarray:
         """The map's values [h w]."""
         return dequantise(self.levels, self.low, self.high, *self.levels.shape)
+
+    @property
+    def question(self) -> tuple:
+        """The class that it explains and those that it is told from, or else its target: two maps of one question are one map."""
+        return (self.class_id, self.reference_ids) if self.class_id is not None else (self.target,)
 
     @property
     def constant(self) -> bool:
@@ -106,7 +115,7 @@ def read_maps(rows: Rows, keep: pa.Array | None = None) -> Iterator[tuple[str, S
     """Maps with the ids of their images, in the order of the files; of the images `keep` alone where these are given."""
     for row, values in _wide(rows, keep):
         levels = values.astype(np.uint8).reshape(row["height"], row["width"])
-        names = (row["model"], row["method"], row["target"], row["class_id"])
+        names = (row["model"], row["method"], row["target"], row["class_id"], tuple(row["reference_ids"] or ()))
         yield row["image_id"], StoredMap(*names, levels, row["map_min"], row["map_max"], row["render"])
 
 

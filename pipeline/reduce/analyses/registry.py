@@ -82,6 +82,11 @@ def with_analyses(checked: "CheckedJob") -> "CheckedJob":
     return replace(checked, analyses=choices, skipped=[*checked.skipped, *(item for item in skipped if item not in checked.skipped)])
 
 
+def lacks_methods(spec: ExplainSpec, **settings) -> str | None:
+    """Why a run without methods, which has no maps, lacks what an analysis of maps needs."""
+    return None if spec.methods else "it reads maps, and the run has no methods"
+
+
 def choices_of(names: Sequence[str], settings: Sequence[str], spec: ExplainSpec) -> tuple[tuple[Choice, ...], list[dict]]:
     """The analyses of these names with those that they read, and those that cannot be had, with the reasons."""
     choices = {choice.alias: choice for choice in parse_all(names, ANALYSES, "analysis", settings)}

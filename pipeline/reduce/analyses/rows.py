@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,10 +16,11 @@ BATCH = 1024  # rows in memory at once
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one table in some of its files, each the entry of a manifest, found at its url."""
+    """The rows of one table in some of its files, each the entry of a manifest, found at its url; those of one method where it is named."""
 
     table: str
     files: Sequence[tuple[dict, str]]
+    method: str | None = None
 
     def batches(self, *columns: str, keep: pa.Array | None = None) -> Iterator[pa.Table]:
         """Columns of the rows, file by file; those that a file lacks are left out.
@@ -32,20 +33,28 @@ class Rows:
             file = pq.ParquetFile(io.BytesIO(storage.read_bytes(url)))
             if keep is not None and not pc.any(pc.is_in(file.read(["image_id"])["image_id"], keep)).as_py():
                 continue
-            present = [column for column in columns if column in file.schema_arrow.names]
-            for batch in file.iter_batches(BATCH, columns=present):
+            names = file.schema_arrow.names
+            chosen = ["method"] if self.method is not None and "method" in names else []
+            for batch in file.iter_batches(BATCH, columns=[name for name in dict.fromkeys([*columns, *chosen]) if name in names]):
                 rows = pa.Table.from_batches([batch])
                 if keep is not None:
                     rows = rows.filter(pc.is_in(rows["image_id"], keep))
+                if chosen:
+                    rows = rows.filter(pc.equal(rows["method"], self.method))
                 if partition in columns:
                     rows = rows.append_column(partition, pa.array([_value(entry)] * rows.num_rows, pa.string()))
                 if rows.num_rows:
-                    yield rows
+                    yield rows.select([name for name in columns if name in rows.column_names])
 
     def read(self, *columns: str) -> pa.Table:
         """Columns of all rows at once; null where a file lacks one, and no row where there is no file."""
         batches = [*self.batches(*columns)]
         return pa.concat_tables(batches, promote_options="default") if batches else pa.table({column: pa.array([]) for column in columns})
+
+    def by_partition(self) -> dict[str, "Rows"]:
+        """The rows of each value of the column that only the folders' names hold, by that value."""
+        values = sorted({_value(entry) for entry, _ in self.files})
+        return {value: replace(self, files=[file for file in self.files if _value(file[0]) == value]) for value in values}
 
     @property
     def columns(self) -> list[str]:
