@@ -39,7 +39,7 @@ FLOORS = (  # a room imports from the rooms before it alone; what lies loose und
     "train",
 )
 LOOSE = {"__init__", "storage", "refusal", "progress"}
-REGISTRIES = {"methods", "metrics", "layouts"}  # folders that grow by a file an entry
+REGISTRIES = {"methods", "metrics", "layouts", "analyses"}  # folders that grow by a file an entry
 MOST_FILES, MOST_LINES_OF_A_FUNCTION, MOST_LINES_OF_A_CLASS = 13, 60, 150
 LONG: dict[str, str] = {}  # each with its reason
 # A worker that lists, reads, lands, packs or compacts has no torch, and a command that only looks starts at once.

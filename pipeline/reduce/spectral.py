@@ -89,22 +89,23 @@ def _largest_first(cluster: np.ndarray) -> np.ndarray:
     return np.argsort(np.lexsort((first, -sizes)))[numbers.reshape(-1)]
 
 
-def outliers(points: np.ndarray, others: np.ndarray, neighbours: int) -> np.ndarray:
-    """The mean distance of each point [N D] to the nearest `neighbours` of the `others` [L D]; of all where there are fewer (L > 0).
+def distances(points: np.ndarray, others: np.ndarray, neighbours: int) -> np.ndarray:
+    """The mean distance of each point [N D] to the nearest `neighbours` of `others` [L D], or to all of fewer: [N]; NaN where there are none.
 
-    The score of Angiulli and Pizzuti (2002), against maps of other classes: a cluster within the class, however large, makes none of its own
-    maps usual.
+    The outlier score of Angiulli and Pizzuti (2002), here against the maps of other classes.
     """
     from sklearn.neighbors import NearestNeighbors
 
+    if not len(others):
+        return np.full(len(points), np.nan)
     return NearestNeighbors(n_neighbors=min(neighbours, len(others))).fit(others).kneighbors(points)[0].mean(1)
 
 
-def suspicion(points: np.ndarray, members: np.ndarray) -> float:
-    """How small and far off a cluster is, in [0, 1]: (1 - s) b / (b + v + v').
+def separation(points: np.ndarray, members: np.ndarray) -> float:
+    """How far a cluster lies from the rest, as a share: b / (b + v + v'), NaN where there is no rest.
 
-    s is its share, b the squared distance of its mean to that of the rest, v and v' the mean squared distances of members and of the rest to
-    their means: b / (v + v') is Fisher's criterion (1936), by which Anders et al. (2022) rank the clusters of SpRAy. NaN where there is no rest.
+    b is the squared distance of its mean to that of the rest, v and v' the mean squared distances of members and of the rest to their means:
+    the criterion of Fisher (1936), by which Anders et al. (2022) rank the clusters of SpRAy.
 
     Parameters:
         points: [N D].
@@ -115,7 +116,7 @@ def suspicion(points: np.ndarray, members: np.ndarray) -> float:
     means = [points[side].mean(0) for side in (members, ~members)]
     within = sum(np.square(points[side] - mean).sum(1).mean() for side, mean in zip((members, ~members), means, strict=True))
     between = np.square(means[0] - means[1]).sum()
-    return float((1 - members.mean()) * between / (between + within))
+    return float(between / (between + within))
 
 
 def exemplars(points: np.ndarray, members: np.ndarray, most: int) -> np.ndarray:

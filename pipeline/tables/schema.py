@@ -140,7 +140,26 @@ _OF_SCOPE = [("number", pa.string()), ("scope", pa.string()), ("n_null", pa.int6
 _DRAWN = [MAPS.field(name) for name in ("height", "width", "map", "map_min", "map_max", "render")]
 
 # Tables that are computed from the others, by the name of the analysis.
+_CLUSTER = [
+    *[(name, pa.string()) for name in ("model", "method", "target")],
+    ("class_id", pa.int32()),
+    ("cluster", pa.int32()),
+]
+_MEMBER = [("image_id", pa.string()), *[(name, pa.float32()) for name in ("distance", "outlier", "x", "y")]]
 ANALYSES = {
+    "clusters": pa.schema(
+        [
+            *_CLUSTER,
+            *[(name, pa.int32()) for name in ("n", "images", "left_out")],
+            *[(name, pa.float64()) for name in ("share", "separation", "distance", "suspicion")],
+            ("exemplars", pa.list_(pa.string())),
+            ("eigenvalues", pa.list_(pa.float64())),
+            ("eigengap", pa.float64()),
+            *[MAPS.field(name) for name in ("height", "width", "map", "map_min", "map_max", "render")],
+            ("members", pa.list_(pa.struct(_MEMBER))),
+        ]
+    ),
+    "cluster_members": pa.schema([*_CLUSTER, *_MEMBER]),
     "disagreement": pa.schema(
         [
             *_MODEL,

@@ -87,9 +87,16 @@ def rows(run: int) -> dict[str, list[dict]]:
         ends = {"diff_label": (start + stop) / 2, "diff_label_low": start, "diff_label_high": stop}
         row = {"model": "m", "method": method, "metric": "energy", "scope": "all", "n": 4, "better": "higher"}
         summary.append(row | {"target": "finer", "mean": 0.5} | ends)
+    class_one = {"model": "m", "method": "a", "target": "label", "class_id": 1, "images": 10, "left_out": 0}
+    clusters = [
+        class_one | {"cluster": 0, "n": 8, "share": 0.8, "suspicion": 0.1, "exemplars": ["i2"]},
+        class_one | {"cluster": 1, "n": 2, "share": 0.2, "suspicion": 0.4, "exemplars": ["i3"]},
+        class_one | {"class_id": 0, "cluster": 1, "n": 4, "share": 0.4, "suspicion": 0.3, "exemplars": ["i0"]},
+        class_one | {"method": "random", "cluster": 1, "n": 1, "share": 0.1, "suspicion": 0.9, "exemplars": ["i1"]},
+    ]
     errors = [{"image_id": f"x{i}", "shard": "s", "stage": "decode", "error": "Damaged", "message": f"m{i}"} for i in range(2)]
     of_run = {"images": images, "predictions": predictions, "maps": of_maps, "metrics": metrics, "summary": summary, "errors": errors}
-    return of_run | of_analyses()
+    return of_run | of_analyses() | {"clusters": clusters}
 
 
 def of_analyses() -> dict[str, list[dict]]:
@@ -144,6 +151,7 @@ SCHEMAS = {
     "maps": schema.MAPS,
     "metrics": schema.metrics(["energy"]),
     "summary": schema.SUMMARY,
+    "clusters": schema.ANALYSES["clusters"],
     "errors": schema.ERRORS,
     **{name: schema.ANALYSES[name] for name in of_analyses()},
 }
@@ -363,6 +371,15 @@ def test_suspected_label_errors_come_surest_first(ask):
         ("i1", "wren", "robin"),
         ("i3", "robin", "wren"),
     ]
+
+
+def test_small_clusters_come_most_suspicious_first(ask):
+    answer = ask("--query", "suspicious")
+    assert [(row["class_name"], row["cluster"], row["suspicion"]) for row in answer] == [("robin", 1, 0.4), ("wren", 1, 0.3)]
+    low, high = binomtest(2, 10).proportion_ci(0.95, "wilson")
+    assert (answer[0]["share_low"], answer[0]["share_high"]) == (round(low, 3), round(high, 3))
+    assert len(ask("--query", "suspicious", "--set", "share=0.8")) == 3
+    assert [row["class_name"] for row in ask("--query", "suspicious", "--set", "share=0.3")] == ["robin"]
 
 
 def test_nulls_and_errors_are_counted_by_reason(ask):

@@ -61,7 +61,7 @@ def analysis(unit: Unit, *, version: int = 1, lacks: Lacks | None = None, featur
     return add
 
 
-def _lacks_nothing(spec: ExplainSpec) -> None:
+def _lacks_nothing(spec: ExplainSpec, **settings) -> None:
     """A run of any job has all that is needed."""
 
 
