@@ -5,7 +5,7 @@ n shown images in their order, k cells (method, target)
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,24 +51,12 @@ def images(connection: "duckdb.DuckDBPyConnection", tables: Sequence[str]) -> di
     )
     names = [column[0] for column in rows.description]
     columns = {name: list(values) for name, values in zip(names, zip(*rows.fetchall(), strict=True), strict=True)}
-    columns["boxes"] = [[[_short(box[side]) for side in ("x0", "y0", "x1", "y1")] for box in boxes or ()] for boxes in columns["boxes"]]
+    columns["boxes"] = [[[short(box[side]) for side in ("x0", "y0", "x1", "y1")] for box in boxes or ()] for boxes in columns["boxes"]]
     for name in {"label_prob", "predicted_prob"} & columns.keys():
-        columns[name] = [_short(value) for value in columns[name]]
+        columns[name] = [short(value) for value in columns[name]]
     if predicted:
-        columns["top5"] = [[[entry["class_id"], _short(entry["prob"])] for entry in top5 or ()] for top5 in columns["top5"]]
+        columns["top5"] = [[[entry["class_id"], short(entry["prob"])] for entry in top5 or ()] for top5 in columns["top5"]]
     return columns
-
-
-def disagreement(connection: "duckdb.DuckDBPyConnection", target: str, count: int) -> list[float | None]:
-    """How far apart the methods' peaks are on each shown image [n]: the root mean square distance of two, as a share of the side."""
-    rows = connection.execute(
-        "SELECT place, sqrt(2 * (var_samp(peak_x) + var_samp(peak_y))) FROM maps JOIN shown USING (image_id) "
-        "WHERE target IN ('none', $target) AND method NOT IN ('random', 'fake_cam') AND map_max > map_min "
-        "GROUP BY place HAVING count(*) > 1",
-        {"target": target},
-    )
-    distances = dict(rows.fetchall())
-    return [_short(distances.get(place)) for place in range(count)]
 
 
 def likeness(connection: "duckdb.DuckDBPyConnection", cells: Sequence[tuple[str, str]], count: int) -> dict[str, list[float | None]]:
@@ -98,11 +86,21 @@ def metric_values(connection: "duckdb.DuckDBPyConnection", cell: tuple[str, str]
     return content
 
 
-class Maps:
-    """The maps and metrics of the shown images, an image at a time.
+def entries(rows: "duckdb.DuckDBPyRelation", numbers: Mapping[tuple[str, str], int]) -> Iterator[tuple[dict, list]]:
+    """Rows of maps without their levels, and each map as data files have it.
 
-    A map is [cell, class_id, reference_ids, gamma, height, width, map_min, map_max, render, levels in base64].
+    That is [cell, class_id, reference_ids, gamma, height, width, map_min, map_max, render, levels in base64].
     """
+    for batch in rows.to_arrow_reader(4096):
+        levels = batch.column("map")
+        for row, values in zip(batch.drop_columns(["map"]).to_pylist(), levels, strict=True):
+            entry = [numbers[row["method"], row["target"]], row["class_id"], row.get("reference_ids") or [], short(row.get("gamma"))]
+            entry += [row["height"], row["width"], short(row["map_min"]), short(row["map_max"]), row["render"]]
+            yield row, [*entry, encoded(values.values.to_numpy(zero_copy_only=False).astype(np.uint8))]
+
+
+class Maps:
+    """The maps and metrics of the shown images, an image at a time."""
 
     def __init__(self, connection: "duckdb.DuckDBPyConnection", cells: Sequence[tuple[str, str]], columns: Sequence[str]):
         self.of_place: dict[int, list[list]] = {}
@@ -117,14 +115,8 @@ class Maps:
             "SELECT place, method, target, class_id, reference_ids, gamma, height, width, map_min, map_max, render, map "
             "FROM maps JOIN shown USING (image_id) ORDER BY place, method, target"
         )
-        for batch in rows.to_arrow_reader(4096):
-            levels = batch.column("map")
-            plain = batch.drop_columns(["map"]).to_pylist()
-            for row, values in zip(plain, levels, strict=True):
-                entry = [numbers[row["method"], row["target"]], row["class_id"], row["reference_ids"] or [], _short(row["gamma"])]
-                entry += [row["height"], row["width"], _short(row["map_min"]), _short(row["map_max"]), row["render"]]
-                entry.append(encoded(values.values.to_numpy(zero_copy_only=False).astype(np.uint8)))
-                self.of_place.setdefault(row["place"], []).append(entry)
+        for row, entry in entries(rows, numbers):
+            self.of_place.setdefault(row["place"], []).append(entry)
 
     def _read_scores(self, connection: "duckdb.DuckDBPyConnection", numbers: Mapping[tuple[str, str], int], columns: Sequence[str]) -> None:
         """Values with their place in the run: the share of the cell's images whose value is at most this one, in percent."""
@@ -137,9 +129,7 @@ class Maps:
         )
         for batch in rows.to_arrow_reader(4096):
             for row in batch.to_pylist():
-                scores = {
-                    column: [_short(row[column]), round(100 * row[f"rank {column}"])] for column in columns if row[column] is not None
-                }
+                scores = {column: [short(row[column]), round(100 * row[f"rank {column}"])] for column in columns if row[column] is not None}
                 reasons = dict(row["reasons"] or ())
                 self.scores_of_place.setdefault(row["place"], {})[numbers[row["method"], row["target"]]] = {
                     "scores": scores,
@@ -165,6 +155,6 @@ def _picture(thumbnail: Thumbnail | None) -> dict:
     return {"picture": f"data:image/jpeg;base64,{base64.b64encode(thumbnail.jpeg).decode()}", "points": points}
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
     """A number of 32 bits in as few digits as give it back; None for what is no finite number."""
     return None if value is None or not np.isfinite(value) else float(f"{value:.9g}")

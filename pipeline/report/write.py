@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import storage, tables
 from pipeline.refusal import Refusal
-from pipeline.report import figures, payload, pictures
+from pipeline.report import analyses, payload, pictures
 from pipeline.report.job import Report
+from pipeline.report.overview import Overview
 from pipeline.report.selection import Selection, select
 from pipeline.tables import files
 
@@ -16,14 +17,8 @@ if TYPE_CHECKING:
     import duckdb
 
 HERE = Path(__file__).parent
-SCRIPTS = (  # in the order in which they need each other
-    "static/uPlot.iife.min.js",
-    *(f"static/{name}.js" for name in ("state", "palettes", "draw", "maps", "gallery", "filters", "card", "charts", "classes")),
-    "data/run.js",
-    "static/main.js",
-)
-NOT_SHOWN = ("features", "attributes")  # tables that the report has no page for
 MEGABYTE = 10**6
+OF_MEAN_MAPS = 1 / 4  # of the report's bytes, at most
 SLACK = 5000  # bytes kept for words about the selection
 OF_AN_IMAGE = 600  # bytes of an image beside its picture and its maps
 OF_A_MAP = 180  # bytes of a map's numbers beside its cells, as JSON
@@ -49,7 +44,7 @@ def write(job: Report) -> Written:
     run = tables.open(job.out, job.name, job.run)
     url = job.to or storage.join(job.out, "reports", run.run_id)
     with run.connect() as connection:
-        overview = Overview.of(run, connection)
+        overview = Overview.of(run, connection, job.max_mb * MEGABYTE * OF_MEAN_MAPS)
         selection = select(connection, job)
         fixed = {**_package(), **overview.files()}
         taken = sum(map(len, fixed.values())) + len(overview.page(selection, None)) + len(overview.data(selection))
@@ -89,7 +84,7 @@ def _package() -> dict[str, bytes]:
 def _of_images(
     connection: "duckdb.DuckDBPyConnection",
     tables: Sequence[str],
-    overview: "Overview",
+    overview: Overview,
     selection: Selection,
     thumbnails: Mapping[str, pictures.Thumbnail],
 ) -> Iterator[tuple[str, bytes]]:
@@ -98,7 +93,7 @@ def _of_images(
     targets = sorted({target for _, target in cells} - {"none"}) or ["none"]
     of_images: dict[str, Any] = {
         **payload.images(connection, tables),
-        "disagreement": {target: payload.disagreement(connection, target, count) for target in targets},
+        "disagreement": {target: analyses.disagreement(connection, tables, target, count) for target in targets},
         "likeness": payload.likeness(connection, cells, count),
     }
     yield "data/images.js", payload.script("images", of_images)
@@ -108,110 +103,3 @@ def _of_images(
     for start in range(0, count, payload.CHUNK):
         name = f"chunk-{start // payload.CHUNK}"
         yield f"data/{name}.js", payload.script(name, maps.chunk(start, selection.image_ids, thumbnails))
-
-
-@dataclass(frozen=True)
-class Overview:
-    """The part of a report that is about the whole run."""
-
-    run: tables.Run
-    facts: Sequence[tuple[str, str]]
-    of_targets: Sequence[figures.Table]
-    cells: Sequence[tuple[str, str]]
-    metrics: Sequence[str]
-    classes: Sequence[dict]
-    class_means: Sequence[Mapping[str, Mapping[str, list]]]  # of each cell
-    charts: Mapping[str, Any]
-
-    @staticmethod
-    def of(run: tables.Run, connection: "duckdb.DuckDBPyConnection") -> "Overview":
-        """The overview of a published run."""
-        of_targets = [figures.table(connection, target) for target in figures.targets(connection)]
-        cells = payload.cells(connection)
-        charts = {
-            "curves": figures.curves(connection, run.tables),
-            "points": figures.points(connection, of_targets),
-            "ranges": _ranges(connection),
-            "classes": _class_names(connection),
-        }
-        return Overview(
-            run,
-            figures.facts(run, connection),
-            of_targets,
-            cells,
-            payload.metric_columns(connection),
-            figures.classes(connection, run.tables),
-            [figures.class_means(connection, *cell) for cell in cells],
-            charts,
-        )
-
-    def files(self) -> dict[str, bytes]:
-        """The data files that no selection changes: the classes' metrics, of each cell."""
-        return {
-            f"data/classes-{number}.js": payload.script(f"classes-{number}", means)
-            for number, means in enumerate(self.class_means if self.classes else ())
-        }
-
-    def data(self, selection: Selection) -> bytes:
-        """data/run.js: everything that the page must know before it shows an image."""
-        prepare = self.run.manifest["backbone"]["prepare"]
-        better = {metric: way for of_target in self.of_targets for metric, way in of_target.better.items()}
-        shown = {"count": len(selection.image_ids), "total": selection.total, "how": selection.how, "chunk": payload.CHUNK}
-        drawn = {"squash": prepare["crop"] == "squash", "size": prepare["size"]}
-        names = {"cells": self.cells, "metrics": self.metrics, "better": better, "controls": figures.CONTROLS}
-        return payload.script("run", {"run": self.run.run_id, **shown, **drawn, **names, **self.charts})
-
-    def page(self, selection: Selection, problem: str | None) -> bytes:
-        """index.html; `problem` says why pictures are missing."""
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-        environment = Environment(
-            loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        environment.filters |= {"number": number, "shade": shade}
-        page = environment.get_template("index.html").render(
-            run=self.run,
-            facts=self.facts,
-            tables=self.of_targets,
-            classes=self.classes,
-            controls=figures.CONTROLS,
-            selection=selection,
-            problem=problem,
-            question=figures.SUMMARY,
-            curves=bool(self.charts["curves"]),
-            absent=[name for name in NOT_SHOWN if name in self.run.tables],
-            scripts=SCRIPTS,
-        )
-        return page.encode()
-
-
-def _class_names(connection: "duckdb.DuckDBPyConnection") -> dict[str, str]:
-    rows = connection.execute("SELECT class_id, class_name FROM classes WHERE class_id NOTNULL AND class_name NOTNULL ORDER BY ALL")
-    return {str(number): name for number, name in rows.fetchall()}
-
-
-def _ranges(connection: "duckdb.DuckDBPyConnection") -> dict[str, dict[str, list[float]]]:
-    """Of the maps of each method and target in the whole run: [least minimum, largest maximum, median range]."""
-    rows = connection.execute(
-        "SELECT method, target, min(map_min), max(map_max), median(map_max - map_min) FROM maps GROUP BY ALL ORDER BY ALL"
-    ).fetchall()
-    ranges: dict[str, dict[str, list[float]]] = {}
-    for method, target, *numbers in rows:
-        ranges.setdefault(method, {})[target] = numbers
-    return ranges
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number as the tables show it: so many significant digits, without an exponent where that is short; a dash where there is none."""
-    if value is None:
-        return "–"
-    text = f"{value:.{digits}g}"
-    return f"{value:.0f}" if "e" in text and 1 <= abs(value) < 10**6 else text.replace("-", "\u2212")
-
-
-def shade(value: float | None) -> str:
-    """The class of the style sheet that colours a correlation."""
-    if value is None:
-        return ""
-    step = round(4 * value)
-    return f"shade-{'n' if step < 0 else 'p' if step > 0 else ''}{abs(step)}"

@@ -1,5 +1,6 @@
 """A headless Chromium for the tests of the report, and what each of its pages must not do."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -35,3 +36,15 @@ class Watched:
     def settle(self) -> None:
         """Wait until the page shows its state."""
         self.page.evaluate("() => atlas.show()")
+
+    def serious(self) -> list:
+        """The rules of axe-core that the page breaks, serious and critical ones; its context must let scripts in (`bypass_csp`).
+
+        axe-core is no part of the project: ATLAS_AXE names its file axe.min.js, from npm. Without it the test skips.
+        """
+        path = os.environ.get("ATLAS_AXE")
+        if not path or not Path(path).is_file():
+            pytest.skip("axe-core is not here; point ATLAS_AXE at the axe.min.js of npm's axe-core")
+        self.page.add_script_tag(path=path)
+        rules = [rule for rule in self.page.evaluate("() => axe.run()")["violations"] if rule["impact"] in ("serious", "critical")]
+        return [(rule["id"], [node["html"][:200] for node in rule["nodes"]][:3]) for rule in rules]

@@ -10,10 +10,9 @@ from pipeline.report.job import Report
 from pipeline.report.write import write
 from tests.jobs import scoring_job
 from tests.report.browser import Watched, path_of_chromium
+from tests.report.folder import CLASSES, KEY
 from tests.shards import good, tar_bytes
 
-KEY = "<img src=x onerror=alert(1)>"
-CLASSES = ["<script>alert(2)</script>", "=cmd()", "it's", 'say "hi"', "plain"]
 METHODS = ("grad_cam", "layer_cam", "eigen_cam", "gradient")
 
 

@@ -1,8 +1,6 @@
 """The report as files: what they hold, what they escape, how large they are, and which requests are refused."""
 
 import base64
-import html.parser
-import json
 import re
 
 import numpy as np
@@ -13,36 +11,9 @@ from pipeline import tables
 from pipeline.maps.quantise import stored
 from pipeline.refusal import Refusal
 from pipeline.report.job import Report
-from pipeline.report.write import number, shade, write
-from tests.report.conftest import CLASSES, KEY
-
-
-def content(folder, name):
-    """What a data file hands to the page."""
-    text = (folder / "data" / f"{name}.js").read_text()
-    match = re.fullmatch(r"atlas\.receive\((\"[^\"]*\"),(.*)\);\n", text, re.DOTALL)
-    assert json.loads(match[1]) == name
-    return json.loads(match[2])
-
-
-def shown(folder) -> list[str]:
-    return content(folder, "images")["image_id"]
-
-
-class Page(html.parser.HTMLParser):
-    """The tags, the links and the text of a page."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.links, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.links += [value for name, value in attributes if name in ("src", "href")]
-
-    def handle_data(self, data):
-        self.text += data
+from pipeline.report.overview import number, shade
+from pipeline.report.write import write
+from tests.report.folder import CLASSES, KEY, Page, content, shown
 
 
 def test_the_page_has_no_script_of_its_own_and_no_link_that_leaves_the_folder(report):
@@ -205,3 +176,34 @@ def test_the_table_has_every_number_of_the_summary(report, run):
 def test_numbers_are_short():
     assert [number(value) for value in (None, 0.12345, -0.5, 123456.0, 0, 1e-9)] == ["–", "0.123", "−0.5", "123456", "0", "1e−09"]
     assert [shade(value) for value in (None, 1, -1, 0.1, -0.3)] == ["", "shade-p4", "shade-n4", "shade-0", "shade-n1"]
+
+
+def test_a_shard_that_holds_no_shown_image_is_not_opened_and_others_are_read_to_their_last_one(out, run, tmp_path, monkeypatch):
+    from pipeline.report import pictures
+
+    seen = []
+    monkeypatch.setattr(pictures.sources, "read", lambda shard, read=pictures.sources.read: watched(shard, read(shard)))
+
+    def watched(shard, samples):
+        for sample in samples:
+            seen.append(shard.image_id(sample.key))
+            yield sample
+
+    write(Report(out=str(out), to=str(tmp_path), select="SELECT '1.tar/image103' AS image_id"))
+    assert seen == [f"1.tar/image1{i:02}" for i in range(4)]
+
+
+def test_of_a_folder_only_the_shown_files_are_read(tmp_path):
+    from pipeline import storage
+    from pipeline.report.pictures import thumbnails
+    from tests.shards import encoded, picture
+
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(i)))
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "read_many", lambda urls, read=storage.read_many: asked.extend(urls) or read(urls))
+        prepare = {"size": [64, 64], "interpolation": "bilinear", "crop": "squash", "crop_pct": 1.0}
+        manifest = {"shards": [{"name": ""}], "job": {"source": [str(tmp_path)]}, "backbone": {"prepare": prepare}}
+        found, problem = thumbnails(manifest, ["1.png", "4.png"])
+    assert [url.rsplit("/", 1)[1] for url in asked] == ["1.png", "4.png"] and sorted(found) == ["1.png", "4.png"] and problem is None

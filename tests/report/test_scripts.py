@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import write
+from pipeline.report import overview
 
-STATIC = Path(write.__file__).parent / "static"
+STATIC = Path(overview.__file__).parent / "static"
 OWN = [path for path in sorted(STATIC.glob("*.js")) if not path.name.startswith("uPlot")]
 MARKUP_OR_CODE = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|\beval\b|new Function|setAttribute\(\"on|"
@@ -42,7 +42,7 @@ def test_scripts_share_the_page_and_no_name():
 
 
 def test_every_script_of_the_package_is_loaded_and_every_loaded_one_is_there():
-    loaded = {name.removeprefix("static/") for name in write.SCRIPTS if name.startswith("static/")}
+    loaded = {name.removeprefix("static/") for name in overview.SCRIPTS if name.startswith("static/")}
     assert loaded == {path.name for path in STATIC.glob("*.js")}
 
 

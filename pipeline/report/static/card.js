@@ -57,7 +57,7 @@ atlas.showAnswers = (place) => {
   facts.push(["Pixels", `${images.width[place]} x ${images.height[place]}`]);
   const apart = atlas.disagreement()[place];
   if (apart !== null && apart !== undefined)
-    facts.push(["Peaks apart", `${atlas.number(100 * apart)} % of the side`]);
+    facts.push(atlas.run.spearman ? ["Disagreement", atlas.number(apart)] : ["Peaks apart", `${atlas.number(100 * apart)} % of the side`]);
   document
     .getElementById("image-facts")
     .replaceChildren(
@@ -136,7 +136,7 @@ atlas.figure = (place, content, map, maps) => {
     range = `${atlas.number(map.low)} to ${atlas.number(map.high)}`;
   const alt = `Map of ${map.method}, target ${map.target}: ${warning || `from ${range}`}`;
   const canvas = atlas.element("canvas", { class: warning ? "map weak" : "map", role: "img", "aria-label": alt });
-  const pixels = atlas.paint(canvas, map, maps, SIDE);
+  const pixels = atlas.paint(canvas, map, atlas.limits(map, maps), SIDE);
   const layers = atlas.layers(place, content, canvas, "");
   const found = atlas.found(pixels, SIDE, place);
   layers.append(atlas.marks(place, content, { found: found.box, parts: false }));

@@ -8,7 +8,21 @@ atlas.linkClasses = (table) => {
       link = atlas.element("a", {}, ...head.childNodes);
     head.append(link);
     row.insertCell();
+    if (atlas.run.files.includes("means-0")) row.insertCell();
   }
+};
+
+/** The mean maps of a class for the chosen method and target: of all of its images and, where some are wrong, of right and wrong ones. */
+atlas.meanMaps = (subsets = {}, name) => {
+  const figures = Object.entries(subsets).filter(([subset, [count]]) => subset === "all" || count < subsets.all[0]);
+  return figures.map(([subset, [count, entry]]) => {
+    const words = `${subset}: ${count}`;
+    const canvas = atlas.element("canvas", { class: "map", role: "img", "aria-label": `Mean map of ${name}, ${subset} ${count} images` });
+    atlas.paint(canvas, atlas.decode(entry), [0, 1], 96);
+    const frame = atlas.element("div", { class: "layers bare" }, canvas);
+    frame.style.aspectRatio = `${atlas.run.size[1]} / ${atlas.run.size[0]}`;
+    return atlas.element("figure", {}, frame, atlas.element("figcaption", {}, words));
+  });
 };
 
 /** Show the chosen metric of each class. */
@@ -39,7 +53,12 @@ atlas.showClasses = async () => {
     most = Math.max(...Object.values(means[metric] ?? {}).map(([mean]) => Math.abs(mean)));
   head.hidden = !metric;
   (head.querySelector("button") ?? head).textContent = `${metric} of ${method}, ${target}`;
+  const mean_maps = atlas.run.files.includes(`means-${cell}`) ? await atlas.load(`means-${cell}`) : {};
+  table.querySelector(".means-head")?.removeAttribute("hidden");
   for (const row of table.tBodies[0].rows) {
+    row.cells[5]?.replaceChildren(
+      atlas.element("div", { class: "means" }, ...atlas.meanMaps(mean_maps[row.dataset.class], row.cells[0].textContent)),
+    );
     row.cells[0].firstChild.href = atlas.address({ page: "gallery", label: row.dataset.class, image: "" });
     const [mean, low, high] = means[metric]?.[row.dataset.class] ?? [null],
       shown = row.cells[4];

@@ -102,7 +102,9 @@ atlas.question = (values) => {
       `LEFT JOIN (SELECT image_id, "${metric}" FROM metrics WHERE method = ${text(method)} AND target = ${text(own)}) USING (image_id)`,
     );
   }
-  if (sort === "disputed") {
+  if (sort === "disputed" && atlas.run.spearman) {
+    lines.push(`LEFT JOIN (SELECT image_id, disagreement FROM disagreement WHERE target = ${text(target)}) USING (image_id)`);
+  } else if (sort === "disputed") {
     lines.push("LEFT JOIN (SELECT image_id, sqrt(2 * (var_samp(peak_x) + var_samp(peak_y))) AS disagreement FROM maps");
     lines.push(`  WHERE target IN ('none', ${text(target)}) AND method NOT IN ('random', 'fake_cam') AND map_max > map_min`);
     lines.push("  GROUP BY image_id HAVING count(*) > 1) USING (image_id)");
@@ -175,7 +177,7 @@ atlas.entry = (place, values) => {
     const maps = content.maps.filter((other) => atlas.run.cells[other[0]][0] === method).map(atlas.decode);
     const map = entry && maps.find((other) => other.cell === cell);
     const canvas = map && atlas.element("canvas", { class: atlas.warning(map) ? "map weak" : "map", "aria-hidden": "true" });
-    if (map) atlas.paint(canvas, map, maps, 128);
+    if (map) atlas.paint(canvas, map, atlas.limits(map, maps), 128);
     const layers = atlas.layers(place, content, canvas, `Image ${name}`);
     if (!content.picture) layers.append(atlas.element("span", { class: "hidden" }, `Image ${name}`));
     layers.append(atlas.marks(place, content, { parts: false }));

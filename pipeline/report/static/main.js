@@ -14,6 +14,7 @@ atlas.defaults = {
   low: "",
   high: "",
   sort: "drawn",
+  binned: "",
   overlay: "yes",
   opacity: "0.6",
   scale: "map",
@@ -40,6 +41,7 @@ atlas.show = async () => {
   root.classList.toggle("plain", atlas.state.overlay !== "yes");
   if (page === "run") return atlas.showRun();
   if (page === "classes") return atlas.showClasses();
+  if (page === "aggatt") return atlas.showAggatt();
   atlas.images ??= await atlas.load("images");
   return page === "gallery" ? atlas.showGallery() : atlas.showImage();
 };
@@ -55,6 +57,7 @@ atlas.keys = {
   o: () => atlas.change({ overlay: atlas.state.overlay === "yes" ? "no" : "yes" }),
   g: () => atlas.change({ page: "gallery", image: "" }),
   c: () => atlas.change({ page: "classes", image: "" }),
+  a: () => atlas.change({ page: "aggatt", image: "" }),
   r: () => atlas.change({ page: "run", image: "" }),
 };
 for (let digit = 1; digit <= 9; digit++) {
@@ -74,7 +77,7 @@ document.addEventListener("keydown", (event) => {
 /** Redraw the colours of an image only when the pointer rests: a slider sends many changes. */
 atlas.listen = () => {
   const on = (id, kind, act) => document.getElementById(id)?.addEventListener(kind, act);
-  for (const id of ["filters", "look", "class-form"]) {
+  for (const id of ["filters", "look", "class-form", "aggatt-form"]) {
     on(id, "change", ({ target }) => atlas.change(atlas.changeOf(target)));
     on(id, "submit", (event) => event.preventDefault());
   }

@@ -46,12 +46,11 @@ atlas.warning = (map) => {
   return share < WEAK ? `weak: its range is ${atlas.number(100 * share, 2)} % of the method's median` : "";
 };
 
-/** Draw a map onto a canvas of `most` pixels; returns its pixels in its own values. */
-atlas.paint = (canvas, map, maps, most) => {
+/** Draw a map onto a canvas of `most` pixels, in colours between `limits`; returns its pixels in its own values. */
+atlas.paint = (canvas, map, limits, most) => {
   const [height, width] = atlas.pixels(most);
   [canvas.height, canvas.width] = [height, width];
   const pixels = atlas.upsample(map, height, width, atlas.state.drawn);
-  const limits = atlas.limits(map, maps);
   const shares = map.constant ? new Float64Array(pixels.length) : atlas.unit(pixels, limits ?? undefined);
   const signed = map.signed || (limits && limits[0] < 0);
   const palette = atlas.palettes[signed && atlas.state.palette !== "gray" ? "signed" : atlas.state.palette];

@@ -43,7 +43,8 @@ atlas.notice = (words) => {
 /** What the address says, over what the page starts with. */
 atlas.readState = () => {
   const named = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-  const page = ["run", "gallery", "classes", "image"].includes(named.page) ? named.page : "run";
+  const page =
+    ["run", "gallery", "classes", "aggatt", "image"].includes(named.page) && document.getElementById(named.page) ? named.page : "run";
   atlas.state = { ...atlas.defaults, ...named, page };
 };
 
