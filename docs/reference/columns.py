@@ -165,5 +165,7 @@ COLUMNS = {
     "drift.ci_low": "the lower end of the value's interval at 95 %; null for counts and for numbers of the dataset",
     "floor": "the same value between two runs of one job (`--floor`)",
     "detail": "of a setting or a version: what it was, and what it is",
+    "moved.spearman": "Spearman's correlation of both maps, on the finer of their grids; null where one of them is constant",
+    "moved.ssim": "the structural similarity of both maps there, each brought to [0, 1]",
     "relative_distance": "Euclidean distance of both maps, as a share of the longer one's length",
 }

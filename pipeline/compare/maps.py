@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 4096
 QUANTITIES = ("spearman", "ssim", "relative_distance")
+MEASURES = (similarity.spearman, similarity.structural_similarity, similarity.relative_distance)
 SAME = (1.0, 1.0, 0.0)  # of two maps that are the same
 _STORED = "map, map_min, map_max, height, width, render"
 _ALIKE = " AND ".join(f"n.{name} IS NOT DISTINCT FROM b.{name}" for name in _STORED.split(", "))
@@ -51,10 +52,8 @@ def _likenesses(connection: "duckdb.DuckDBPyConnection", names: dict[str, str], 
     for batch in connection.sql(_OTHERS, params=names).to_arrow_reader(ROWS_AT_ONCE):
         for row in batch.to_pylist():
             one, other = similarity.on_one_grid(row["now"], row["before"])
-            position, now, before = others[start], one[None], other[None]
-            has_moved[position] = similarity.moved(now, before)[0]
-            spearman, distance = similarity.spearman(now, before)[0], similarity.relative_distance(now, before)[0]
-            alike[:, position] = spearman, similarity.structural_similarity(one, other), distance
+            has_moved[others[start]] = similarity.moved(one, other)
+            alike[:, others[start]] = [measure(one, other) for measure in MEASURES]
             start += 1
     return has_moved, alike
 

@@ -1,6 +1,6 @@
 """How alike two maps are: rank correlation, structural similarity, relative distance.
 
-N pairs of maps, h w cells
+h w cells
 """
 
 from collections.abc import Mapping
@@ -28,14 +28,23 @@ def on_one_grid(one: Mapping, other: Mapping) -> tuple[np.ndarray, np.ndarray]:
     return drawn[0], drawn[1]
 
 
-def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation (ties share their mean rank) of each pair of maps [N h w]: [N]; NaN where a map is constant."""
+def standard_ranks(values: np.ndarray) -> np.ndarray | None:
+    """The ranks of numbers [...], ties at their mean, with mean 0 and length 1 [N]: Spearman's correlation of two is their product.
+
+    None where all are the same.
+    """
     from scipy.stats import rankdata
 
-    ranks = [rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (one, other)]
-    a, b = (of_maps - of_maps.mean(1, keepdims=True) for of_maps in ranks)
-    size = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return np.divide((a * b).sum(1), size, out=np.full(len(one), np.nan), where=size > 0)
+    ranks = rankdata(values.ravel())
+    ranks -= ranks.mean()
+    length = np.linalg.norm(ranks)
+    return ranks / length if length else None
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    """Spearman's rank correlation of two maps [h w], cell by cell; NaN where one is constant."""
+    ranks = standard_ranks(one), standard_ranks(other)
+    return float("nan") if ranks[0] is None or ranks[1] is None else float(ranks[0] @ ranks[1])
 
 
 def structural_similarity(one: np.ndarray, other: np.ndarray) -> float:
@@ -48,16 +57,14 @@ def structural_similarity(one: np.ndarray, other: np.ndarray) -> float:
     return float(structural_similarity(render.unit(one), render.unit(other), win_size=window - (window + 1) % 2, data_range=1.0))
 
 
-def relative_distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The Euclidean distance of each pair of maps [N h w], as a share of the longer one's length: [N] from 0 to 2."""
-    flat = [maps.reshape(len(maps), -1) for maps in (one, other)]
-    length = np.maximum(*(np.linalg.norm(maps, axis=1) for maps in flat))
-    return np.divide(np.linalg.norm(flat[0] - flat[1], axis=1), length, out=np.zeros(len(one)), where=length > 0)
+def relative_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """The Euclidean distance of two maps [h w], as a share of the longer one's length: from 0 to 2."""
+    length = max(np.linalg.norm(one), np.linalg.norm(other))
+    return float(np.linalg.norm(one - other) / length) if length else 0.0
 
 
-def moved(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Whether the maps of each pair [N h w] differ by more than rounding to what is stored: by over a 255th of the larger range: [N]."""
-    flat = [maps.reshape(len(maps), -1) for maps in (one, other)]
-    step = np.maximum(*(np.ptp(maps, axis=1) for maps in flat)) / 255
-    rounding = render.FLAT * np.maximum(*(np.abs(maps).max(1) for maps in flat))
-    return np.abs(flat[0] - flat[1]).max(1) > step + rounding
+def moved(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two maps [h w] differ by more than rounding to what is stored: somewhere by over a 255th of the larger range."""
+    step = max(np.ptp(one), np.ptp(other)) / 255
+    rounding = render.FLAT * max(np.abs(one).max(), np.abs(other).max())
+    return bool(np.abs(one - other).max() > step + rounding)

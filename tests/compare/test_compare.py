@@ -218,20 +218,20 @@ def test_the_calibration_error_is_that_of_the_definition():
 
 
 def test_a_map_has_moved_where_it_differs_by_more_than_a_level():
-    levels = np.arange(16.0).reshape(1, 4, 4)
+    levels = np.arange(16.0).reshape(4, 4)
     step = 15 / 255
-    assert not similarity.moved(levels, levels + 0.99 * step)[0] and similarity.moved(levels, levels + 1.01 * step)[0]
-    flat = np.full((1, 4, 4), 1e-3)
-    assert not similarity.moved(flat, flat * (1 + 1e-7))[0] and similarity.moved(flat, 2 * flat)[0]
-    assert similarity.moved(flat, levels)[0]
+    assert not similarity.moved(levels, levels + 0.99 * step) and similarity.moved(levels, levels + 1.01 * step)
+    flat = np.full((4, 4), 1e-3)
+    assert not similarity.moved(flat, flat * (1 + 1e-7)) and similarity.moved(flat, 2 * flat)
+    assert similarity.moved(flat, levels)
 
 
 def test_likenesses_by_hand():
-    one, other = np.array([[[1.0, 2], [3, 4]]]), np.array([[[2.0, 1], [4, 3]]])
-    np.testing.assert_allclose(similarity.spearman(one, other), [0.6])
-    np.testing.assert_allclose(similarity.relative_distance(one, other), [2 / np.sqrt(30)])
-    np.testing.assert_allclose(similarity.relative_distance(one, -one), [2])
-    assert np.isnan(similarity.spearman(one, np.ones_like(one))[0]) and similarity.relative_distance(0 * one, 0 * one)[0] == 0
+    one, other = np.array([[1.0, 2], [3, 4]]), np.array([[2.0, 1], [4, 3]])
+    np.testing.assert_allclose(similarity.spearman(one, other), 0.6)
+    np.testing.assert_allclose(similarity.relative_distance(one, other), 2 / np.sqrt(30))
+    np.testing.assert_allclose(similarity.relative_distance(one, -one), 2)
+    assert np.isnan(similarity.spearman(one, np.ones_like(one))) and similarity.relative_distance(0 * one, 0 * one) == 0
 
 
 def test_maps_of_two_grids_are_compared_on_the_finer_one():

@@ -17,7 +17,7 @@ from pipeline.reduce.analyses.rows import Rows
 from pipeline.tables import schema
 from pipeline.train.job import Training
 from tests.jobs import job
-from tests.reduce.test_spectral import blobs
+from tests.reduce.blobs import blobs
 from tests.shards import encoded, tar_bytes
 
 clusters = ANALYSES["clusters"].function

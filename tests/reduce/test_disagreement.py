@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from pipeline.reduce.analyses.disagreement import disagreement, standard_ranks
+from pipeline.maps.similarity import standard_ranks
+from pipeline.reduce.analyses.disagreement import disagreement
 from pipeline.reduce.analyses.images import StoredMap
 from tests.conditioning import DOUBLE
 from tests.reduce.stored_maps import image, stored

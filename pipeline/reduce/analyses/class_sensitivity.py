@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.families import METHODS
 from pipeline.maps.render import unit
-from pipeline.reduce.analyses.disagreement import standard_ranks
+from pipeline.maps.similarity import standard_ranks
 from pipeline.reduce.analyses.images import Image, StoredMap
 from pipeline.reduce.analyses.registry import analysis
 from pipeline.reduce.analyses.rows import Rows

@@ -9,6 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
+from pipeline.maps.similarity import standard_ranks
 from pipeline.reduce.analyses.images import Image, StoredMap
 from pipeline.reduce.analyses.registry import analysis, methods_beside_controls
 from pipeline.spec.explain_spec import CONTROLS, ExplainSpec
@@ -57,16 +58,3 @@ def correlations(maps: Sequence[StoredMap]) -> Iterator[dict]:
         pair = [ranks(k, size, positive) for k in (i, j) if not maps[k].constant]
         if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
             yield {"a": a.method, "b": b.method, "spearman": float(pair[0] @ pair[1])}
-
-
-def standard_ranks(values: np.ndarray) -> np.ndarray | None:
-    """The ranks of numbers [...], ties at their mean, with mean 0 and length 1 [N]: Spearman's correlation of two is their product.
-
-    None where all are the same.
-    """
-    from scipy.stats import rankdata
-
-    ranks = rankdata(values.ravel())
-    ranks -= ranks.mean()
-    length = np.linalg.norm(ranks)
-    return ranks / length if length else None
