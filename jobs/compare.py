@@ -58,8 +58,17 @@ class Compare:
         check_numbers(self)
 
 
-def compare(job: Compare) -> tuple[Drift, str, bool]:
-    """Carry out a comparison and write its tables; returns the drift, its verdict, and whether a limit is passed."""
+@dataclass(frozen=True)
+class Comparison:
+    """The drift between two runs, its verdict in one sentence, and the limits that it is beyond."""
+
+    drift: Drift
+    verdict: str
+    bad: list[str]
+
+
+def compare(job: Compare) -> Comparison:
+    """Carry out a comparison and write its tables."""
     limits = [Limit.parse(text) for text in job.bad]
     now = tables.find(job.out, job.now)
     before = tables.find(job.out, job.before, now)
@@ -70,8 +79,9 @@ def compare(job: Compare) -> tuple[Drift, str, bool]:
     rows = drift.drift.to_pylist()
     beyond = rows_beyond(limits, rows)
     verdict = sentence(rows, beyond)
-    _write(job, now, before, drift, {"verdict": verdict, "bad": [limit.text for limit, _ in beyond]})
-    return drift, verdict, bool(beyond)
+    bad = [limit.text for limit, _ in beyond]
+    _write(job, now, before, drift, {"verdict": verdict, "bad": bad})
+    return Comparison(drift, verdict, bad)
 
 
 def _write(job: Compare, now: Run, before: Run, drift: Drift, verdict: Mapping[str, str | Sequence[str]]) -> None:
@@ -93,16 +103,17 @@ def report(job: Compare) -> int:
 
     from pipeline.tables import sql
 
-    drift, verdict, bad = compare(job)
-    changed = [row for row in drift.drift.to_pylist() if row["scope"] == "all" and row["kind"] != "versions" and has_changed(row)]
+    comparison = compare(job)
+    rows = comparison.drift.drift
+    changed = [row for row in rows.to_pylist() if row["scope"] == "all" and row["kind"] != "versions" and has_changed(row)]
     if changed:
         connection = duckdb.connect()
-        connection.register("changed", pa.Table.from_pylist(changed, drift.drift.schema))
+        connection.register("changed", pa.Table.from_pylist(changed, rows.schema))
         sql.show(connection.sql(f"SELECT {', '.join(COLUMNS)} FROM changed LIMIT {ROWS_PRINTED}"))
     if len(changed) > ROWS_PRINTED:
         print(f"... and {len(changed) - ROWS_PRINTED:,} more")
-    print(verdict)
-    return BAD if bad else 0
+    print(comparison.verdict)
+    return BAD if comparison.bad else 0
 
 
 if __name__ == "__main__":

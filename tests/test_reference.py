@@ -11,7 +11,7 @@ from jobs.__main__ import FILES
 from pipeline.datasets.layouts import LAYOUTS
 from pipeline.methods import METHODS
 from pipeline.metrics import METRICS
-from pipeline.tables.schema import OF_COMPARISONS, TABLES
+from pipeline.tables.schema import BESIDE_RUNS, TABLES
 from pipeline.targets import TARGETS
 from tests.entries import fact
 
@@ -40,7 +40,7 @@ def test_every_part_stands_on_one_page(parts):
         ("methods", METHODS),
         ("metrics", METRICS),
         ("targets", TARGETS),
-        ("tables", (*TABLES, *OF_COMPARISONS)),
+        ("tables", (*TABLES, *BESIDE_RUNS)),
         ("layouts", LAYOUTS),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_methods_entry_names_every_setting_with_its_default(name):
 def test_every_column_of_every_table_is_described_and_nothing_else_is():
     tables = {name: set(schema.names) for name, schema in build.SCHEMAS.items()}
     columns = {name.partition(".")[2] or name for name in COLUMNS}
-    assert set(tables) == set(ROWS) == {*TABLES, *OF_COMPARISONS} and columns == set.union(*tables.values())
+    assert set(tables) == set(ROWS) == {*TABLES, *BESIDE_RUNS} and columns == set.union(*tables.values())
     assert all(column in tables[table] for table, _, column in (name.partition(".") for name in COLUMNS) if column)
 
 

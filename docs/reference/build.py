@@ -23,6 +23,7 @@ from jobs.__main__ import FILES
 from jobs.compare import Compare
 from jobs.demo import Demo
 from jobs.gc import Gc
+from jobs.nightly import Nightly
 from jobs.plan import Plan
 from jobs.publish import Publish
 from jobs.reduce import Reduce
@@ -51,6 +52,7 @@ COMMANDS = {
     "demo": Demo,
     "explain": Job,
     "gc": Gc,
+    "nightly": Nightly,
     "pack": Pack,
     "plan": Plan,
     "probe": ProbeJob,
@@ -76,6 +78,7 @@ SCHEMAS = {
     "errors": schema.ERRORS,
     "drift": schema.DRIFT,
     "moved": schema.MOVED,
+    "nights": schema.NIGHTS,
 }
 Traits = Callable[[Any], Iterable[str]]
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}

@@ -22,8 +22,9 @@ def changed_shards(now: Mapping, before: Mapping) -> list[str]:
 
 
 def compare_inputs(connection: "duckdb.DuckDBPyConnection", now: Mapping, before: Mapping) -> list[dict]:
-    """Rows of `drift` about the images of the runs with these manifests: how many are new, gone, relabelled, or in a changed shard."""
+    """Rows of `drift` about the images of the runs with these manifests: how many are new, gone, relabelled, in a changed shard, or failed now."""
     names = {"changed": changed_shards(now, before)}
     [counts] = connection.sql(_COUNTS, params=names).to_arrow_table().to_pylist()
+    counts["failed_images"] = now["counts"]["failed"]
     totals = {"kind": "inputs", "scope": "all", "now": counts.pop("now"), "before": counts.pop("before")}
     return [{**totals, "quantity": quantity, "n": totals["now"], "value": count} for quantity, count in counts.items()]

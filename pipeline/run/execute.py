@@ -26,6 +26,7 @@ from pipeline.reduce.manifest import methods_of
 from pipeline.reduce.publish_run import PublishResult, damaged, publish_run
 from pipeline.refusal import counted, one_line
 from pipeline.run.executor import Executor
+from pipeline.run.exit_codes import OutOfTime
 from pipeline.stages.explain import Explain
 from pipeline.stages.land import Land
 from pipeline.stages.read import Read
@@ -189,6 +190,10 @@ def _explain_missing(state: RunState, open_tasks: Sequence[Task], executor: Exec
             new_receipts.append(receipt)
             spent.update(_spent_on(receipt))
             monitor.costs.update(costs.costs_of(receipt.facts))
+            if job.stop_after and time.time() - state.started > job.stop_after and len(new_receipts) + len(failures) < len(tasks):
+                raise OutOfTime(
+                    f"--stop-after {job.stop_after:g} s are over, with {len(new_receipts)} of {counted(len(tasks), 'tasks')} done"
+                )
             monitor.task(count_of[receipt.task], receipt.facts["failed"], "task_done", {"task": receipt.task, **receipt.facts})
     spent.update({"wall_seconds": progress.seconds})
     rate = {"images_per_second": round(_count_images(open_tasks) / max(progress.seconds, 1e-9), 3)}

@@ -9,6 +9,11 @@ from pipeline.refusal import Refusal, one_line
 from pipeline.tables.publish import Overtaken, TooManyFailed
 from pipeline.tables.receipts import Damaged
 
+
+class OutOfTime(Exception):
+    """A job has used up its --stop-after."""
+
+
 CODES = "exit codes: 0 complete, 1 broken off, 2 refused, 3 incomplete or overtaken."
 
 
@@ -23,6 +28,6 @@ def exit_code_of(job: Callable[[], int]) -> int:
     except (Overtaken, TooManyFailed) as unpublished:
         print(f"error: {unpublished}", file=sys.stderr)
         return 3
-    except (Damaged, OSError) as broken:
+    except (Damaged, OSError, OutOfTime) as broken:
         print(f"error: {type(broken).__name__}: {one_line(broken)}; what is done stays done: run the job again", file=sys.stderr)
         return 1

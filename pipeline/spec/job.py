@@ -102,6 +102,8 @@ class Job:
     """The largest share of images, or of shards, that may fail in a run that is published; beyond it the last one stays."""
     task_timeout: Positive = 3600.0
     """Seconds a worker may spend on one task before it is stopped; a task that stops its worker three times is an error."""
+    stop_after: Positive | None = None
+    """Seconds after which the job breaks off, once the task it waits for is done; finished tasks stay, and the next job goes on from them."""
     dry: bool = False
     """Say what would be computed and why, and stop."""
     log: Literal["text", "json"] = "text"

@@ -227,6 +227,21 @@ ANALYSES = {
     ),
 }
 
+# One row a night, however it ended; it belongs to no run.
+NIGHTS = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("name", "started", "run_id", "before")],
+        ("new", pa.bool_()),
+        *[(name, pa.int64()) for name in ("images", "explained", "failed", "errors")],
+        ("seconds", pa.map_(pa.string(), pa.float64())),
+        ("planned_hours", pa.float64()),
+        ("verdict", pa.string()),
+        ("bad", pa.list_(pa.string())),
+        ("report", pa.string()),
+        ("ending", pa.string()),
+    ]
+)
+
 ERRORS = pa.schema([(column, pa.string()) for column in ("image_id", "shard", "stage", "error", "message")])
 
 
@@ -291,7 +306,7 @@ def engines_refuse(kind: pa.DataType) -> bool:
 
 PARTITIONED = {"maps": "method", "attributes": "method", "metrics": "method"}
 TABLES = ("images", "features", "predictions", "maps", "attributes", "metrics", "partials", "summary", "curves", *ANALYSES, "errors")
-OF_COMPARISONS = ("drift", "moved")  # written by a comparison of two runs, and no part of either
+BESIDE_RUNS = ("drift", "moved", "nights")  # of comparisons of two runs and of nights, and part of no run
 _DICTIONARY_COLUMNS = {
     "model",
     "method",

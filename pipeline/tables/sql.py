@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.refusal import Refusal, one_line
-from pipeline.tables import schema
+from pipeline.tables import files, schema
 
 if TYPE_CHECKING:
     import duckdb
@@ -123,6 +123,7 @@ def connect(runs: Mapping[str, Run]) -> "duckdb.DuckDBPyConnection":
     for name, run in runs.items():
         for view in _add_run(connection, name, run):
             views.setdefault(view, []).append(name)
+    _add_nights(connection, next(iter(runs.values())).out)
     for view, names in views.items():
         rows = [f"SELECT {'*' if len(runs) == 1 else f'{_text(name)} AS name, *'} FROM {_quoted(name)}.{view}" for name in names]
         connection.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(rows)}")
@@ -139,8 +140,8 @@ def _add_run(connection: "duckdb.DuckDBPyConnection", name: str, run: Run) -> li
     sources = {}
     for table in tables:
         # A local name is looked up before it is taken for a pattern, that of a store is not.
-        files = ", ".join(_text(url if local else escape(url)) for url in run.urls(table))
-        sources[table] = f"read_parquet([{files}], hive_partitioning = {table in schema.PARTITIONED})"
+        urls = ", ".join(_text(url if local else escape(url)) for url in run.urls(table))
+        sources[table] = f"read_parquet([{urls}], hive_partitioning = {table in schema.PARTITIONED})"
     sources["classes"] = f"{prefix}.classes"
     for table in [*("classes",) * ("images" in tables), *tables]:
         needs, query = _DERIVED.get(table, ((), ""))
@@ -152,6 +153,13 @@ def _add_run(connection: "duckdb.DuckDBPyConnection", name: str, run: Run) -> li
         connection.execute(f"CREATE TABLE {prefix}.{table} AS FROM rows_of_manifest")
         connection.unregister("rows_of_manifest")
     return [*("classes",) * ("images" in tables), *tables, *facts]
+
+
+def _add_nights(connection: "duckdb.DuckDBPyConnection", out: str) -> None:
+    """Create the view `nights` of all nights below a folder, where there are any."""
+    urls = [storage.join(out, "nights", path) for path in sorted(files.below(storage.join(out, "nights")))]
+    if urls:
+        connection.execute(f"CREATE VIEW nights AS FROM read_parquet([{', '.join(map(_text, urls))}])")
 
 
 def _costs(manifest: Mapping) -> pa.Table:
