@@ -160,7 +160,7 @@ def test_images_that_are_new_gone_and_relabelled_are_counted(tmp_path):
     assert compare.main(["--out", now.out, "--bad", "gone_images>0"]) == 4
     rows, _, verdict = tables_of(now.out, now, tables.find(now.out, "previous", now))
     counts = {row["quantity"]: row["value"] for row in overall(rows, kind="inputs")}
-    assert counts == {"new_images": 1, "gone_images": 1, "relabelled_images": 1, "images_in_changed_shards": 1}
+    assert counts == {"new_images": 1, "gone_images": 1, "relabelled_images": 1, "images_in_changed_shards": 1, "failed_images": 0}
     assert verdict["verdict"].startswith("moved: 1 new image, 1 gone image, 1 relabelled image")
 
 
