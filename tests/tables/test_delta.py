@@ -242,6 +242,11 @@ def test_a_run_may_be_published_under_another_name(source, out):
     assert publish.main(["--out", out, "--name", "best", "--run", run.run_id]) == 0
     check(out, run, name="best")
     assert current(out) == {"default": run.run_id, "best": run.run_id}
+    assert score.main(["--out", out, "--name", "best", "--metrics", "energy"]) == 0
+    scored = tables.open(out, "best")
+    assert current(out) == {"default": run.run_id, "best": scored.run_id} and scored.run_id != run.run_id
+    check(out, scored, name="best")
+    check(out, run)
 
 
 @pytest.mark.parametrize("order", [(False, True), (True, False)], ids=["plain-then-delta", "delta-then-plain"])
