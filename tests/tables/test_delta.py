@@ -21,7 +21,7 @@ from pipeline.tables.lake.location import table_url
 from pipeline.tables.publish import Overtaken, current, flip
 from pipeline.tables.receipts import parquet_bytes
 from tests.engines import values
-from tests.faults import Faults, proxy
+from tests.faults import KINDS, Faults, proxy
 from tests.jobs import METRICS, job
 from tests.shards import dataset
 
@@ -242,6 +242,11 @@ def test_a_run_may_be_published_under_another_name(source, out):
     assert publish.main(["--out", out, "--name", "best", "--run", run.run_id]) == 0
     check(out, run, name="best")
     assert current(out) == {"default": run.run_id, "best": run.run_id}
+    assert score.main(["--out", out, "--name", "best", "--metrics", "energy"]) == 0
+    scored = tables.open(out, "best")
+    assert current(out) == {"default": run.run_id, "best": scored.run_id} and scored.run_id != run.run_id
+    check(out, scored, name="best")
+    check(out, run)
 
 
 @pytest.mark.parametrize("order", [(False, True), (True, False)], ids=["plain-then-delta", "delta-then-plain"])
@@ -388,6 +393,19 @@ def test_a_log_that_takes_no_version_ends_the_job_and_the_next_does_the_rest(sou
         after = night(source, before.out, "layer_cam")
         assert after.run_id == tables.open(before.out).run_id != before.run_id
         check(before.out, after)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stumble_of_each_kind_costs_nothing_but_a_second_try(source, s3_server, s3, monkeypatch, kind):
+    faults = Faults(share=0.1, kinds=(kind,), where="/lake/")
+    with proxy(s3_server, faults) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        nights = [night(source, f"{s3}/atlas", method) for method in ("grad_cam", "layer_cam")]
+        assert faults.injected[kind]
+        faults.share = 0.0
+        for version, run in enumerate(nights):
+            check(run.out, run, version)
+        assert {load(nights[0].out, table).version() for table in nights[1].tables} == {1}
 
 
 PROFILE = (

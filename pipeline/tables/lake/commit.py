@@ -92,21 +92,28 @@ def _lacking(location: Location, entries: Sequence[Mapping]) -> list[Mapping]:
 
 def _commit(run: Run, name: str, table: str) -> Commit | None:
     """Commit one table; None where neither the run nor an earlier one has it."""
-    url = table_url(run.out, name, table)
     for _ in range(TRIES):
-        before = delta.load(url)
-        if before is None and table not in run.tables:
-            return None
-        if before is not None and delta.holds(before, run.run_id):
-            return Commit(table, before.version(), new=False)
-        published = publish.current(run.out).get(name)
-        if published != run.run_id:
-            raise publish.Overtaken(
-                f"run {run.run_id} is not committed to {url}: {published} was published as {name!r} meanwhile, and its publisher commits it"
-            )
         try:
-            delta.commit(url, before, run, table)
+            return storage.retrying(partial(_attempt, run, name, table))
         except delta.Moved:
             continue
-        return Commit(table, before.version() + 1 if before else 0, new=True)
+    url = table_url(run.out, name, table)
     raise publish.Overtaken(f"other jobs committed to {url} {TRIES} times while run {run.run_id} was to be; run this again")
+
+
+def _attempt(run: Run, name: str, table: str) -> Commit | None:
+    """Commit one table as it is now, unless it has the run's rows, also from an attempt whose answer was lost."""
+    url = table_url(run.out, name, table)
+    before = delta.load(url)
+    if before is None and table not in run.tables:
+        return None
+    if before is not None and delta.holds(before, run.run_id):
+        return Commit(table, before.version(), new=False)
+    published = publish.current(run.out).get(name)
+    if published != run.run_id:
+        raise publish.Overtaken(
+            f"run {run.run_id} is not committed to {url}: {published} was published as {name!r} meanwhile, and its publisher commits it"
+        )
+    version = before.version() + 1 if before else 0
+    delta.commit(url, before, run, table)
+    return Commit(table, version, new=True)

@@ -5,6 +5,8 @@ The protocol is that of delta.io (PROTOCOL.md); the library is deltalake, whose 
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -66,17 +68,30 @@ def load(url: str, version: int | None = None) -> "DeltaTable | None":
     """The table at an address, at its last version or another; None where there is none.
 
     Raises:
-        DeltaError: where there is no such version.
+        DeltaError: where there is no such version. OSError: where the store fails.
     """
     from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
 
+    def read() -> DeltaTable:
+        with _client_errors():
+            return DeltaTable(_address(url), version=version, storage_options=_options(url))
+
     try:
-        return DeltaTable(_address(url), version=version, storage_options=_options(url))
+        return storage.retrying(read)
     except TableNotFoundError:
         if version is None:
             return None
         raise
+
+
+@contextmanager
+def _client_errors() -> Iterator[None]:
+    """Turn an error of the library's client into one that `storage.transient` knows: all but what it has a word for, as a missing right."""
+    try:
+        yield
+    except OSError as error:
+        raise (ConnectionError if "Generic S3 error" in str(error) else OSError)(one_line(error)) from error
 
 
 def _address(url: str) -> str:
@@ -169,7 +184,7 @@ def commit(url: str, table: "DeltaTable | None", run: Run, name: str) -> None:
 
     Raises:
         Moved: where another version was committed since.
-        OSError: where the store does not take it.
+        OSError: where the store does not take it, or does not say so: it may have.
     """
     from deltalake import CommitProperties, Schema, Transaction
     from deltalake.exceptions import DeltaError
@@ -177,20 +192,22 @@ def commit(url: str, table: "DeltaTable | None", run: Run, name: str) -> None:
 
     properties = CommitProperties({"run_id": run.run_id}, app_transactions=[Transaction(APPLICATION, transaction(run.run_id))])
     partition = [schema.PARTITIONED[name]] if name in schema.PARTITIONED else []
+    fields = Schema.from_arrow(columns(run, name)) if table is None or name in run.tables else table.schema()
+    actions = _actions(run, name)
     try:
-        if table is None:
+        with _client_errors():
+            if table is not None:
+                table.create_write_transaction(actions, "overwrite", fields, partition, commit_properties=properties)
+                return
             create_table_with_add_actions(
                 _address(url),
-                Schema.from_arrow(columns(run, name)),
-                _actions(run, name),
+                fields,
+                actions,
                 partition_by=partition,
                 configuration=CONFIGURATION,
                 storage_options=_options(url),
                 commit_properties=properties,
             )
-        else:
-            fields = Schema.from_arrow(columns(run, name)) if name in run.tables else table.schema()
-            table.create_write_transaction(_actions(run, name), "overwrite", fields, partition, commit_properties=properties)
     except DeltaError as error:
         now = load(url)
         if now and (table is None or now.version() > table.version()):
