@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from pipeline.tables.identity import digest
 from pipeline.tables.lake.location import Location
 
 Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # applies a function to items, in any order, on any machine
+ROWS_AT_ONCE = 4096  # of an analysis, as dictionaries
 Entries = Sequence[dict]  # of files, as run.json has them
 
 
@@ -143,8 +145,16 @@ def compute_unit(files: RunFiles, unit: UnitOfWork) -> dict:
     if entry:
         return entry
     name = unit.choice.name
-    rows = pa.Table.from_pylist([*_rows_of(files, unit)], schema.ANALYSES[name])
+    rows = as_table(_rows_of(files, unit), schema.ANALYSES[name])
     return compact.write_table(files.location.url(unit.path), unit.path, name, rows)
+
+
+def as_table(rows: Iterable[dict], columns: pa.Schema) -> pa.Table:
+    """Rows as a table, of which few are in memory as dictionaries, which take twenty times the room."""
+    parts, rest = [columns.empty_table()], iter(rows)
+    while chunk := [*islice(rest, ROWS_AT_ONCE)]:
+        parts.append(pa.Table.from_pylist(chunk, columns))
+    return pa.concat_tables(parts)
 
 
 def _rows_of(files: RunFiles, unit: UnitOfWork) -> Iterable[dict]:

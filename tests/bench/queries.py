@@ -35,12 +35,31 @@ def of_images(count: int) -> dict[str, str]:
         f"AS boxes FROM ({IMAGE}({count}) t(i)) i",
         "predictions": f"SELECT {KEYS}, label::INT AS label, predicted::INT AS predicted, (hash(i, 3) % 1000 / 1000)::FLOAT AS label_prob, "
         f"(hash(i, 4) % 1000 / 1000)::FLOAT AS predicted_prob FROM ({IMAGE}({count}) t(i))",
+        "disagreement": f"SELECT {KEYS}, 'label' AS target, (hash(i, 5) % 1000 / 1000)::DOUBLE AS disagreement, 10 AS methods, "
+        f"[{{a: 'rise', b: 'glas', spearman: (hash(i, j) % 100 / 100)::FLOAT}} for j in range(45)] AS pairs FROM range({count}) t(i)",
         "errors": "SELECT 'x' AS image_id, 's' AS shard, 'decode' AS stage, 'Damaged' AS error, 'a message' AS message",
         "maps": f"SELECT {KEYS}, '{{target}}' AS target, 14::SMALLINT AS height, 14::SMALLINT AS width, {cells} AS map, 0::FLOAT AS map_min, "
         f"1::FLOAT AS map_max, (hash(i, '{{method}}') % 100 / 100)::FLOAT AS peak_x, (hash(i, '{{method}}', 1) % 100 / 100)::FLOAT AS peak_y "
         f"FROM range({{images}}) t(i)",
         "metrics": f"SELECT {KEYS}, '{{target}}' AS target, (hash(i) % {CLASSES})::INT AS label, (hash(i, '{{method}}') % 1000 / 1000)::FLOAT AS energy, "
         "if(i % 100 = 0, MAP(['pointing'], ['no box']), NULL) AS reasons FROM range({images}) t(i)",
+    }
+
+
+def of_analyses() -> dict[str, str]:
+    """The tables of analyses that grow with methods and classes alone."""
+    mean = "'timm/resnet50' AS model, random() AS mean, -.1 AS ci_low, .1 AS ci_high, 500::BIGINT AS n"
+    methods, targets = f"unnest({[*METHODS]}) m(method)", f"unnest({[*TARGETS]}) t(target)"
+    scopes = f"unnest(list_prepend('all', [i::TEXT for i in range({CLASSES})])) s(scope)"
+    drawn = "14 AS height, 14 AS width, [(hash(i) % 256)::SMALLINT for i in range(196)] AS map, 0::FLOAT AS map_min, 1::FLOAT AS map_max"
+    return {
+        "agreement": f"SELECT {mean}, 'methods' AS kind, target, m.method AS a, o.method AS b, false AS with_controls, NULL::INT AS methods "
+        f"FROM {methods}, unnest({[*METHODS]}) o(method), {targets}",
+        "class_sensitivity_summary": f"SELECT {mean}, method, 'label' AS a, 'finer' AS b, 'spearman' AS number, scope FROM {methods}, {scopes}",
+        "background_summary": f"SELECT {mean}, method, target, number, scope FROM {methods}, {targets}, {scopes}, "
+        "unnest(['outside', 'area']) k(number)",
+        "aggatt": f"SELECT {mean}, {drawn}, method, target, 'energy' AS metric, bin, bin / 6 AS low, (bin + 1) / 6 AS high, ['x'] AS examples "
+        f"FROM {methods}, {targets}, range(6) b(bin)",
     }
 
 
@@ -60,12 +79,14 @@ def publish(out: str, metrics: int, maps: int) -> None:
     means = f"""SELECT 'timm/resnet50' AS model, method, target, metric, scope, 500::BIGINT AS n, 0::BIGINT AS n_null, random() AS mean,
         'higher' AS better, random() - .5 AS diff_label, -.1 AS diff_label_low, .1 AS diff_label_high
         FROM ({scopes}), unnest({[*METHODS]}) m(method), unnest({[*TARGETS]}) t(target), unnest(['ag', 'ai', 'insertion', 'energy']) k(metric)"""
-    (run / "summary").mkdir()
-    connection.execute(f"COPY ({means}) TO '{run / 'summary/part.parquet'}' (FORMAT parquet)")
+    for table, query in {"summary": means, **of_analyses()}.items():
+        (run / table).mkdir()
+        connection.execute(f"COPY ({query}) TO '{run / table / 'part.parquet'}' (FORMAT parquet)")
+        entries.append({"path": f"{table}/part.parquet", "table": table})
     passes = {method: {"images": 1000, "forwards": 1000, "seconds": 1.0} for method in METHODS}
     counts = {"images": 1, "explained": 1, "failed": 0, "errors": 1}
     manifest = {
-        "files": [*entries, {"path": "summary/part.parquet", "table": "summary"}],
+        "files": entries,
         "backbone": {"name": "m"},
         "counts": counts,
         "passes": passes,

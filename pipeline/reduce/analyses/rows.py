@@ -58,11 +58,8 @@ class Rows:
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns that any file has."""
-        names: dict[str, None] = {}
-        for _, url in self.files:
-            names |= dict.fromkeys(pq.read_schema(io.BytesIO(storage.read_bytes(url))).names)
-        return [*names]
+        """The names of the columns, which all files of a run's table share; none where there is no file."""
+        return pq.read_schema(io.BytesIO(storage.read_bytes(self.files[0][1]))).names if self.files else []
 
 
 def _value(entry: dict) -> str:
