@@ -253,6 +253,7 @@ def test_ranks_are_those_of_quantus_and_scikit_learn_on_maps_without_ties(monkey
     theirs = {
         "top_k(k=300)": quantus.TopKIntersection(k=300, **how).evaluate_batch(**given),
         "rank_accuracy": quantus.RelevanceRankAccuracy(**how).evaluate_batch(**given),
+        "mass_accuracy": quantus.RelevanceMassAccuracy(**how).evaluate_batch(**given),
         "roc_auc": [roc_auc_score(draw.inside.ravel(), draw.S.ravel()) for draw in draws],
     }
     for written, expected in theirs.items():

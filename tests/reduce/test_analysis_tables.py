@@ -32,7 +32,7 @@ def run(source, tmp_path_factory):
     out = str(tmp_path_factory.mktemp("run"))
     settings = {"methods": ("grad_cam", "eigen_cam", "gradient"), "targets": ("label", "second", "predicted")}
     explain.run(job(source, out, **settings, analyses=("all",)))
-    assert score.main(["--out", out, "--metrics", "energy", "loc_error", "ad"]) == 0
+    assert score.main(["--out", out, "--metrics", "energy", "loc_error", "ad", "mass_accuracy"]) == 0
     return tables.open(out)
 
 
@@ -141,6 +141,15 @@ def test_background_is_what_the_metric_energy_leaves(run):
     assert [row["outside"] for row in rows] == [
         None if row["energy"] is None else pytest.approx(1 - row["energy"], abs=1e-6) for row in rows
     ]
+
+
+def test_outside_the_mask_is_what_mass_accuracy_leaves(run):
+    key = "method = 'grad_cam' AND target = 'label'"
+    values = run.sql(f"SELECT image_id, 1 - mass_accuracy::DOUBLE AS outside FROM metrics WHERE {key} ORDER BY image_id").to_pylist()
+    [row] = run.sql(f"SELECT * FROM background_summary WHERE {key} AND number = 'outside_mask' AND scope = 'all'").to_pylist()
+    outside = np.array([[np.nan if value["outside"] is None else value["outside"] for value in values]])
+    low, high = bootstrap.percentile_interval(bootstrap.resampled_means(outside, [value["image_id"] for value in values]))
+    np.testing.assert_allclose([row["mean"], row["ci_low"], row["ci_high"]], [np.nanmean(outside), low[0], high[0]], **DOUBLE)
 
 
 # boxes

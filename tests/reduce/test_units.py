@@ -142,6 +142,65 @@ def test_reduce_refuses_without_a_name(out, capsys):
     assert "--analyses agreement" in capsys.readouterr().err
 
 
+def test_pairs_stand_beside_other_targets(source, tmp_path):
+    pairs = tmp_path / "pairs.json"
+    pairs.write_text('{"pairs": [{"classes": [0, 1], "parts": ["head"]}, {"classes": [0, 2], "parts": ["wing"]}]}')
+    targets = ("label", "finer", f"cues=pairs:{pairs}")
+    explain.run(scoring_job(source, tmp_path / "out", methods=("grad_cam", "eigen_cam"), targets=targets, analyses=("all",)))
+    run = tables.open(str(tmp_path / "out"))
+    rows = run.sql(
+        "SELECT label, a, b, count(*) AS n FROM class_sensitivity WHERE method = 'grad_cam' GROUP BY ALL ORDER BY ALL"
+    ).to_pylist()
+    plain = {(label, "label", "finer") for label in range(5)}
+    of_pairs = {
+        (0, "cues#own", "cues#other_1"),
+        (0, "cues#own", "cues#other_2"),
+        (1, "cues#own", "cues#other_1"),
+        (2, "cues#own", "cues#other_1"),
+    }
+    assert {(row["label"], row["a"], row["b"]) for row in rows} == plain | of_pairs
+    own = "SELECT count(*) AS n FROM disagreement WHERE target = 'cues#finer_2'"
+    assert run.sql(own).to_pylist() == [{"n": 3}], "images 0, 5 and 10 are of class 0"
+
+
+def test_images_without_labels_have_what_needs_none(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    samples = [(f"image{seed}", {"png": good(seed)["png"]}) for seed in range(4)]
+    (folder / "a.tar").write_bytes(tar_bytes(samples))
+    settings = {"methods": ("grad_cam", "eigen_cam"), "targets": ("predicted", "second"), "metrics": ("complexity", "tie_share")}
+    explain.run(
+        scoring_job(f"{folder}/a.tar", tmp_path / "out", **settings, analyses=("all",), analysis_args=("aggatt.metric=complexity",))
+    )
+    run = tables.open(str(tmp_path / "out"))
+    rows = {name: run.table(name).num_rows for name in ANALYSES if name in run.tables}
+    assert rows["disagreement"] == 4 * 2 and rows["map_boxes"] and rows["aggatt"] and rows["agreement"]
+    assert rows["mean_maps"] == rows["background"] == rows["background_summary"] == 0
+    assert {entry["analysis"] for entry in run.manifest["skipped"] if "analysis" in entry} == {
+        "class_sensitivity",
+        "class_sensitivity_summary",
+    }
+
+
+def test_classes_that_share_a_file_keep_their_own_rows(tmp_path):
+    """With 64 files for classes, class 64 is in that of class 0."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    samples = [(f"image{label}", {**good(label), "cls": str(label).encode(), "json": b"{}"}) for label in (0, 64, 65)]
+    (folder / "a.tar").write_bytes(tar_bytes(samples))
+    settings = {"backbone_args": ("num_classes=70",), "methods": ("grad_cam",), "targets": ("label",)}
+    explain.run(job(f"{folder}/a.tar", tmp_path / "out", **settings, analyses=("mean_maps",)))
+    run = tables.open(str(tmp_path / "out"))
+    rows = run.sql("SELECT class_id, n FROM mean_maps WHERE subset = 'all' ORDER BY ALL").to_pylist()
+    assert rows == [{"class_id": label, "n": 1} for label in (0, 64, 65)] and len(run.urls("mean_maps")) == 2
+
+
+def test_a_bucket_holds_the_same(source, whole, s3):
+    explain.run(scoring_job(source, f"{s3}/atlas", **ALL))
+    ours, expected = content(f"{s3}/atlas"), content(whole)
+    assert {name: ours[name] for name in ANALYSES} == {name: expected[name] for name in ANALYSES}
+
+
 @pytest.mark.ray
 def test_ray_computes_the_same(cluster, source, whole, tmp_path):
     explain.run(scoring_job(source, tmp_path, **ALL, workers=1))

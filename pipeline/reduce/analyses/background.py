@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import pyarrow.compute as pc
 
 from pipeline.maps.boxes import pixels
 from pipeline.reduce.analyses.images import Image
@@ -10,13 +11,15 @@ from pipeline.reduce.analyses.registry import analysis, lacks_methods
 from pipeline.reduce.analyses.rows import Rows
 from pipeline.reduce.analyses.scopes import rows_by_scope
 
+MASK = "mass_accuracy"
+
 
 @analysis("class", lacks=lacks_methods)
 def background(images: Iterable[Image]) -> Iterator[dict]:
     """1 minus the metric `energy` (E18) of the map as it is stored, drawn at the size of the network's input.
 
     Null where nothing in the map speaks for the target. `area` is the share of the image outside the boxes: what a map of the same value
-    everywhere would have, and the control `random` nearly has. Masks are no part of the tables, so boxes alone count.
+    everywhere would have, and the control `random` nearly has. Masks are no part of the tables: by mask there is the metric `mass_accuracy`.
     """
     for image in images:
         inside = pixels(image.boxes, image.size) if len(image.boxes) else np.zeros(image.size, bool)
@@ -41,6 +44,14 @@ def energy(raw: np.ndarray, inside: np.ndarray) -> float:
 
 
 @analysis("method", lacks=lacks_methods)
-def background_summary(background: Rows) -> Iterator[dict]:
-    """Means over images of `background`, with bootstrap intervals."""
-    yield from rows_by_scope(background, ("model", "method", "target"), ("outside", "area"))
+def background_summary(background: Rows, metrics: Rows) -> Iterator[dict]:
+    """Means over images of `background`, with bootstrap intervals; where the run has the metric `mass_accuracy`, also 1 minus that.
+
+    It is by the object's mask, by its boxes where it has no mask: the number is `outside_mask`.
+    """
+    keys = ("model", "method", "target")
+    yield from rows_by_scope(background.read("image_id", "label", *keys, "outside", "area"), keys, ("outside", "area"))
+    if MASK in metrics.columns:
+        table = metrics.read("image_id", "label", *keys, MASK)
+        outside = pc.subtract(1.0, table[MASK].cast("float64"))
+        yield from rows_by_scope(table.append_column("outside_mask", outside), keys, ("outside_mask",))

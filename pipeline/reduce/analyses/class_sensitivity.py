@@ -92,4 +92,5 @@ def alike(maps: Pair, size: tuple[int, int], ssim: bool) -> dict[str, float | No
 @analysis("method", lacks=_lacks)
 def class_sensitivity_summary(class_sensitivity: Rows) -> Iterator[dict]:
     """Means over images of `class_sensitivity`, with bootstrap intervals; those of `random` are the floor, and low alone is no praise."""
-    yield from rows_by_scope(class_sensitivity, ("model", "method", "a", "b"), ("spearman", "ssim"))
+    keys, columns = ("model", "method", "a", "b"), ("spearman", "ssim")
+    yield from rows_by_scope(class_sensitivity.read("image_id", "label", *keys, *columns), keys, columns)

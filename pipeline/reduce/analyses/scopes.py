@@ -3,18 +3,17 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.reduce.analyses.rows import Rows
 from pipeline.reduce.moments import moments
 
 
-def rows_by_scope(rows: Rows, keys: Sequence[str], columns: Sequence[str]) -> Iterator[dict]:
+def rows_by_scope(table: pa.Table, keys: Sequence[str], columns: Sequence[str]) -> Iterator[dict]:
     """A row for each combination of `keys`, each column as a `number`, and each scope: `all`, or a class.
 
-    The interval is that of the bootstrap over images, null below two of them.
+    `table` has `image_id` and `label` besides. The interval is that of the bootstrap over images, null below two of them.
     """
-    table = rows.read("image_id", "label", *keys, *columns)
     for values in sorted(table.select(keys).group_by(keys).aggregate([]).to_pylist(), key=lambda row: tuple(row.values())):
         chosen = table
         for key, value in values.items():
