@@ -150,7 +150,7 @@ ANALYSES = {
     "clusters": pa.schema(
         [
             *_CLUSTER,
-            *[(name, pa.int32()) for name in ("n", "images", "left_out")],
+            *[(name, pa.int32()) for name in ("n", "class_images", "left_out")],
             *[(name, pa.float64()) for name in ("share", "separation", "distance", "suspicion")],
             ("exemplars", pa.list_(pa.string())),
             ("eigenvalues", pa.list_(pa.float64())),

@@ -34,8 +34,8 @@ _POSITIVE = "list_transform(map_floats(m), lambda value: greatest(value, 0.0))"
 # The interval of a share of k of n at 95 % (Wilson 1927): closed, and of all but extreme shares near that of the summary.
 _Z = 1.959963984540054
 _WILSON = (
-    f"if(n > 0, {{low: (k + {_Z**2 / 2} - {_Z} * sqrt(k * (n - k) / n + {_Z**2 / 4})) / (n + {_Z**2}), "
-    f"high: (k + {_Z**2 / 2} + {_Z} * sqrt(k * (n - k) / n + {_Z**2 / 4})) / (n + {_Z**2})}}, NULL)"
+    f"if(n > 0, {{low: greatest(0.0, (k + {_Z**2 / 2} - {_Z} * sqrt(k * (n - k) / n + {_Z**2 / 4})) / (n + {_Z**2})), "
+    f"high: least(1.0, (k + {_Z**2 / 2} + {_Z} * sqrt(k * (n - k) / n + {_Z**2 / 4})) / (n + {_Z**2}))}}, NULL)"
 )
 _MACROS = {  # each knows those before it
     "map_floats(m)": "list_transform(m.map, lambda level: m.map_min + level / 255.0 * (m.map_max - m.map_min))",
@@ -61,9 +61,12 @@ def _with_later(table: str) -> str:
     return f"FROM {{{table}}} UNION ALL BY NAME SELECT {nulls} WHERE false"
 
 
+_NAMED = "SELECT t.*, c.class_name FROM ({rows}) t LEFT JOIN {{classes}} c ON {key} = c.class_id"
 # Views that are more than their table's files: name -> (tables it needs, query).
 _DERIVED = {
-    **{table: ((table,), _with_later(table)) for table in _LATER},
+    "curves": (("curves",), _with_later("curves")),
+    "summary": (("images", "summary"), _NAMED.format(rows=_with_later("summary"), key="try_cast(t.scope AS INT)")),
+    **{table: (("images", table), _NAMED.format(rows=f"FROM {{{table}}}", key="t.class_id")) for table in ("clusters", "cluster_members")},
     "classes": (
         ("images",),
         "SELECT label AS class_id, any_value(label_name) AS class_name, count(*) AS images FROM {images} GROUP BY label",

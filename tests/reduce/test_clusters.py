@@ -48,7 +48,7 @@ def test_a_class_has_the_clusters_of_its_own_maps_alone(tmp_path):
     maps, kind = blobs((16, 14), spread=0.03)
     others = blobs((0, 0, 30), seed=1, spread=0.03)[0]
     rows = found(tmp_path, [*maps, *others], [3] * 30 + [5] * 30)
-    assert [(row["class_id"], row["cluster"], row["n"], row["images"], row["left_out"]) for row in rows if row["class_id"] == 3] == [
+    assert [(row["class_id"], row["cluster"], row["n"], row["class_images"], row["left_out"]) for row in rows if row["class_id"] == 3] == [
         (3, 0, 16, 30, 0),
         (3, 1, 14, 30, 0),
     ]
@@ -78,7 +78,7 @@ def test_what_cannot_take_part_is_counted(tmp_path):
     maps, _ = blobs((12,))
     maps = [*maps, *np.ones((3, 7, 7)), *np.zeros((2, 7, 7)), maps[0]]
     rows = found(tmp_path, maps, [0] * 12 + [0] * 3 + [1] * 2 + [None], most_images=10)
-    assert {(row["class_id"], row["images"], row["left_out"]) for row in rows} == {(0, 10, 2 + 3), (1, 0, 2)}
+    assert {(row["class_id"], row["class_images"], row["left_out"]) for row in rows} == {(0, 10, 2 + 3), (1, 0, 2)}
     assert sum(row["n"] for row in rows) == 10 and rows[-1]["cluster"] is None
     names = {member["image_id"] for row in rows for member in row["members"] or ()}
     fewer = found(tmp_path, maps, [0] * 12 + [0] * 3 + [1] * 2 + [None], most_images=6)

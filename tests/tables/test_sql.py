@@ -87,7 +87,7 @@ def rows(run: int) -> dict[str, list[dict]]:
         ends = {"diff_label": (start + stop) / 2, "diff_label_low": start, "diff_label_high": stop}
         row = {"model": "m", "method": method, "metric": "energy", "scope": "all", "n": 4, "better": "higher"}
         summary.append(row | {"target": "finer", "mean": 0.5} | ends)
-    class_one = {"model": "m", "method": "a", "target": "label", "class_id": 1, "images": 10, "left_out": 0}
+    class_one = {"model": "m", "method": "a", "target": "label", "class_id": 1, "class_images": 10, "left_out": 0}
     clusters = [
         class_one | {"cluster": 0, "n": 8, "share": 0.8, "suspicion": 0.1, "exemplars": ["i2"]},
         class_one | {"cluster": 1, "n": 2, "share": 0.2, "suspicion": 0.4, "exemplars": ["i3"]},
@@ -349,6 +349,11 @@ def test_the_interval_of_a_share_is_wilson_s(connection, k, n):
     assert connection.sql("SELECT share_interval(0, 0)").fetchall() == [(None,)]
 
 
+def test_the_summary_of_a_class_has_its_name(connection):
+    rows = connection.sql("SELECT DISTINCT scope, class_name FROM summary").fetchall()
+    assert {*rows} == {("all", None), ("0", "wren"), ("1", "robin")}
+
+
 def test_columns_that_a_run_of_an_earlier_version_lacks_are_null_in_sql(out):
     run = tables.open(out)
     (url,) = run.urls("summary")
@@ -356,13 +361,18 @@ def test_columns_that_a_run_of_an_earlier_version_lacks_are_null_in_sql(out):
     old = expected.drop_columns([name for name in expected.column_names if name.startswith(("random", "fake_cam"))] + ["reasons"])
     pq.write_table(old, url)
     found = run.sql("SELECT * FROM summary")
-    assert {*found.column_names} == {*expected.column_names} and found.num_rows == old.num_rows
+    assert {*found.column_names} == {*expected.column_names, "class_name"} and found.num_rows == old.num_rows
     assert found.select(old.column_names).sort_by("metric").equals(old.sort_by("metric")) and found["random"].null_count == old.num_rows
     assert job.main(["--out", out, "--query", "finer_changed"]) == 0
 
 
 def test_what_finer_changed_is_told_by_its_interval(ask):
     assert {row["method"]: row["verdict"] for row in ask("--query", "finer_changed")} == {"a": "better", "b": "cannot be told"}
+
+
+def test_what_finer_changed_is_told_of_chosen_metrics(ask):
+    assert len(ask("--query", "finer_changed", "--set", "metric=ener%")) == 2
+    assert ask("--query", "finer_changed", "--set", "metric=iou%") == []
 
 
 def test_suspected_label_errors_come_surest_first(ask):

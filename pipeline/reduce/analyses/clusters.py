@@ -80,7 +80,7 @@ def clusters(
         class_of, reference = _reference(drawn, others)
         for class_id, (names, unit) in drawn.items():
             about = {"model": model, "method": method, "target": target, "class_id": class_id}
-            left_out = {"images": len(names), "left_out": len(classes[class_id].images) - len(names) + classes[class_id].constant}
+            left_out = {"class_images": len(names), "left_out": len(classes[class_id].images) - len(names) + classes[class_id].constant}
             if not names:
                 yield about | left_out | {"n": 0}
                 continue
