@@ -142,13 +142,14 @@ class Maps:
             {
                 "maps": self.of_place.get(place, []),
                 "scores": self.scores_of_place.get(place, {}),
-                **_picture(thumbnails.get(image_ids[place])),
+                **picture(thumbnails.get(image_ids[place])),
             }
             for place in range(start, min(start + CHUNK, len(image_ids)))
         ]
 
 
-def _picture(thumbnail: Thumbnail | None) -> dict:
+def picture(thumbnail: Thumbnail | None) -> dict:
+    """What a data file says of an image's thumbnail; nothing where there is none."""
     if thumbnail is None:
         return {}
     points = {name: [round(x, 4), round(y, 4)] for name, (x, y) in thumbnail.points.items()}

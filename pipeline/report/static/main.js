@@ -42,6 +42,7 @@ atlas.show = async () => {
   if (page === "run") return atlas.showRun();
   if (page === "classes") return atlas.showClasses();
   if (page === "aggatt") return atlas.showAggatt();
+  if (page === "compare") return atlas.showCompare();
   atlas.images ??= await atlas.load("images");
   return page === "gallery" ? atlas.showGallery() : atlas.showImage();
 };
