@@ -105,12 +105,12 @@ def _ties(connection: "duckdb.DuckDBPyConnection", target: str, best: Mapping[st
     """Whether each method's paired difference to the best one, over the images that have both, may be zero at 95 %."""
     if not best:
         return {}
-    own = ", ".join(f'any_value("{metric}") FILTER (method = \'{method}\') AS "{metric}"' for metric, method in best.items())
+    own = ", ".join(f'any_value("{metric}") FILTER (method = $best_{i}) AS "{metric}"' for i, metric in enumerate(best))
     numbers = ", ".join(f'avg(r."{m}" - b."{m}"), stddev_samp(r."{m}" - b."{m}") / sqrt(count(r."{m}" - b."{m}"))' for m in best)
     rows = connection.execute(
         f"WITH rows AS (SELECT * FROM metrics WHERE target IN ('none', $target)), b AS (SELECT image_id, {own} FROM rows GROUP BY image_id) "
         f"SELECT method, {numbers} FROM rows r JOIN b USING (image_id) GROUP BY method",
-        {"target": target},
+        {"target": target, **{f"best_{i}": method for i, method in enumerate(best.values())}},
     ).fetchall()
     ties = {}
     for method, *values in rows:

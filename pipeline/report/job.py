@@ -15,6 +15,8 @@ class Report:
     """The run published under this name."""
     run: str | None = None
     """Any run by its id, in place of --name."""
+    against: str | None = None
+    """Another run to compare it with, once `atlas compare` has: a run id, a published name, or `previous` for the run before."""
     to: str | None = None
     """Folder or URL of the report; <out>/reports/<run id> by default."""
     images: Count = 500

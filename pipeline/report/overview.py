@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report import analyses, figures, payload
+from pipeline.report.comparison import Comparison
 from pipeline.report.selection import Selection
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).parent / "templates"
 SCRIPTS = (  # in the order in which they need each other
     "static/uPlot.iife.min.js",
-    *(f"static/{name}.js" for name in ("state", "palettes", "draw", "maps", "gallery", "filters", "card", "charts", "classes", "aggatt")),
+    *(
+        f"static/{name}.js"
+        for name in ("state", "palettes", "draw", "maps", "gallery", "filters", "card", "charts", "classes", "aggatt", "compare")
+    ),
     "data/run.js",
     "static/main.js",
 )
@@ -37,6 +41,7 @@ class Overview:
     charts: Mapping[str, Any]
     tables: Mapping[str, Any]  # content of the data files that no selection changes, by name
     mean_maps: int  # classes that have their mean maps in them
+    comparison: Comparison | None = None
 
     @staticmethod
     def of(run: "Run", connection: "duckdb.DuckDBPyConnection", room: float) -> "Overview":
@@ -90,6 +95,7 @@ class Overview:
             agreement=self.agreement,
             classes=self.classes,
             mean_maps=self.mean_maps,
+            comparison=self.comparison,
             missing=[name for name in analyses.TABLES if name not in self.run.tables],
             controls=figures.CONTROLS,
             selection=selection,

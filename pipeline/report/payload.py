@@ -73,17 +73,22 @@ def likeness(connection: "duckdb.DuckDBPyConnection", cells: Sequence[tuple[str,
     return of_cell
 
 
-def metric_values(connection: "duckdb.DuckDBPyConnection", cell: tuple[str, str], columns: Sequence[str], count: int) -> dict[str, str]:
-    """The metrics of one cell: column -> float32 [n] in base64, NaN where there is none."""
+def metric_values(connection: "duckdb.DuckDBPyConnection", cell: tuple[str, str], columns: Sequence[str], count: int) -> dict[str, Any]:
+    """The metrics of one cell: column -> float32 [n] in base64, NaN where there is none; and `reasons`: column -> reason -> places."""
     names = ", ".join(f'm."{column}"' for column in columns)
-    question = f"SELECT place, {names} FROM metrics m JOIN shown USING (image_id) WHERE method = $method AND target = $target"
-    rows = connection.execute(question, {"method": cell[0], "target": cell[1]}).fetchnumpy()
-    content = {}
+    parameters = {"method": cell[0], "target": cell[1]}
+    rows_of_cell = "FROM metrics m JOIN shown USING (image_id) WHERE method = $method AND target = $target"
+    rows = connection.execute(f"SELECT place, {names} {rows_of_cell}", parameters).fetchnumpy()
+    content: dict[str, Any] = {}
     for column in columns:
         values = np.full(count, np.nan, np.float32)
         values[rows["place"]] = np.ma.filled(np.ma.masked_invalid(rows[column].astype(np.float32)), np.nan)
         content[column] = encoded(values)
-    return content
+    reasons: dict[str, dict[str, list[int]]] = {}
+    question = f"SELECT place, unnest(map_entries(reasons)) AS entry {rows_of_cell} AND len(map_keys(reasons)) > 0 ORDER BY place"
+    for place, entry in connection.execute(question, parameters).fetchall():
+        reasons.setdefault(entry["key"], {}).setdefault(entry["value"], []).append(place)
+    return {**content, "reasons": reasons}
 
 
 def entries(rows: "duckdb.DuckDBPyRelation", numbers: Mapping[tuple[str, str], int]) -> Iterator[tuple[dict, list]]:
@@ -142,13 +147,14 @@ class Maps:
             {
                 "maps": self.of_place.get(place, []),
                 "scores": self.scores_of_place.get(place, {}),
-                **_picture(thumbnails.get(image_ids[place])),
+                **picture(thumbnails.get(image_ids[place])),
             }
             for place in range(start, min(start + CHUNK, len(image_ids)))
         ]
 
 
-def _picture(thumbnail: Thumbnail | None) -> dict:
+def picture(thumbnail: Thumbnail | None) -> dict:
+    """What a data file says of an image's thumbnail; nothing where there is none."""
     if thumbnail is None:
         return {}
     points = {name: [round(x, 4), round(y, 4)] for name, (x, y) in thumbnail.points.items()}

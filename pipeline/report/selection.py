@@ -1,5 +1,6 @@
 """The images that a report shows: which ones, in which order, and how they were chosen, in words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,12 +31,17 @@ class Selection:
 
     def register(self, connection: "duckdb.DuckDBPyConnection") -> None:
         """Make them the table `shown`: `image_id`, and `place` in their order from 0."""
-        import pyarrow as pa
+        _numbered(connection, "shown", self.image_ids)
 
-        rows = pa.table({"image_id": pa.array(self.image_ids, pa.string()), "place": pa.array(range(len(self.image_ids)), pa.int32())})
-        connection.register("rows_of_shown", rows)
-        connection.execute("CREATE OR REPLACE TEMP TABLE shown AS FROM rows_of_shown")
-        connection.unregister("rows_of_shown")
+
+def _numbered(connection: "duckdb.DuckDBPyConnection", table: str, image_ids: Sequence[str]) -> None:
+    """Make images a table: `image_id`, and `place` in their order from 0."""
+    import pyarrow as pa
+
+    rows = pa.table({"image_id": pa.array(image_ids, pa.string()), "place": pa.array(range(len(image_ids)), pa.int32())})
+    connection.register("rows_of_images", rows)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS FROM rows_of_images")
+    connection.unregister("rows_of_images")
 
 
 def select(connection: "duckdb.DuckDBPyConnection", job: Report) -> Selection:
@@ -98,7 +104,8 @@ def _by_list(connection: "duckdb.DuckDBPyConnection", url: str) -> tuple[str, ..
     return _of_run(connection, list(dict.fromkeys(line.strip() for line in lines if line.strip())))
 
 
-def _of_run(connection: "duckdb.DuckDBPyConnection", chosen: list[str]) -> tuple[str, ...]:
-    rows = connection.execute("SELECT image_id FROM images WHERE list_contains($chosen, image_id)", {"chosen": chosen}).fetchall()
-    known = {image_id for (image_id,) in rows}
-    return tuple(image_id for image_id in chosen if image_id in known)
+def _of_run(connection: "duckdb.DuckDBPyConnection", chosen: Sequence[str]) -> tuple[str, ...]:
+    """Those of the chosen images that the run has, in their order."""
+    _numbered(connection, "chosen", chosen)
+    rows = connection.execute("SELECT image_id FROM chosen SEMI JOIN images USING (image_id) ORDER BY place").fetchall()
+    return tuple(image_id for (image_id,) in rows)

@@ -1,13 +1,14 @@
 """A report as a folder: index.html, the scripts and style sheets of the package, and data files that the page loads when it shows them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import storage, tables
 from pipeline.refusal import Refusal
 from pipeline.report import analyses, payload, pictures
+from pipeline.report.comparison import Comparison
 from pipeline.report.job import Report
 from pipeline.report.overview import Overview
 from pipeline.report.selection import Selection, select
@@ -47,16 +48,25 @@ def write(job: Report) -> Written:
         overview = Overview.of(run, connection, job.max_mb * MEGABYTE * OF_MEAN_MAPS)
         selection = select(connection, job)
         fixed = {**_package(), **overview.files()}
+        if job.against:
+            comparison = Comparison.of(run, job.against, overview.cells)
+            overview = replace(overview, comparison=comparison)
+            moved, _ = _thumbnails(run, [row["image_id"] for row in comparison.moved], job)
+            fixed["data/moved.js"] = payload.script("moved", comparison.with_pictures(moved))
         taken = sum(map(len, fixed.values())) + len(overview.page(selection, None)) + len(overview.data(selection))
         selection = _bounded(connection, selection, job, taken + SLACK)
         selection.register(connection)
-        thumbnails, problem = pictures.thumbnails(run.manifest, selection.image_ids, job.source) if job.pictures else ({}, None)
+        thumbnails, problem = _thumbnails(run, selection.image_ids, job)
         fixed |= {"index.html": overview.page(selection, problem), "data/run.js": overview.data(selection)}
         size = 0
         for name, content in (*_of_images(connection, run.tables, overview, selection, thumbnails), *fixed.items()):
             files.write_bytes(storage.join(url, name), content)
             size += len(content)
     return Written(url, size, selection, problem)
+
+
+def _thumbnails(run: tables.Run, image_ids: Sequence[str], job: Report) -> tuple[dict[str, pictures.Thumbnail], str | None]:
+    return pictures.thumbnails(run.manifest, image_ids, job.source) if job.pictures else ({}, None)
 
 
 def _bounded(connection: "duckdb.DuckDBPyConnection", selection: Selection, job: Report, taken: int) -> Selection:

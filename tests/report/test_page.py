@@ -82,6 +82,21 @@ def test_filters_and_sorts_give_what_their_sql_gives(wide, report, run, state):
     assert wide.page.locator("#grid li").count() == min(len(rows), 48)
 
 
+def test_images_without_a_value_are_found_by_their_reason(wide, report, run):
+    rows = run.sql(
+        "SELECT method, target, entry.key AS metric, entry.value AS reason, count(*) AS n "
+        "FROM (SELECT method, target, unnest(map_entries(reasons)) AS entry FROM metrics) GROUP BY ALL ORDER BY ALL"
+    ).to_pylist()
+    assert rows, "some maps of the run are constant"
+    for row in [rows[0], rows[-1]]:
+        method, target = row["method"], "label" if row["target"] == "none" else row["target"]
+        wide.open(report, f"page=gallery&{urlencode({**row, 'method': method, 'target': target})}")
+        wide.settle()
+        question = wide.page.locator("#sql").input_value()
+        assert sorted(chosen(wide)) == sorted(run.sql(question).column(0).to_pylist()) and len(chosen(wide)) == row["n"]
+        assert wide.page.locator("[name=reason]").input_value() == row["reason"]
+
+
 def test_the_address_holds_the_state(wide, report, chromium):
     wide.open(report, "page=gallery")
     wide.page.select_option("#filters [name=method]", "layer_cam")

@@ -173,6 +173,13 @@ atlas.showRun = () => {
   atlas.showCurves();
 };
 
+/** The order of two cells: numbers by size, texts by letters; a cell without a number comes behind the numbers, whichever way they go. */
+atlas.order = (one, other, sign) => {
+  const [missing, too] = [one, other].map((value) => typeof value !== "number" || Number.isNaN(value));
+  if (missing && too) return sign * String(one).localeCompare(String(other));
+  return missing - too || sign * (one - other);
+};
+
 /** Sort a table by a column when its head is pressed, and back when it is pressed again. */
 atlas.makeSortable = (table) => {
   const heads = [...table.tHead.rows[0].cells],
@@ -185,13 +192,8 @@ atlas.makeSortable = (table) => {
       const falls = head.getAttribute("aria-sort") !== "descending";
       for (const other of heads) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", falls ? "descending" : "ascending");
-      const key = (row) => (column ? Number(row.cells[column].dataset.value ?? NaN) : row.cells[0].textContent);
-      const sign = falls ? -1 : 1;
-      const rows = [...body.rows].sort((a, b) => {
-        const [one, other] = [key(a), key(b)];
-        if (!column) return sign * one.localeCompare(other);
-        return Number.isNaN(one) - Number.isNaN(other) || sign * (one - other);
-      });
+      const key = ({ cells: { [column]: cell } }) => ("value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent);
+      const rows = [...body.rows].sort((a, b) => atlas.order(key(a), key(b), falls ? -1 : 1));
       body.append(...rows);
     });
   });

@@ -128,8 +128,10 @@ atlas.ends = (values) => {
 
 /** Pixels in [0, 1] from `low` to `high`; from their own least to their largest unless given. A constant map becomes zero. */
 atlas.unit = (pixels, [low, high] = atlas.ends(pixels)) => {
-  const flat = high - low <= FLAT * Math.max(Math.abs(low), Math.abs(high));
-  return pixels.map((value) => (flat ? 0 : Math.min(Math.max((value - low) / (high - low), 0), 1)));
+  const shares = new Float64Array(pixels.length);
+  if (high - low <= FLAT * Math.max(Math.abs(low), Math.abs(high))) return shares;
+  for (let i = 0; i < pixels.length; i++) shares[i] = Math.min(Math.max((pixels[i] - low) / (high - low), 0), 1);
+  return shares;
 };
 
 /** Pixels in [0, 1] by a palette: red, green, blue, and no transparency. */

@@ -24,7 +24,7 @@ atlas.targets = () => {
   return names.length > 1 ? names.filter((name) => name !== "none") : names;
 };
 
-atlas.fillFilters = () => {
+atlas.fillFilters = (values) => {
   const form = document.getElementById("filters").elements,
     { images, state } = atlas;
   const plain = (names) => names.map((name) => [name, name]);
@@ -46,6 +46,9 @@ atlas.fillFilters = () => {
     sorts.map(([name, sort]) => [name, sort.words]),
     state.sort,
   );
+  const reasons = Object.keys(values?.reasons ?? {});
+  document.getElementById("reason").hidden = !reasons.length;
+  atlas.options(form.reason, [["", "any value"], ...plain(reasons)], state.reason);
   for (const name of ["low", "high"]) if (form[name] !== document.activeElement) form[name].value = state[name];
   for (const name of ["outcome"]) form[name].value = state[name];
 };
@@ -73,6 +76,6 @@ atlas.fillLook = () => {
 atlas.changeOf = (field) => {
   const value = field.type === "checkbox" ? (field.checked ? "yes" : "no") : field.value;
   const sorted = field.name === "metric" && value && atlas.state.sort === "drawn" ? { sort: "worst" } : {};
-  const bounds = ["metric", "method", "target"].includes(field.name) ? { low: "", high: "" } : {};
+  const bounds = ["metric", "method", "target"].includes(field.name) ? { low: "", high: "", reason: "" } : {};
   return { ...bounds, ...sorted, [field.name]: value };
 };

@@ -48,11 +48,13 @@ atlas.cellOf = (method, target) => {
 
 /** The chosen metric of the shown images: Float32Array [n], NaN where there is none; null where no metric is chosen. */
 atlas.metricValues = async () => {
-  const { method, target, metric } = atlas.state,
-    cell = atlas.cellOf(method, target);
+  const { method, target, metric } = atlas.state;
+  const cell = atlas.cellOf(method, target);
   if (!atlas.run.metrics.includes(metric) || cell < 0) return null;
-  const bytes = Uint8Array.from(atob((await atlas.load(`metrics-${cell}`))[metric]), (letter) => letter.charCodeAt(0));
-  return new Float32Array(bytes.buffer);
+  const content = await atlas.load(`metrics-${cell}`);
+  const values = new Float32Array(Uint8Array.from(atob(content[metric]), (letter) => letter.charCodeAt(0)).buffer);
+  values.reasons = content.reasons[metric] ?? {};
+  return values;
 };
 
 const wrong = (place) => atlas.images.label[place] !== null && atlas.images.predicted?.[place] !== atlas.images.label[place];
@@ -60,7 +62,7 @@ const right = (place) => atlas.images.label[place] !== null && atlas.images.pred
 
 /** The conditions that the state sets, each with its SQL. */
 atlas.conditions = (values) => {
-  const { label, predicted, outcome, split, metric, low, high, sort } = atlas.state,
+  const { label, predicted, outcome, split, metric, low, high, reason, sort } = atlas.state,
     conditions = [];
   const text = (value) => `'${value.replaceAll("'", "''")}'`;
   const add = (chosen, sql, passes) => chosen && conditions.push({ sql, passes });
@@ -71,6 +73,8 @@ atlas.conditions = (values) => {
   add(outcome === "wrong" || atlas.sorts[sort].wrong, "images.label != predicted", wrong);
   add(values && low !== "", `"${metric}" >= ${Number(low)}::FLOAT`, (place) => values[place] >= Math.fround(Number(low)));
   add(values && high !== "", `"${metric}" <= ${Number(high)}::FLOAT`, (place) => values[place] <= Math.fround(Number(high)));
+  const places = new Set(values?.reasons[reason] ?? []);
+  add(values && reason !== "", `reasons[${text(metric)}] = ${text(reason)}`, (place) => places.has(place));
   return conditions;
 };
 
@@ -99,7 +103,7 @@ atlas.question = (values) => {
     lines.push("LEFT JOIN (SELECT image_id, predicted, predicted_prob, label_prob FROM predictions) USING (image_id)");
   if (values) {
     lines.push(
-      `LEFT JOIN (SELECT image_id, "${metric}" FROM metrics WHERE method = ${text(method)} AND target = ${text(own)}) USING (image_id)`,
+      `LEFT JOIN (SELECT image_id, "${metric}", reasons FROM metrics WHERE method = ${text(method)} AND target = ${text(own)}) USING (image_id)`,
     );
   }
   if (sort === "disputed" && atlas.run.spearman) {
@@ -126,7 +130,7 @@ atlas.question = (values) => {
 /** Show the gallery of the state. */
 atlas.showGallery = async () => {
   const values = await atlas.metricValues();
-  atlas.fillFilters();
+  atlas.fillFilters(values);
   atlas.places = atlas.selection(values);
   const { run } = atlas,
     count = atlas.places.length;

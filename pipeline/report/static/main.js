@@ -13,6 +13,7 @@ atlas.defaults = {
   metric: "",
   low: "",
   high: "",
+  reason: "",
   sort: "drawn",
   binned: "",
   overlay: "yes",
@@ -42,6 +43,7 @@ atlas.show = async () => {
   if (page === "run") return atlas.showRun();
   if (page === "classes") return atlas.showClasses();
   if (page === "aggatt") return atlas.showAggatt();
+  if (page === "compare") return atlas.showCompare();
   atlas.images ??= await atlas.load("images");
   return page === "gallery" ? atlas.showGallery() : atlas.showImage();
 };
@@ -84,8 +86,8 @@ atlas.listen = () => {
   on("look", "input", ({ target }) => target.type === "range" && atlas.change(atlas.changeOf(target)));
   on("filters", "reset", (event) => {
     event.preventDefault();
-    const { label, predicted, outcome, split, metric, low, high, sort } = atlas.defaults;
-    atlas.change({ label, predicted, outcome, split, metric, low, high, sort });
+    const { label, predicted, outcome, split, metric, low, high, reason, sort } = atlas.defaults;
+    atlas.change({ label, predicted, outcome, split, metric, low, high, reason, sort });
   });
   on("more", "click", async () => atlas.extend(await atlas.metricValues()));
   on("previous", "click", () => atlas.step(-1));

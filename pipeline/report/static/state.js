@@ -44,7 +44,9 @@ atlas.notice = (words) => {
 atlas.readState = () => {
   const named = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   const page =
-    ["run", "gallery", "classes", "aggatt", "image"].includes(named.page) && document.getElementById(named.page) ? named.page : "run";
+    ["run", "gallery", "classes", "aggatt", "compare", "image"].includes(named.page) && document.getElementById(named.page)
+      ? named.page
+      : "run";
   atlas.state = { ...atlas.defaults, ...named, page };
 };
 
