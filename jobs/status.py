@@ -1,12 +1,16 @@
 """Print the progress of jobs: counts, rate, time left, failures so far, and the run published last.
 
 python -m jobs.status --out s3://b/atlas
+python -m jobs.status --out s3://b/atlas --run last        # what that run took, and what went wrong
 """
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline import tables
 from pipeline.monitor import status
 from pipeline.progress import clock
 from pipeline.refusal import Refusal, choose, counted
@@ -15,6 +19,11 @@ from pipeline.spec.command_line import command_line
 from pipeline.tables import publish
 from pipeline.tables.errors import failures_in_words
 
+ERRORS = """
+SELECT stage, error, regexp_replace(message, '[0-9]+', 'N', 'g') AS kind, any_value(message) AS message, count(*) AS n,
+    any_value(coalesce(image_id, shard)) AS example
+FROM errors GROUP BY stage, error, kind ORDER BY n DESC, stage, error, kind LIMIT 20
+"""
 UNITS = {"listing": "shards", "publishing": "groups"}  # what a stage counts, where it does not count images
 
 
@@ -26,6 +35,9 @@ class Status:
     """Where tables go: the --out of the jobs."""
     name: str | None = None
     """One --name only."""
+    run: str | None = None
+    """Tell of one run instead, by its id, its name, or `last` for the last finished of --name, published or not: its steps with seconds, passes and
+    seconds of every method and metric, errors with an example, and what the run before held beyond it."""
 
 
 def lines(out: str, name: str | None = None) -> list[str]:
@@ -74,6 +86,27 @@ def _describe_run(out: str, run: str | None) -> str:
     return f"published is {run} of {facts['finished'][:19]}: {explained}{failures and f'; {failures}'}"
 
 
+def lines_about(run: tables.Run) -> Iterator[str]:
+    """The lines about one run: its images, the seconds of its steps, passes by method and metric, errors, and what it no longer holds."""
+    from pipeline.engine import costs  # these two load torch, which the progress of jobs does without
+    from pipeline.plan.dropped import in_words
+
+    facts, counts = run.manifest, run.manifest["counts"]
+    yield f"{run.run_id} of {facts['finished'][:19]}: {counts['explained']} of {counted(counts['images'], 'images')} explained"
+    spent = facts["spent"]
+    steps = ", ".join(f"{name.removesuffix('_seconds')} {clock(spent[name])}" for name in sorted(spent) if name.endswith("_seconds"))
+    yield f"from start to end {clock(facts['seconds'])}; of it: {steps}"
+    yield from costs.table(
+        Counter({(payer, kind): cost[kind] for payer, cost in facts["passes"].items() for kind in cost if kind != "per_image"})
+    )
+    for error in run.sql(ERRORS).to_pylist() if "errors" in run.tables else ():
+        yield f"{counted(error['n'], 'errors')}: {error['stage']}: {error['error']}: {error['message']} (as {error['example']})"
+    if failures := failures_in_words(facts.get("failures", ())):
+        yield failures
+    if facts.get("dropped"):
+        yield f"the run before held {in_words(facts['dropped'])} beyond it"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the job a command line describes; returns the exit code."""
     return exit_code_of(lambda: report(command_line(Status, "jobs.status", arguments)))
@@ -81,6 +114,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(job: Status) -> int:
     """Print the status; returns the exit code."""
+    if job.run:
+        run = tables.last(job.out, job.name or "default") if job.run == "last" else tables.find(job.out, job.run)
+        print("\n".join(lines_about(run)))
+        return 0
     print("\n".join(lines(job.out, job.name)))
     return 0
 

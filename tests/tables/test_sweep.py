@@ -1,19 +1,21 @@
 """`jobs.gc` removes what no kept run refers to and nothing else; `jobs.status` tells how far a job is."""
 
 import os
+import re
 import time
+from pathlib import Path
 
 import pytest
 
 from jobs import explain, gc, status
-from pipeline import storage
+from pipeline import storage, tables
 from pipeline.monitor import monitor
 from pipeline.monitor import status as watch
 from pipeline.refusal import Refusal
 from pipeline.tables import files, publish
 from pipeline.tables.gc import collect_garbage
 from tests.jobs import content, job
-from tests.shards import dataset
+from tests.shards import dataset, good, tar_bytes
 
 ONE = {"targets": ("label",)}
 
@@ -186,3 +188,24 @@ def test_a_name_is_no_path(tmp_path):
 def test_status_counts_what_the_stage_counts(tmp_path, numbers, words):
     watch.StatusFile(str(tmp_path), "n").update(numbers)
     assert status.lines(str(tmp_path))[0] == f"n: {words}"
+
+
+def test_a_run_tells_its_steps_costs_errors_and_what_it_dropped(tmp_path):
+    source, out = dataset(tmp_path / "in", shards=2), str(tmp_path / "out")
+    explain.run(job(source, out, methods=("grad_cam", "opti_cam(steps=2)"), targets=("label",)))
+    broken = [(f"broken{i}", good(i) | {"png": b"no image"}) for i in range(2)]
+    Path(tmp_path / "in" / "00001.tar").write_bytes(tar_bytes([("image004", good(4)), *broken]))
+    explain.run(job(source, out, methods=("opti_cam(steps=2)",), targets=("label",)))
+    run = tables.open(out)
+    text = list(status.lines_about(run))
+    assert text[0].startswith(f"{run.run_id} of ") and text[0].endswith(": 5 of 7 images explained")
+    assert re.match(r"from start to end 0:0\d; of it: .*explain .*list .*publish ", text[1])
+    assert text[2].split() == ["method", "forwards", "backwards", "seconds"] and text[3].split()[:3] in (
+        ["opti_cam", "10", "10"],
+        ["look", "7", "0"],
+    )
+    [errors] = [line for line in text if line.startswith("2 errors: decode: ")]
+    assert "broken" in errors
+    assert text[-1] == "the run before held 1 image, method grad_cam beyond it"
+    printed = [status.report(status.Status(out=out, run=word)) for word in ("last", "default", run.run_id)]
+    assert printed == [0, 0, 0]
