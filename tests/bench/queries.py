@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from pipeline import tables
-from pipeline.tables import files
+from pipeline.tables import files, schema
 from pipeline.tables.queries import QUERIES
 
 METHODS = ("grad_cam", "layer_cam", "eigen_cam", "score_cam", "rise", "opti_cam", "glas", "gradient", "random", "fake_cam")
@@ -58,6 +59,9 @@ def of_analyses() -> dict[str, str]:
         "class_sensitivity_summary": f"SELECT {mean}, method, 'label' AS a, 'finer' AS b, 'spearman' AS number, scope FROM {methods}, {scopes}",
         "background_summary": f"SELECT {mean}, method, target, number, scope FROM {methods}, {targets}, {scopes}, "
         "unnest(['outside', 'area']) k(number)",
+        "clusters": f"SELECT 'timm/resnet50' AS model, method, target, i::INT AS class_id, k::INT AS cluster, 20 AS n, 60 AS images, "
+        "random() AS share, random() AS separation, random() AS distance, random() AS suspicion, ['x'] AS exemplars "
+        f"FROM {methods}, {targets}, range({CLASSES}) c(i), range(3) k(k)",
         "aggatt": f"SELECT {mean}, {drawn}, method, target, 'energy' AS metric, bin, bin / 6 AS low, (bin + 1) / 6 AS high, ['x'] AS examples "
         f"FROM {methods}, {targets}, range(6) b(bin)",
     }
@@ -75,9 +79,26 @@ def publish(out: str, metrics: int, maps: int) -> None:
             filled = query.format(method=method, target=target, images=images.get(table)) if method else query
             connection.execute(f"COPY ({filled}) TO '{run / path}' (FORMAT parquet, ROW_GROUP_SIZE 65536)")
             entries.append({"path": path, "table": table})
+    drawn = (
+        "model",
+        "method",
+        "target",
+        "metric",
+        "scope",
+        "n",
+        "n_null",
+        "mean",
+        "better",
+        "diff_label",
+        "diff_label_low",
+        "diff_label_high",
+    )
+    others = ", ".join(
+        f"random() AS {field.name}" for field in schema.SUMMARY if field.name not in drawn and pa.types.is_floating(field.type)
+    )
     scopes = "SELECT unnest(list_prepend('all', [i::TEXT for i in range(1000)])) AS scope"
     means = f"""SELECT 'timm/resnet50' AS model, method, target, metric, scope, 500::BIGINT AS n, 0::BIGINT AS n_null, random() AS mean,
-        'higher' AS better, random() - .5 AS diff_label, -.1 AS diff_label_low, .1 AS diff_label_high
+        'higher' AS better, random() - .5 AS diff_label, -.1 AS diff_label_low, .1 AS diff_label_high, {others}
         FROM ({scopes}), unnest({[*METHODS]}) m(method), unnest({[*TARGETS]}) t(target), unnest(['ag', 'ai', 'insertion', 'energy']) k(metric)"""
     for table, query in {"summary": means, **of_analyses()}.items():
         (run / table).mkdir()
