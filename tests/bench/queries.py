@@ -59,7 +59,7 @@ def of_analyses() -> dict[str, str]:
         "class_sensitivity_summary": f"SELECT {mean}, method, 'label' AS a, 'finer' AS b, 'spearman' AS number, scope FROM {methods}, {scopes}",
         "background_summary": f"SELECT {mean}, method, target, number, scope FROM {methods}, {targets}, {scopes}, "
         "unnest(['outside', 'area']) k(number)",
-        "clusters": f"SELECT 'timm/resnet50' AS model, method, target, i::INT AS class_id, k::INT AS cluster, 20 AS n, 60 AS images, "
+        "clusters": f"SELECT 'timm/resnet50' AS model, method, target, i::INT AS class_id, k::INT AS cluster, 20 AS n, 60 AS class_images, "
         "random() AS share, random() AS separation, random() AS distance, random() AS suspicion, ['x'] AS exemplars "
         f"FROM {methods}, {targets}, range({CLASSES}) c(i), range(3) k(k)",
         "aggatt": f"SELECT {mean}, {drawn}, method, target, 'energy' AS metric, bin, bin / 6 AS low, (bin + 1) / 6 AS high, ['x'] AS examples "
