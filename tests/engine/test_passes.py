@@ -25,7 +25,7 @@ from tests.entries import fact
 from tests.jobs import job
 from tests.shards import dataset
 
-SIZE, IMAGES = 64, 5
+SIZE, IMAGES = 64, 3
 BACKBONES = {
     "linear head": ("tests.tiny:build", {}),
     "curved head": ("tests.tiny:curved", {}),
@@ -120,7 +120,7 @@ def test_what_is_shared_is_paid_once_and_a_retry_is_no_second_look(backbone, pic
     monkeypatch.setitem(METHODS, "eigen_cam", type(METHODS["eigen_cam"])("eigen_cam", fails_on_many))
     answers, tally = answered(backbone, pictures, ["eigen_cam"])
     assert answers[-1][1].num_rows == IMAGES
-    assert tally["look", "forwards"] == 5, "each is tried by itself, and none is looked at again"
+    assert tally["look", "forwards"] == IMAGES, "each is tried by itself, and none is looked at again"
 
 
 def test_a_run_says_what_every_method_has_cost_whenever_that_was(tmp_path):
@@ -181,7 +181,7 @@ def test_where_memory_runs_out_every_family_halves_and_goes_on(backbone, picture
     calm, full, wide = maps(backbone), Full(backbone, most=2), widened(backbone)
     tight = maps(backbone, during=lambda: full)
     assert full.met
-    slack = rounding(lambda: maps(wide))[1]  # of each of two
+    slack = rounding(lambda: maps(wide), draws=1)[1]  # of each of two
     step = (calm.amax((1, 2)) - calm.amin((1, 2))) / 255
     assert (off(calm, tight) <= 2 * slack + 1.01 * step).all()
 

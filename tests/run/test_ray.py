@@ -20,7 +20,6 @@ from pipeline import tables
 from tests.chaos import below
 from tests.jobs import content, job, undisturbed
 from tests.registries import registries
-from tests.shards import good, tar_bytes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
@@ -31,11 +30,14 @@ def inline(source, tmp_path_factory):
     return undisturbed(job(source, tmp_path_factory.mktemp("inline")))
 
 
-def test_two_workers_publish_the_same_bits(cluster, source, inline, tmp_path):
-    """One does, below, over the shards in another order."""
-    outcome = explain.run(job(source, tmp_path, workers=2))
-    assert outcome.complete
-    assert content(tmp_path) == inline
+def test_two_workers_publish_the_same_bits_of_maps_metrics_and_summaries(cluster, source, tmp_path):
+    """One does with every CAM, below, over the shards in another order."""
+    settings = {
+        "methods": ("grad_cam", "eigen_cam"),
+        "metrics": ("energy", "pointing_blob", "pxap", "box_acc(step=0.1)", "deletion(steps=4)", "remove"),
+    }
+    assert explain.run(job(source, tmp_path / "workers", workers=2, **settings)).complete
+    assert content(tmp_path / "workers") == undisturbed(job(source, tmp_path / "inline", **settings))
 
 
 def test_scores_of_stored_maps_have_the_same_bits_on_workers(cluster, source, tmp_path):
@@ -50,21 +52,6 @@ def test_scores_of_stored_maps_have_the_same_bits_on_workers(cluster, source, tm
     torch.set_num_threads(threads)
     found, expected = (content(tmp_path / out) for out in ("workers", "inline"))
     assert found == expected
-
-
-def test_metrics_partials_and_summary_have_the_same_bits_on_workers(cluster, source, tmp_path):
-    import torch
-
-    settings = {
-        "methods": ("grad_cam",),
-        "metrics": ("energy", "pointing_blob", "pxap", "box_acc(step=0.1)", "deletion(steps=4)", "remove"),
-    }
-    explain.run(job(source, tmp_path / "workers", workers=1, **settings))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    explain.run(job(source, tmp_path / "inline", **settings))
-    torch.set_num_threads(threads)
-    assert content(tmp_path / "workers") == content(tmp_path / "inline")
 
 
 def test_shard_order_and_restarts_change_nothing(cluster, source, inline, tmp_path):
@@ -129,17 +116,6 @@ def test_the_same_job_over_s3_publishes_the_same_tables(cluster, source, inline,
     assert not explain.run(job(f"{s3}/shards/*.tar", f"{s3}/atlas", workers=1)).new
     fs, path = filesystem(f"{s3}/atlas/current.json")
     assert json.loads(fs.cat_file(path)) == {"default": outcome.run_id}
-
-
-def test_a_bad_shard_takes_no_other_with_it(cluster, source, tmp_path):
-    folder = tmp_path / "shards"
-    shutil.copytree(Path(source).parent, folder)
-    (folder / "00001.tar").write_bytes(b"")
-    (folder / "00003.tar").write_bytes(tar_bytes([("cut0", good(0)), ("cut1", good(1))])[:-9000])
-    outcome = explain.run(job(str(folder / "*.tar"), tmp_path / "out", workers=1, methods=("grad_cam",)))
-    assert outcome.counts["shards_failed"] == 2
-    assert outcome.counts["explained"] == 9
-    assert {row["shard"] for row in content(tmp_path / "out")["errors"]} == {"00001.tar", "00003.tar"}
 
 
 def free_port() -> int:
