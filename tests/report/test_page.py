@@ -126,6 +126,18 @@ def test_the_address_holds_the_state(wide, report, chromium):
         assert chosen(other) == chosen(wide) and other.page.locator("#filters [name=method]").input_value() == "layer_cam"
 
 
+FOREIGN = "&".join(
+    f"{key}=constructor" for key in ("method", "target", "metric", "sort", "scale", "palette", "drawn", "label", "split", "low", "opacity")
+)
+
+
+@pytest.mark.parametrize("page", ["run", "gallery", "classes", "image&image=1.tar/image103", "image&image=nowhere", "constructor"])
+def test_an_address_of_another_report_opens_what_there_is(wide, report, page):
+    wide.open(report, f"page={page}&{FOREIGN}&toString=1")
+    wide.settle()
+    assert not wide.messages and wide.page.locator(".page:not([hidden])").count() == 1
+
+
 def test_keys_lead_through_the_images(wide, report):
     wide.open(report, "page=gallery")
     wide.settle()
