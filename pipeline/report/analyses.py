@@ -37,7 +37,7 @@ def disagreement(connection: "duckdb.DuckDBPyConnection", tables: Collection[str
         question = "SELECT place, disagreement FROM disagreement JOIN shown USING (image_id) WHERE target = $target"
     else:
         question = (
-            "SELECT place, sqrt(2 * (var_samp(peak_x) + var_samp(peak_y))) FROM maps JOIN shown USING (image_id) "
+            "SELECT place, round(sqrt(2 * (var_samp(peak_x) + var_samp(peak_y))), 6) FROM maps JOIN shown USING (image_id) "
             "WHERE target IN ('none', $target) AND method NOT IN ('random', 'fake_cam') AND map_max > map_min "
             "GROUP BY place HAVING count(*) > 1"
         )

@@ -1,5 +1,6 @@
 """A report as a folder: index.html, the scripts and style sheets of the package, and data files that the page loads when it shows them."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     import duckdb
 
 HERE = Path(__file__).parent
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".txt": "text/plain; charset=utf-8",
+}
+OF_A_REPORT = re.compile(r"data/(moved|aggatt|(chunk|metrics|classes|means)-\d+)\.js")  # files that the next report there may lack
 MEGABYTE = 10**6
 OF_MEAN_MAPS = 1 / 4  # of the report's bytes, at most
 SLACK = 5000  # bytes kept for words about the selection
@@ -58,10 +66,13 @@ def write(job: Report) -> Written:
         selection.register(connection)
         thumbnails, problem = _thumbnails(run, selection.image_ids, job)
         fixed |= {"index.html": overview.page(selection, problem), "data/run.js": overview.data(selection)}
-        size = 0
+        size, names = 0, set()
         for name, content in (*_of_images(connection, run.tables, overview, selection, thumbnails), *fixed.items()):
-            files.write_bytes(storage.join(url, name), content)
+            files.write_bytes(storage.join(url, name), content, MEDIA_TYPES[Path(name).suffix])
             size += len(content)
+            names.add(name)
+    stale = [name for name in files.below(url) if OF_A_REPORT.fullmatch(name) and name not in names]
+    storage.remove([storage.join(url, name) for name in stale])
     return Written(url, size, selection, problem)
 
 

@@ -17,11 +17,19 @@ from pipeline.storage import filesystem, is_local, join, protocol, read_bytes, r
 LOCK_SECONDS = 60
 
 
-def write_bytes(url: str, content: bytes) -> None:
-    """Write a file that is seen whole or not at all: a rename locally, a single put elsewhere."""
+CONTENT_TYPE = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}  # as stores' clients call it
+
+
+def write_bytes(url: str, content: bytes, media_type: str | None = None) -> None:
+    """Write a file that is seen whole or not at all: a rename locally, a single put elsewhere.
+
+    A store that keeps types of files tells browsers this `media_type`; without one they would save a page and not show it.
+    """
     fs, path = filesystem(url)
     if not is_local(url):
-        retrying(lambda: fs.pipe_file(path, content))
+        name = CONTENT_TYPE.get(protocol(url))
+        stated = {name: media_type} if name and media_type else {}
+        retrying(lambda: fs.pipe_file(path, content, **stated))
         return
     with _draft(path) as draft:
         draft.write_bytes(content)

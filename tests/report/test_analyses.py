@@ -51,6 +51,20 @@ def test_means_of_analyses_stand_beside_the_metrics_of_classes(folder):
     assert "spearman to label" not in content(folder, f"classes-{cells.index(['grad_cam', 'label'])}")
 
 
+def test_a_column_of_an_analysis_can_be_chosen_for_the_classes(wide, folder):
+    wide.open(folder, "page=classes&method=grad_cam&target=finer")
+    wide.settle()
+    wide.page.select_option("#class-form [name=metric]", "spearman to label")
+    wide.settle()
+    values = wide.page.locator("#class-table tbody tr").evaluate_all(
+        "(rows) => rows.map((row) => [row.dataset.class, row.cells[4].dataset.value])"
+    )
+    assert sorted(values) == [[str(c), str(c / 10 or 0)] for c in CLASSES]
+    wide.page.keyboard.press("g")
+    wide.page.locator("#grid li").first.wait_for()
+    assert wide.page.locator("#filters [name=metric]").input_value() == "" and not wide.messages
+
+
 def test_mean_maps_are_the_stored_bytes(folder, analysed):
     cells = content(folder, "run")["cells"]
     for row in analysed.table("mean_maps").to_pylist():

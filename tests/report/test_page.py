@@ -5,6 +5,8 @@ from urllib.parse import urlencode
 
 import pytest
 
+from pipeline.report.job import Report
+from pipeline.report.write import write
 from tests.report.browser import Watched
 from tests.report.folder import CLASSES, KEY
 
@@ -30,6 +32,20 @@ def test_a_page_opens_from_disk_without_a_complaint_and_fits(chromium, report, a
         assert not [url for url in page.urls if not url.startswith((f"{inside}/", "data:", "blob:", "about:blank"))]
         assert page.page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
         assert page.page.locator(".page:not([hidden])").count() == 1
+
+
+def test_a_page_opens_from_a_bucket(wide, out, s3, s3_server):
+    import boto3
+
+    write(Report(out=str(out), to=f"{s3}/one", images=20))
+    client, bucket = boto3.client("s3"), s3.removeprefix("s3://")
+    for entry in client.list_objects_v2(Bucket=bucket)["Contents"]:
+        client.put_object_acl(Bucket=bucket, Key=entry["Key"], ACL="public-read")
+    wide.page.goto(f"{s3_server}/{bucket}/one/index.html#page=gallery")
+    wide.page.evaluate("() => atlas.started")
+    wide.settle()
+    assert wide.page.locator("#grid canvas").count() == 20 and not wide.messages
+    assert all(url.startswith((s3_server, "data:")) for url in wide.urls)
 
 
 def test_nothing_from_the_data_becomes_markup(wide, report):
@@ -108,6 +124,18 @@ def test_the_address_holds_the_state(wide, report, chromium):
         other.open(report, address[1:])
         other.settle()
         assert chosen(other) == chosen(wide) and other.page.locator("#filters [name=method]").input_value() == "layer_cam"
+
+
+FOREIGN = "&".join(
+    f"{key}=constructor" for key in ("method", "target", "metric", "sort", "scale", "palette", "drawn", "label", "split", "low", "opacity")
+)
+
+
+@pytest.mark.parametrize("page", ["run", "gallery", "classes", "image&image=1.tar/image103", "image&image=nowhere", "constructor"])
+def test_an_address_of_another_report_opens_what_there_is(wide, report, page):
+    wide.open(report, f"page={page}&{FOREIGN}&toString=1")
+    wide.settle()
+    assert not wide.messages and wide.page.locator(".page:not([hidden])").count() == 1
 
 
 def test_keys_lead_through_the_images(wide, report):

@@ -132,6 +132,14 @@ def test_the_size_is_bounded_and_what_was_left_out_is_said(out, tmp_path):
     assert 0 < len(written.selection.image_ids) < 40 and f"that {most} MB hold (--max-mb)" in (tmp_path / "index.html").read_text()
 
 
+def test_a_report_written_anew_leaves_nothing_of_the_one_before_and_all_that_is_not_its_own(out, tmp_path):
+    write(Report(out=str(out), to=str(tmp_path), pictures=False))
+    (tmp_path / "data" / "notes.js").write_text("mine")
+    written = write(Report(out=str(out), to=str(tmp_path), images=3, pictures=False))
+    assert (tmp_path / "data" / "notes.js").read_text() == "mine" and not (tmp_path / "data" / "chunk-1.js").exists()
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == written.size + len("mine")
+
+
 def test_without_its_pictures_a_run_still_has_maps_and_tables(out, tmp_path, capsys):
     assert job.main(["--out", str(out), "--to", str(tmp_path / "r"), "--source", str(tmp_path / "gone.tar")]) == 0
     assert "pictures cannot be read" in capsys.readouterr().err
@@ -165,6 +173,21 @@ def test_the_report_goes_to_any_url(out):
     written = write(Report(out=str(out), to="memory://reports/one", images=2, pictures=False))
     files = fsspec.filesystem("memory").find("/reports/one")
     assert written.url == "memory://reports/one" and "/reports/one/index.html" in files and "/reports/one/data/chunk-0.js" in files
+
+
+def test_a_store_says_of_each_file_what_it_is(out, s3):
+    import boto3
+
+    write(Report(out=str(out), to=f"{s3}/one", images=2))
+    client, bucket = boto3.client("s3"), s3.removeprefix("s3://")
+    kinds = {
+        entry["Key"].rsplit(".", 1)[1]: client.head_object(Bucket=bucket, Key=entry["Key"])["ContentType"]
+        for entry in client.list_objects_v2(Bucket=bucket)["Contents"]
+    }
+    assert {ending: kind.split(";")[0] for ending, kind in kinds.items()} == {
+        **{"html": "text/html", "css": "text/css"},
+        **{"js": "text/javascript", "txt": "text/plain"},
+    }
 
 
 def test_the_table_has_every_number_of_the_summary(report, run):

@@ -23,7 +23,7 @@ atlas.showImage = async () => {
   atlas.showOriginal(place, content);
   atlas.showAnswers(place);
   atlas.showMaps(place, content, maps);
-  atlas.showBar();
+  atlas.showBar(maps);
 };
 
 /** Go to the image `step` further in the selection. */
@@ -176,17 +176,18 @@ atlas.point = (event, layers, map, pixels, canvas) => {
     `${map.method}, ${map.target}: ${atlas.number(value, 4)} at ${Math.round(100 * x)} % from the left, ${Math.round(100 * y)} % from the top`;
 };
 
-/** The colours with the numbers at their ends, as far as all maps share them. */
-atlas.showBar = () => {
-  const canvas = document.getElementById("colour-bar"),
-    palette = atlas.palettes[atlas.state.palette];
+/** The colours with the numbers at their ends, for the chosen method and target; another map's numbers stand below it. */
+atlas.showBar = (maps) => {
+  const cell = atlas.cellOf(atlas.state.method, atlas.state.target);
+  const map = maps.find((other) => other.cell === cell);
+  const [low, high] = map ? (atlas.limits(map, maps) ?? [map.low, map.high]) : [0, 1];
   const levels = Float64Array.from({ length: 256 }, (_, level) => level / 255);
-  canvas.getContext("2d").putImageData(new ImageData(atlas.colours(levels, palette), 256, 1), 0, 0);
-  const ends = {
-    map: ["each map's least value", "its largest"],
-    image: ["0, or the least of the method here", "the largest of the method here"],
-    run: ["0, or the least of the method in the run", "the largest of the method in the run"],
-  }[atlas.state.scale];
-  document.getElementById("bar-low").textContent = ends[0];
-  document.getElementById("bar-high").textContent = ends[1];
+  const colours = atlas.colours(levels, atlas.paletteOf(low < 0));
+  document
+    .getElementById("colour-bar")
+    .getContext("2d")
+    .putImageData(new ImageData(colours, 256, 1), 0, 0);
+  const words = { map: "its own range", image: "this image", run: "the run" }[atlas.state.scale];
+  document.getElementById("bar-low").textContent = map ? `${map.method}, ${map.target}, ${words}: ${atlas.number(low)}` : "least";
+  document.getElementById("bar-high").textContent = map ? atlas.number(high) : "largest";
 };

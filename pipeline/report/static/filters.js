@@ -39,7 +39,7 @@ atlas.fillFilters = (values) => {
   atlas.options(form.label, [["", "all"], ...classes(images.label)], state.label);
   atlas.options(form.predicted, [["", "all"], ...classes(images.predicted)], state.predicted);
   atlas.options(form.split, [["", "all"], ...plain(splits)], state.split);
-  atlas.options(form.metric, [["", "none"], ...plain(atlas.run.metrics)], state.metric);
+  atlas.options(form.metric, [["", "none"], ...plain(atlas.run.metrics)], atlas.run.metrics.includes(state.metric) ? state.metric : "");
   const sorts = Object.entries(atlas.sorts).filter(([, sort]) => !sort.metric || atlas.run.metrics.length);
   atlas.options(
     form.sort,

@@ -109,7 +109,7 @@ atlas.question = (values) => {
   if (sort === "disputed" && atlas.run.spearman) {
     lines.push(`LEFT JOIN (SELECT image_id, disagreement FROM disagreement WHERE target = ${text(target)}) USING (image_id)`);
   } else if (sort === "disputed") {
-    lines.push("LEFT JOIN (SELECT image_id, sqrt(2 * (var_samp(peak_x) + var_samp(peak_y))) AS disagreement FROM maps");
+    lines.push("LEFT JOIN (SELECT image_id, round(sqrt(2 * (var_samp(peak_x) + var_samp(peak_y))), 6) AS disagreement FROM maps");
     lines.push(`  WHERE target IN ('none', ${text(target)}) AND method NOT IN ('random', 'fake_cam') AND map_max > map_min`);
     lines.push("  GROUP BY image_id HAVING count(*) > 1) USING (image_id)");
   }

@@ -46,14 +46,16 @@ atlas.warning = (map) => {
   return share < WEAK ? `weak: its range is ${atlas.number(100 * share, 2)} % of the method's median` : "";
 };
 
+/** The chosen colours; those of values on both sides of zero where a map has them. */
+atlas.paletteOf = (signed) => atlas.palettes[signed && atlas.state.palette !== "gray" ? "signed" : atlas.state.palette];
+
 /** Draw a map onto a canvas of `most` pixels, in colours between `limits`; returns its pixels in its own values. */
 atlas.paint = (canvas, map, limits, most) => {
   const [height, width] = atlas.pixels(most);
   [canvas.height, canvas.width] = [height, width];
   const pixels = atlas.upsample(map, height, width, atlas.state.drawn);
   const shares = map.constant ? new Float64Array(pixels.length) : atlas.unit(pixels, limits ?? undefined);
-  const signed = map.signed || (limits && limits[0] < 0);
-  const palette = atlas.palettes[signed && atlas.state.palette !== "gray" ? "signed" : atlas.state.palette];
+  const palette = atlas.paletteOf(map.signed || (limits && limits[0] < 0));
   canvas.getContext("2d").putImageData(new ImageData(atlas.colours(shares, palette), width, height), 0, 0);
   return pixels;
 };

@@ -40,14 +40,31 @@ atlas.notice = (words) => {
   line.hidden = !words;
 };
 
+/** Whether a value of the address is one that the page knows; links may be old, or of another report. */
+atlas.isKnown = (key, value) => {
+  const whole = /^\d*$/;
+  const number = (text) => text === "" || Number.isFinite(Number(text));
+  const oneOf = {
+    page: ["run", "gallery", "classes", "aggatt", "compare", "image"].filter((page) => document.getElementById(page)),
+    method: atlas.methods(),
+    target: atlas.targets(),
+    outcome: ["", "right", "wrong"],
+    sort: Object.keys(atlas.sorts),
+    scale: ["map", "image", "run"],
+    palette: ["viridis", "cividis", "magma", "gray"],
+    drawn: ["smooth", "cells"],
+    numbers: ["few", "all"],
+    ...Object.fromEntries(["overlay", "boxes", "thresholded"].map((name) => [name, ["yes", "no"]])),
+  };
+  if (["label", "predicted"].includes(key)) return whole.test(value);
+  if (["low", "high", "opacity", "threshold"].includes(key)) return number(value);
+  return !Object.hasOwn(oneOf, key) || oneOf[key].includes(value);
+};
+
 /** What the address says, over what the page starts with. */
 atlas.readState = () => {
-  const named = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-  const page =
-    ["run", "gallery", "classes", "aggatt", "compare", "image"].includes(named.page) && document.getElementById(named.page)
-      ? named.page
-      : "run";
-  atlas.state = { ...atlas.defaults, ...named, page };
+  const named = [...new URLSearchParams(location.hash.slice(1))].filter(([key]) => Object.hasOwn(atlas.defaults, key));
+  atlas.state = { ...atlas.defaults, ...Object.fromEntries(named.filter(([key, value]) => atlas.isKnown(key, value))) };
 };
 
 /** The address of a state that differs from this one by `changes`; what is as at the start is left out. */
