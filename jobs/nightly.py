@@ -81,6 +81,7 @@ class Night:
     seconds: dict[str, float] = field(default_factory=dict)
     planned_hours: float | None = None
     verdict: str | None = None
+    compared: bool = False
     bad: list[str] = field(default_factory=list)
     report: str | None = None
     ending: str = "broken off"
@@ -132,7 +133,7 @@ def carry_out(nightly: Nightly, night: Night) -> int:
             _compare(nightly, night)
     if nightly.report:
         with night.step("report"):
-            night.report = _report(nightly, run)
+            night.report = _report(nightly, run, night.before if night.compared else None)
     with night.step("gc"):
         collect_garbage(nightly.out, nightly.keep, min_age=GC_AGE, delete=True)
     night.ending = "bad" if night.bad else "published" if night.new else "nothing new"
@@ -160,17 +161,18 @@ def _compare(nightly: Nightly, night: Night) -> None:
         job = compare.Compare(out=nightly.out, now=str(night.run_id), before=str(night.before), bad=nightly.bad)
         comparison = compare.compare(job)
         night.verdict, night.bad = comparison.verdict, comparison.bad
+        night.compared = True
     except Refusal as refusal:
         if night.new:
             raise
         night.verdict = f"not compared: {refusal}"
 
 
-def _report(nightly: Nightly, run: Run) -> str:
+def _report(nightly: Nightly, run: Run, against: str | None) -> str:
     """The URL of the run's report, which is written where there is none."""
     url = storage.join(nightly.out, "reports", run.run_id)
     if "index.html" not in files.below(url):
-        write(Report(out=nightly.out, name=nightly.name, run=run.run_id))
+        write(Report(out=nightly.out, name=nightly.name, run=run.run_id, against=against))
     return url
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import storage
 from pipeline.refusal import Refusal
 from pipeline.report import payload, pictures
-from pipeline.tables import files, publish, read
+from pipeline.tables import files, read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +37,7 @@ class Comparison:
         Raises:
             Refusal: where there is no such run, or the two have not been compared.
         """
-        before = _run(now, against)
+        before = read.find(now.out, against, now)
         folder = storage.join(now.out, "drift", now.run_id, before.run_id)
         try:
             drift, moved = (files.read_parquet(storage.join(folder, f"{name}.parquet")) for name in ("drift", "moved"))
@@ -58,14 +58,6 @@ class Comparison:
     def with_pictures(self, thumbnails: Mapping[str, pictures.Thumbnail]) -> list[dict]:
         """The maps that moved most, with the pictures of their images: content of a data file."""
         return [{**row, **payload.picture(thumbnails.get(row["image_id"]))} for row in self.moved]
-
-
-def _run(now: "Run", against: str) -> "Run":
-    if against == "previous":
-        if not now.manifest.get("previous"):
-            raise Refusal(f"--against previous: {now.run_id} is the first run of its name")
-        return read.open(now.out, run_id=now.manifest["previous"])
-    return read.open(now.out, run_id=publish.current(now.out).get(against, against))
 
 
 def _moved(now: "Run", before: "Run", moved: "pa.Table", cells: Sequence[tuple[str, str]]) -> list[dict]:

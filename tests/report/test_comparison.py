@@ -69,7 +69,7 @@ def compared(both: tables.Run) -> None:
 def test_runs_that_were_not_compared_and_runs_that_are_not_there_are_refused(both, run, tmp_path):
     with pytest.raises(Refusal, match=f"atlas compare --out .* {both.run_id} {BEFORE} does it"):
         write(Report(out=both.out, to=str(tmp_path), against="previous"))
-    with pytest.raises(Refusal, match="there is no run 'nobody'"):
+    with pytest.raises(Refusal, match="'nobody' is neither a run"):
         write(Report(out=both.out, to=str(tmp_path), against="nobody"))
     with pytest.raises(Refusal, match="is the first run of its name"):
         write(Report(out=run.out, to=str(tmp_path), against="previous"))
