@@ -4,7 +4,7 @@ m is a row of `maps`, box a struct of x0, y0, x1, y1; all places are fractions o
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from glob import escape
 from types import MappingProxyType
@@ -126,7 +126,7 @@ def connect(runs: Mapping[str, Run]) -> "duckdb.DuckDBPyConnection":
     for name, run in runs.items():
         for view in _add_run(connection, name, run):
             views.setdefault(view, []).append(name)
-    _add_nights(connection, next(iter(runs.values())).out)
+    _add_nights(connection, {run.out for run in runs.values()})
     for view, names in views.items():
         rows = [f"SELECT {'*' if len(runs) == 1 else f'{_text(name)} AS name, *'} FROM {_quoted(name)}.{view}" for name in names]
         connection.execute(f"CREATE VIEW {view} AS {' UNION ALL BY NAME '.join(rows)}")
@@ -158,9 +158,10 @@ def _add_run(connection: "duckdb.DuckDBPyConnection", name: str, run: Run) -> li
     return [*("classes",) * ("images" in tables), *tables, *facts]
 
 
-def _add_nights(connection: "duckdb.DuckDBPyConnection", out: str) -> None:
-    """Create the view `nights` of all nights below a folder, where there are any."""
-    urls = [storage.join(out, "nights", path) for path in sorted(files.below(storage.join(out, "nights")))]
+def _add_nights(connection: "duckdb.DuckDBPyConnection", outs: Iterable[str]) -> None:
+    """Create the view `nights` of all nights below these folders, where there are any."""
+    folders = [storage.join(out, "nights") for out in sorted(outs)]
+    urls = [storage.join(folder, path) for folder in folders for path in sorted(files.below(folder))]
     if urls:
         connection.execute(f"CREATE VIEW nights AS FROM read_parquet([{', '.join(map(_text, urls))}])")
 
