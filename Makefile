@@ -37,12 +37,13 @@ reference: .venv/ready  ## write the tables of docs/reference anew, from the reg
 picture: demo  ## the picture of the demo's report in the README; it needs Chromium
 	$(RUN) -m docs.picture
 
-bench: .venv/ready  ## cost beside the libraries people loop by hand, of many tasks, of named queries and a report, and how near plans come
+bench: .venv/ready  ## cost beside the libraries people loop by hand, of many tasks, of named queries and a report, how near plans come, and how tasks are dealt out
 	$(RUN) -m tests.bench.cams
 	$(RUN) -m tests.bench.tasks 10000 30000 100000
 	$(RUN) -m tests.bench.queries 10000000 1000000
 	$(RUN) -m tests.bench.report 10000
 	$(RUN) -m tests.bench.plan
+	$(RUN) -m tests.bench.placement
 
 engines: .venv/ready  ## every table read by seven engines, Spark among them (it needs Java 17)
 	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,engines]'

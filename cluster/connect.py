@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,8 @@ from pipeline.run.executor import Executor
 log = logging.getLogger(__name__)
 LEVEL = "RAY_BACKEND_LOG_LEVEL"
 STDERR = 2
+# An actor computes on a thread of its own. In an arena of its own glibc gives large blocks back, and the system clears each page anew.
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 
 @contextmanager
@@ -58,9 +60,10 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    local: dict[str, Any] = {} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    with _quiet_core():
-        ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **local)
+    own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    of_cluster: dict[str, Any] = {"runtime_env": {"env_vars": ONE_ARENA}}
+    with _quiet_core(), _environment({} if address else ONE_ARENA):
+        ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING, **(of_cluster if address else own))
     context = ray.data.DataContext.get_current()
     # Our own progress counts images; Ray's would count blocks. The longest task must fit well below the no-progress limit.
     context.enable_progress_bars = False
@@ -72,6 +75,18 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have the processes that are started meanwhile see these variables, where the user has not set them."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextmanager

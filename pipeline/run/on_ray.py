@@ -29,7 +29,9 @@ def explain_tasks(
 ) -> Iterator[str]:
     """Receipts of tasks (both as JSON), in the order they are finished.
 
-    Decoding and landing share a quarter of a CPU per explaining actor, which keeps the rest: on two CPUs neither starves the other.
+    An actor has one task at a time: the first that is ready would take others into its queue while the rest still load, and hold two at the
+    end while they idle. The next task is decoded meanwhile. Decoding and landing share a quarter of a CPU per explaining actor, which keeps
+    the rest: on two CPUs neither starves the other.
     """
     import ray
 
@@ -43,7 +45,7 @@ def explain_tasks(
         _Actor,
         fn_constructor_args=(load, ledger_name, timeout),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(tasks))),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(tasks)), max_tasks_in_flight_per_actor=1),
         **share,
     )
     rows = rows.map(land, num_cpus=0.25)

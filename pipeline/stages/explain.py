@@ -37,7 +37,7 @@ class Explain:
 
         if threads:
             torch.set_num_threads(threads)
-            _keep_freed_memory()
+            keep_freed_memory()
         backbone = network.load()
         return cls(Explainer(backbone, spec, device, batch_size), outputs_of(spec, backbone, classes))
 
@@ -77,11 +77,12 @@ def _failure_of(errors: pa.Table) -> list | None:
     return [len({error["image_id"] for error in own}), f"{own[0]['error']}: {own[0]['message']}"] if own else None
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the C library keep freed blocks of tensors for the next ones.
 
     By default glibc gives every large block back and asks for it anew, and the system clears its pages each time: with a batch of 64
-    that cost a MobileNetV2 more than the arithmetic did.
+    that cost a MobileNetV2 more than the arithmetic did. On another thread than the main one, as in Ray's actors, it works where threads
+    share one arena (MALLOC_ARENA_MAX=1, see `cluster.connect`).
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc; other C libraries go without

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs import explain
 from pipeline.plan.task import Task
 from pipeline.run import on_ray
-from pipeline.stages.explain import Explain
+from pipeline.sources import Index, Shard
+from pipeline.stages.explain import Explain, keep_freed_memory
 from pipeline.stages.read import Read
 from tests.chaos import below
 from tests.jobs import content, job
@@ -22,6 +25,7 @@ from tests.jobs import undisturbed as undisturbed_job
 from tests.shards import good, tar_bytes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+BLOCK, ROUNDS = 2**23, 50  # bytes of a block; how many are taken and freed
 ASKED = {"methods": ("grad_cam", "eigen_cam"), "workers": 1}
 
 
@@ -187,3 +191,53 @@ def test_an_embedded_ray_listens_on_this_machine_alone_and_without_its_token_ans
             assert stranger.returncode != 0
             assert "in {" not in said
             assert "ConnectionError" in complaint or "oken" in complaint
+
+
+class Allocating:
+    """A stage that takes and frees large blocks, as a network does; its receipt is the pages that the system had to give it anew."""
+
+    def __init__(self):
+        keep_freed_memory()
+
+    def __call__(self, row: dict) -> dict:
+        import resource
+
+        def faults_of(rounds: int) -> int:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(rounds):
+                torch.ones(BLOCK // 4)  # float32
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        faults_of(2)
+        return {"task": row["task"], "faults": faults_of(ROUNDS)}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library is glibc on Linux alone")
+def test_a_worker_keeps_the_memory_that_it_frees(cluster):
+    shard = Shard("tar", "s", ("memory://s",), 0)
+    tasks = [Task.of(shard, Index("identity", 2, 2), i, i + 1).to_json() for i in range(2)]
+    land = lambda row: {"receipt": str(row["faults"])}  # noqa: E731
+    faults = [int(text) for text in on_ray.explain_tasks(tasks, lambda row: row, Allocating, land, 2, 0, 60.0)]
+    assert max(faults) < ROUNDS * BLOCK / os.sysconf("SC_PAGESIZE") / 10, "pages of every block, if it gave them back"
+
+
+class Recording:
+    """A stage that takes its time to load, and names its process in the receipt."""
+
+    def __init__(self, gate: Path, workers: int):
+        self.gate, self.workers = gate, workers
+        (gate / str(os.getpid())).touch()
+
+    def __call__(self, row: dict) -> dict:
+        while len(list(self.gate.iterdir())) < self.workers:  # a worker that holds two tasks while another has none would wait for ever
+            time.sleep(0.01)
+        return {"task": row["task"], "worker": os.getpid()}
+
+
+@pytest.mark.parametrize("tasks", [2, 3])
+def test_no_worker_takes_a_second_task_while_another_has_none(cluster, tmp_path, tasks):
+    shard = Shard("tar", "s", ("memory://s",), 0)
+    texts = [Task.of(shard, Index("identity", tasks, tasks), i, i + 1).to_json() for i in range(tasks)]
+    land = lambda row: {"receipt": str(row["worker"])}  # noqa: E731
+    workers = Counter(on_ray.explain_tasks(texts, lambda row: row, partial(Recording, tmp_path, 2), land, 2, 0, 120.0))
+    assert len(workers) == 2 and max(workers.values()) <= tasks - 1
