@@ -25,7 +25,7 @@ from tests.jobs import undisturbed as undisturbed_job
 from tests.shards import good, tar_bytes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-BLOCK, ROUNDS = 2**23, 50  # bytes of a block; how many are taken and freed
+BLOCK, ROUNDS = 2**27, 8  # bytes of a block, larger than the heap of an arena that is not the main one; how many are taken and freed
 ASKED = {"methods": ("grad_cam", "eigen_cam"), "workers": 1}
 
 
