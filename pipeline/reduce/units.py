@@ -103,7 +103,7 @@ def compute_analyses(files: RunFiles, choices: Sequence[Choice], parallel_map: M
         present = replace(files, others=[*files.others, *entries])
         units = [unit for choice in stage for unit in _units(present, choice, buckets)]
         if units:
-            with monitor.stage("publish", len(units), "parts of analyses"):
+            with monitor.stage("publish", len(units), "parts"):
                 for entry in parallel_map(partial(compute_unit, present), units):
                     entries.append(entry)
                     monitor.add()
