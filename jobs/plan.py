@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from cluster.connect import executor_for
 from jobs.explain import REGISTRIES, epilogue_of
-from pipeline.estimate.estimate import Estimate, estimate_of, in_columns, parts_of, table
+from pipeline.engine import costs
+from pipeline.estimate.estimate import Estimate, estimate_of, parts_of, table
 from pipeline.estimate.prices import Prices
 from pipeline.estimate.trial import Rehearsed, peak_bytes
 from pipeline.monitor.monitor import Monitor
@@ -59,7 +60,7 @@ def lines(result: Estimate, plan: Plan, prices: Prices | None) -> Iterator[str]:
     if not result.images and not result.failures:
         yield "nothing is missing: the job would publish what it published last"
         return
-    yield from in_columns(table(result))
+    yield from costs.in_columns(table(result))
     yield f"{counted(result.images, 'images')} in {counted(result.tasks, 'tasks')}, the dearest of {clock(result.longest_task)}"
     seconds = result.read_seconds, result.explain_seconds, result.land_seconds
     yield "work of one worker: {} to read, {} to explain and score, {} to land".format(*map(clock, seconds))

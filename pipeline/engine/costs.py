@@ -7,7 +7,7 @@ account of the next one that reads a result. Every method ends with a map that i
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pipeline.engine.batch import PASSES
@@ -71,12 +71,16 @@ def table(costs: Mapping[tuple[str, str], float]) -> list[str]:
         return []
     rows = [(payer, f"{costs[payer, 'forwards']:,}", f"{costs[payer, 'backwards']:,}", f"{costs[payer, SECONDS]:.1f}") for payer in payers]
     rows = [("method", "forwards", "backwards", "seconds"), *rows[:ROWS]]
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(wide[0]), *(cell.rjust(width) for cell, width in zip(row[1:], wide[1:], strict=True))]) for row in rows
-    ]
+    lines = [*in_columns(rows)]
     more = len(payers) - ROWS
     return [*lines, f"and {more} more, see `passes` in run.json"] if more > 0 else lines
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Lines of a table whose first column is on the left and whose others are on the right."""
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        yield "  ".join([first.ljust(wide[0]), *(cell.rjust(width) for cell, width in zip(others, wide[1:], strict=True))])
 
 
 def _averages(spent: Mapping[str, float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The price of a job before it runs: what trials of a few images cost, times the images with the same outputs missing."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipeline.engine import costs
@@ -125,10 +125,3 @@ def table(estimate: Estimate) -> list[tuple[str, ...]]:
         each = (f"{count / estimate.images:,.5g}" for count in counts)
         rows.append((payer, *each, *(f"{count:,.0f}" for count in counts), f"{seconds / HOUR:,.3g}", f"{seconds / total:.0%}"))
     return rows
-
-
-def in_columns(rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    """Lines of a table whose first column is on the left and whose others are on the right."""
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for first, *others in rows:
-        yield "  ".join([first.ljust(wide[0]), *(cell.rjust(width) for cell, width in zip(others, wide[1:], strict=True))])
