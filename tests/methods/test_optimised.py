@@ -30,7 +30,7 @@ from tests.references.optimised import (
     slow_blur,
 )
 from tests.scenes import Counted, run, scene
-from tests.untouched import assert_untouched
+from tests.untouched import maps_that_leave_nothing
 
 SIZE, IMAGES = 32, 5
 
@@ -287,13 +287,7 @@ def test_bits_repeat_and_follow_the_seed(backbone, pixels, method):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("method", METHOD_SETTINGS)
 def test_nothing_is_left_on_the_network(backbone, pixels, method, precision):
-    where = scene(backbone, pixels)
-    object.__setattr__(where, "precision", precision)
-    maps = engine.maps(parse(method, METHODS, "method"), where, 0)
-    assert maps.isfinite().all()
-    assert not maps.requires_grad
-    assert maps.dtype == torch.float32
-    assert_untouched(backbone.cut)
+    maps_that_leave_nothing(method, backbone, pixels, precision)
 
 
 def test_a_network_that_answers_nan_gives_nan_for_that_image_alone(backbone, pixels):
